@@ -1,0 +1,1 @@
+"""Keeps work going when AI agents fail."""

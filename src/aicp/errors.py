@@ -1,0 +1,281 @@
+"""Every error AICP raises on purpose, in one tree.
+
+    AicpError
+    ├── InvalidInput            422  what was given cannot be used; `faults` says where and why, all at once
+    │   ├── InvalidTask
+    │   ├── InvalidChain
+    │   └── InvalidAgent
+    ├── NotFound                404
+    │   ├── TaskNotFound
+    │   ├── ChainNotFound
+    │   └── AgentNotFound
+    ├── Conflict                409
+    │   ├── IdempotencyConflict      same key, another body
+    │   └── AgentReplaced            a newer instance took the agent's place
+    ├── AccessDenied            401/403
+    ├── RoutingError                 the public edge of a route that did not end in an answer
+    │   ├── NoCapableAgent      422  nobody registered has ever offered the capability
+    │   ├── NoAgentAvailable    503  every capable agent is out
+    │   ├── AllAgentsFailed     502  tried, and failed everywhere
+    │   ├── DeadlineExceeded    504
+    │   └── QueueFull           429
+    ├── CircuitBreakerOpen      503
+    ├── StorageError            500
+    └── SettingsError           what the process was started with cannot be used
+
+A class carries a stable `code`; its first docstring line is the default message. Expected refusals on the hot path
+are return values: none of these is raised between a submit and its result.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+import msgspec
+
+REASONS_MAX = 8
+FAULTS_SHOWN_MAX = 5
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing wrong with an input.
+
+    Attributes:
+        place: Where, as a JSON pointer into what was given (`/tasks/3/params/image`); empty for the whole.
+        message: What is wrong and what to do, one sentence.
+    """
+
+    place: str
+    message: str
+
+
+class AttemptSummary(Protocol):
+    """What an error tells of an attempt; `aicp.Attempt` is one."""
+
+    @property
+    def agent_id(self) -> str:
+        """The agent that was tried."""
+
+    @property
+    def outcome(self) -> str:
+        """How it ended."""
+
+    @property
+    def reason(self) -> str:
+        """Why, in a sentence."""
+
+
+class AicpError(Exception):
+    """AICP could not do what was asked."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.default_message())
+
+    @classmethod
+    def default_message(cls) -> str:
+        """The first line of the class's docstring."""
+        return (cls.__doc__ or cls.__name__).splitlines()[0]
+
+    @property
+    def message(self) -> str:
+        """The sentence a person reads."""
+        return str(self.args[0])
+
+
+class InvalidInput(AicpError):
+    """The input cannot be used."""
+
+    code = "invalid_input"
+
+    def __init__(self, faults: Sequence[Fault] | str) -> None:
+        self.faults: tuple[Fault, ...] = (Fault("", faults),) if isinstance(faults, str) else tuple(faults)
+        super().__init__(_told_together(self.default_message(), self.faults))
+
+
+class InvalidTask(InvalidInput):
+    """The task cannot be used."""
+
+    code = "invalid_task"
+
+
+class InvalidChain(InvalidInput):
+    """The chain cannot be used."""
+
+    code = "invalid_chain"
+
+
+class InvalidAgent(InvalidInput):
+    """The agent cannot be registered."""
+
+    code = "invalid_agent"
+
+
+class NotFound(AicpError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+
+class TaskNotFound(NotFound):
+    """There is no such task."""
+
+    code = "task_not_found"
+
+
+class ChainNotFound(NotFound):
+    """There is no such chain."""
+
+    code = "chain_not_found"
+
+
+class AgentNotFound(NotFound):
+    """There is no such agent."""
+
+    code = "agent_not_found"
+
+
+class Conflict(AicpError):
+    """This contradicts what is already recorded."""
+
+    code = "conflict"
+
+
+class IdempotencyConflict(Conflict):
+    """This idempotency key was used before with another body; send a new key."""
+
+    code = "idempotency_conflict"
+
+
+class AgentReplaced(Conflict):
+    """Another instance has registered under this agent id."""
+
+    code = "agent_replaced"
+
+
+class AccessDenied(AicpError):
+    """A valid key is needed: send `Authorization: Bearer <key>`."""
+
+    code = "access_denied"
+
+
+class RoutingError(AicpError):
+    """The task found no agent that could answer it."""
+
+    code = "routing_error"
+
+
+class NoCapableAgent(RoutingError):
+    """No agent has ever offered this capability."""
+
+    code = "no_capable_agent"
+
+    def __init__(self, capability: str) -> None:
+        self.capability = capability
+        super().__init__(f"No agent has ever offered '{capability}'; register one that does, or check the name.")
+
+
+class NoAgentAvailable(RoutingError):
+    """Every capable agent is out.
+
+    Attributes:
+        capability: What was asked for.
+        retry_after_s: Seconds until the earliest agent may be tried again.
+        reasons: At most eight sentences, `<agent>: <why>`.
+    """
+
+    code = "no_agent_available"
+    retryable = True
+
+    def __init__(self, capability: str, retry_after_s: float, reasons: Sequence[str] = ()) -> None:
+        self.capability = capability
+        self.retry_after_s = retry_after_s
+        self.reasons = tuple(reasons[:REASONS_MAX])
+        told = f" ({'; '.join(self.reasons)})" if self.reasons else ""
+        super().__init__(f"No agent for '{capability}' is available{told}; retry after {retry_after_s:.1f} s.")
+
+
+class AllAgentsFailed(RoutingError):
+    """Every agent that was tried failed.
+
+    Attributes:
+        task_id: The global id of the task.
+        attempts: What was tried, in order.
+    """
+
+    code = "all_agents_failed"
+    retryable = True
+
+    def __init__(self, task_id: str, attempts: Sequence[AttemptSummary]) -> None:
+        self.task_id = task_id
+        self.attempts = tuple(attempts)
+        told = "; ".join(f"{a.agent_id}: {a.outcome} {a.reason}".strip() for a in self.attempts[-REASONS_MAX:])
+        super().__init__(f"Task {task_id} failed at every agent tried, {len(self.attempts)} attempts ({told}).")
+
+
+class DeadlineExceeded(RoutingError):
+    """The task's time ran out."""
+
+    code = "deadline_exceeded"
+
+
+class QueueFull(RoutingError):
+    """Too much accepted work is unfinished.
+
+    Attributes:
+        retry_after_s: Seconds after which a new submit has a chance.
+    """
+
+    code = "queue_full"
+    retryable = True
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class CircuitBreakerOpen(AicpError):
+    """The circuit is open: the call was not made.
+
+    Attributes:
+        name: The circuit's name.
+        retry_after_s: Seconds until it may admit a probe.
+    """
+
+    code = "circuit_open"
+    retryable = True
+
+    def __init__(self, name: str, retry_after_s: float) -> None:
+        self.name = name
+        self.retry_after_s = retry_after_s
+        Exception.__init__(self, name, retry_after_s)
+
+    @property
+    def message(self) -> str:
+        """Told only when somebody reads it: raising stays cheap."""
+        return f"Circuit '{self.name}' is open; retry after {self.retry_after_s:.2f} s."
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StorageError(AicpError):
+    """The journal could not be read or written."""
+
+    code = "storage_error"
+    retryable = True
+
+
+class SettingsError(AicpError):
+    """AICP was started with something it cannot use."""
+
+    code = "settings_error"
+
+
+def _told_together(title: str, faults: Sequence[Fault]) -> str:
+    told = "; ".join(
+        f"{fault.place}: {fault.message}" if fault.place else fault.message for fault in faults[:FAULTS_SHOWN_MAX]
+    )
+    more = f" (and {len(faults) - FAULTS_SHOWN_MAX} more)" if len(faults) > FAULTS_SHOWN_MAX else ""
+    return f"{title.rstrip('.')}: {told}{more}"

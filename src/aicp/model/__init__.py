@@ -1,0 +1,1 @@
+"""The values everybody speaks of: frozen, no I/O, no clock."""

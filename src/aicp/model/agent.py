@@ -1,0 +1,85 @@
+"""Agents and what they can do."""
+
+import re
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+CAPABILITIES_MAX = 64
+LABELS_MAX = 64
+LABEL_CHARS_MAX = 256
+SLOTS_MAX = 10_000
+ATTEMPT_TIMEOUT_S_MAX = 86_400.0
+CAPABILITY_PATTERN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+AGENT_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+CAPABILITY_CHARS_MAX = 128
+DEFAULT_TENANT = "default"
+
+
+class AgentCapability(StrEnum):
+    """Well-known capability names; any other dotted name is as valid."""
+
+    IMAGE_PROCESSING = "image_processing"
+    NLP = "nlp"
+    DATA_ANALYSIS = "data_analysis"
+    CODE_EXECUTION = "code_execution"
+
+
+class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One thing an agent can do.
+
+    Attributes:
+        name: Dotted name, `image.label`; at most 128 characters.
+        version: `major.minor`; tasks ask for a major, `1` when they name none.
+        input_schema: JSON Schema of the params, None when anything goes.
+        output_schema: JSON Schema of the result, None when anything goes.
+        timeout_s: How long one attempt may take, seconds; None for the default of 60.
+    """
+
+    name: str
+    version: str = "1.0"
+    input_schema: dict[str, Any] | None = None
+    output_schema: dict[str, Any] | None = None
+    timeout_s: float | None = None
+
+
+class AgentAuth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What AICP shows to the agent; never printed.
+
+    Attributes:
+        bearer: Sent as `Authorization: Bearer …` with every call.
+    """
+
+    bearer: str
+
+    def __repr__(self) -> str:
+        return "AgentAuth(bearer='***')"
+
+
+class AgentProfile(msgspec.Struct, frozen=True):
+    """An agent as the directory knows it.
+
+    Attributes:
+        agent_id: Unique among agents; `[A-Za-z0-9][A-Za-z0-9._-]*`, at most 128 characters.
+        capabilities: What it can do, 1 to 64.
+        max_concurrent_tasks: Its slots, 1 to 10,000.
+        endpoint: Base URL of an agent in its own process; None for a local callable.
+        instance_id: Changes with every start of the agent's process.
+        name: What people call it; empty when it is its id.
+        labels: Free key-value pairs that tasks may ask for; at most 64.
+        auth: How AICP proves itself to the agent.
+        tenant: Whose tasks it serves.
+        shared: True when it serves every tenant.
+    """
+
+    agent_id: str
+    capabilities: tuple[Capability, ...]
+    max_concurrent_tasks: int = 1
+    endpoint: str | None = None
+    instance_id: str = ""
+    name: str = ""
+    labels: dict[str, str] = {}
+    auth: AgentAuth | None = None
+    tenant: str = DEFAULT_TENANT
+    shared: bool = False

@@ -1,0 +1,151 @@
+"""Chains: several tasks and who waits for whom, as plain data."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from aicp.model.outcome import TaskError
+from aicp.model.reference import Reference, freeze
+from aicp.model.task import OnFailure, Task, TaskResult, TaskStatus
+
+DEFAULT_CHAIN_DEADLINE_S = 86_400.0
+
+
+class FailurePolicy(StrEnum):
+    """What a failed task does to the others of its chain.
+
+    `fail_fast`: running ones are CANCELLED, those not started SKIPPED. `continue`: only its dependents are SKIPPED.
+    """
+
+    FAIL_FAST = "fail_fast"
+    CONTINUE = "continue"
+
+
+class ChainSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A chain as it is submitted and recorded: the same value from Python, JSON and YAML.
+
+    Attributes:
+        tasks: In the order they were written; at most 10,000.
+        name: What people call it.
+        deadline_s: Seconds from submit to the end; None for a day.
+        failure_policy: What a failed task does to the others.
+    """
+
+    tasks: tuple[Task, ...]
+    name: str = ""
+    deadline_s: float | None = None
+    failure_policy: FailurePolicy = FailurePolicy.FAIL_FAST
+
+
+class ChainTask(msgspec.Struct, frozen=True):
+    """A task that was added to a `TaskChain`.
+
+    Attributes:
+        id: Its local id.
+    """
+
+    id: str
+
+    @property
+    def output(self) -> Reference:
+        """Its result, for the params of a later task; index it to go deeper."""
+        return Reference(self.id)
+
+
+class TaskChain:
+    """Builds a chain in Python.
+
+        chain = TaskChain("image analysis")
+        fetch = chain.add_task("image.fetch", {"url": url})
+        label = chain.add_task("image.label", {"image": fetch.output})
+
+    Whoever refers to an output waits for it; everything else runs in parallel. Nothing is checked before
+    `freeze()` is handed to a coordinator, which then reports all faults at once.
+
+    Args:
+        name: What people call it.
+        deadline_s: Seconds from submit to the end; None for a day.
+        failure_policy: What a failed task does to the others.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        deadline_s: float | None = None,
+        failure_policy: FailurePolicy | str = FailurePolicy.FAIL_FAST,
+    ) -> None:
+        self._name = name
+        self._deadline_s = deadline_s
+        self._failure_policy = FailurePolicy(failure_policy)
+        self._tasks: dict[str, Task] = {}
+
+    def add_task(
+        self,
+        capability: str,
+        params: dict[str, Any] | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 - the name it has in JSON
+        depends_on: Iterable[ChainTask | str] = (),
+        on_failure: OnFailure | None = None,
+        **options: Any,
+    ) -> ChainTask:
+        """Add a task and get a handle to its output.
+
+        Args:
+            capability: `name` or `name@major`.
+            params: JSON object; values may be outputs of earlier tasks.
+            id: Local id; made from the capability when left out (`fetch`, `fetch-2`, …).
+            depends_on: Tasks to wait for without reading them.
+            on_failure: Default for dependents when it fails; None lets it fail the chain.
+            **options: Any other field of `Task`: `priority`, `timeout_s`, `deadline_s`, `idempotent`, `labels`, …
+
+        Raises:
+            ValueError: A task with this id was added before.
+        """
+        local_id = id or self._fresh_id(capability)
+        if local_id in self._tasks:
+            message = f"The chain has a task '{local_id}' already; give this one another id."
+            raise ValueError(message)
+        awaited = tuple(task.id if isinstance(task, ChainTask) else task for task in depends_on)
+        self._tasks[local_id] = Task(
+            capability, freeze(params or {}), id=local_id, depends_on=awaited, on_failure=on_failure, **options
+        )
+        return ChainTask(local_id)
+
+    def freeze(self) -> ChainSpec:
+        """The chain as a value."""
+        return ChainSpec(tuple(self._tasks.values()), self._name, self._deadline_s, self._failure_policy)
+
+    def _fresh_id(self, capability: str) -> str:
+        stem = capability.partition("@")[0].rpartition(".")[2][:56] or "task"
+        if stem not in self._tasks:
+            return stem
+        number = 2
+        while f"{stem}-{number}" in self._tasks:
+            number += 1
+        return f"{stem}-{number}"
+
+
+class ChainResult(msgspec.Struct, frozen=True):
+    """How a chain stands or ended.
+
+    Attributes:
+        chain_id: Its id.
+        name: What people call it.
+        status: COMPLETED, FAILED or CANCELLED once ended; RUNNING or PENDING before.
+        tasks: Result of each ended task by local id.
+        error: Why it failed; None when it did not.
+    """
+
+    chain_id: str
+    name: str
+    status: TaskStatus
+    tasks: dict[str, TaskResult]
+    error: TaskError | None = None
+
+    def __getitem__(self, task: ChainTask | str) -> TaskResult:
+        """The result of one of its tasks."""
+        return self.tasks[task.id if isinstance(task, ChainTask) else task]

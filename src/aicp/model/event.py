@@ -1,0 +1,165 @@
+"""What is recorded (facts) and what is observed (events, of which facts are the durable part).
+
+Facts rebuild a chain: fold them over its spec and you know where it stands. Events only tell; losing one harms nobody.
+"""
+
+from datetime import datetime
+
+import msgspec
+
+from aicp.model.agent import DEFAULT_TENANT
+from aicp.model.chain import ChainSpec
+from aicp.model.outcome import Outcome, TaskError
+from aicp.model.task import TaskResult, TaskStatus
+
+
+class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_submitted"):
+    """Fact: somebody's chain was accepted.
+
+    Attributes:
+        chain_id: Its id.
+        spec: What it is.
+        at: UTC.
+        tenant: Whose it is.
+        retry_of: The chain it repeats, or None.
+    """
+
+    chain_id: str
+    spec: ChainSpec
+    at: datetime
+    tenant: str = DEFAULT_TENANT
+    retry_of: str | None = None
+
+
+class TaskStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="task_started"):
+    """Fact, only for tasks that are not idempotent: it is about to be sent, and never will be again.
+
+    Attributes:
+        chain_id: Its chain.
+        task: Its local id.
+        at: UTC.
+    """
+
+    chain_id: str
+    task: str
+    at: datetime
+
+
+class TaskEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended"):
+    """Fact: a task reached its end.
+
+    Attributes:
+        chain_id: Its chain.
+        task: Its local id.
+        result: How.
+    """
+
+    chain_id: str
+    task: str
+    result: TaskResult
+
+
+class ChainCancelled(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_cancelled"):
+    """Fact: somebody cancelled it; no attempt starts from now on.
+
+    Attributes:
+        chain_id: Its id.
+        at: UTC.
+    """
+
+    chain_id: str
+    at: datetime
+
+
+class ChainEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_ended"):
+    """Fact: nothing of it will run any more.
+
+    Attributes:
+        chain_id: Its id.
+        status: COMPLETED, FAILED or CANCELLED.
+        at: UTC.
+        error: Why it failed.
+    """
+
+    chain_id: str
+    status: TaskStatus
+    at: datetime
+    error: TaskError | None = None
+
+
+class AttemptStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt_started"):
+    """Event: a task was handed to an agent.
+
+    Attributes:
+        task_id: Global id.
+        capability: What was asked for.
+        agent_id: Who got it.
+        number: Rises from 1.
+        at: UTC.
+    """
+
+    task_id: str
+    capability: str
+    agent_id: str
+    number: int
+    at: datetime
+
+
+class AttemptEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt_ended"):
+    """Event: the verdict on an attempt.
+
+    Attributes:
+        task_id: Global id.
+        capability: What was asked for.
+        agent_id: Who had it.
+        number: Rises from 1.
+        outcome: How it ended.
+        reason: Why.
+        elapsed_s: Seconds.
+        at: UTC.
+    """
+
+    task_id: str
+    capability: str
+    agent_id: str
+    number: int
+    outcome: Outcome
+    reason: str
+    elapsed_s: float
+    at: datetime
+
+
+class CircuitChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="circuit_changed"):
+    """Event: a breaker changed its state.
+
+    Attributes:
+        agent_id: Whose circuit.
+        capability: For what.
+        state: The new state.
+        retry_after_s: Seconds until it may admit a probe; 0 when it admits.
+        at: UTC.
+    """
+
+    agent_id: str
+    capability: str
+    state: str
+    retry_after_s: float
+    at: datetime
+
+
+class AgentChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="agent_changed"):
+    """Event: the directory's view of an agent changed.
+
+    Attributes:
+        agent_id: Who.
+        change: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`, `set_aside` or `restored`.
+        at: UTC.
+    """
+
+    agent_id: str
+    change: str
+    at: datetime
+
+
+Fact = ChainSubmitted | TaskStarted | TaskEnded | ChainCancelled | ChainEnded
+Event = Fact | AttemptStarted | AttemptEnded | CircuitChanged | AgentChanged

@@ -1,0 +1,72 @@
+"""How an attempt can end.
+
+| outcome           | evidence against the circuit | fails over                       |
+|-------------------|------------------------------|----------------------------------|
+| SUCCESS           | clears                       | -                                |
+| TASK_FAILED       | none                         | no                               |
+| CALLER_FAULT      | none                         | no                               |
+| OVERLOADED        | none; the agent cools down   | yes, at no cost                  |
+| UNAVAILABLE       | yes, every circuit           | yes, nothing was executed        |
+| AGENT_FAULT       | yes                          | if the task is idempotent        |
+| MISCONFIGURED     | none; the agent is set aside | yes                              |
+| DEADLINE_EXCEEDED | none                         | no                               |
+| CANCELLED         | none                         | no                               |
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class Outcome(StrEnum):
+    """The verdict on one attempt; the table is on top of this file."""
+
+    SUCCESS = "SUCCESS"
+    TASK_FAILED = "TASK_FAILED"
+    CALLER_FAULT = "CALLER_FAULT"
+    OVERLOADED = "OVERLOADED"
+    UNAVAILABLE = "UNAVAILABLE"
+    AGENT_FAULT = "AGENT_FAULT"
+    MISCONFIGURED = "MISCONFIGURED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    CANCELLED = "CANCELLED"
+
+
+class TaskError(msgspec.Struct, frozen=True):
+    """Why a task has no result.
+
+    Attributes:
+        code: Stable, lower case with underscores: the agent's own for TASK_FAILED, else one of AICP's.
+        message: A sentence for a person.
+    """
+
+    code: str
+    message: str
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a transport makes of one call to an agent: never an exception, always one of these.
+
+    Attributes:
+        outcome: The verdict.
+        result: The agent's result (JSON) on SUCCESS.
+        error: The agent's own error on TASK_FAILED, or what describes any other failure.
+        reason: Why, in a short sentence; empty on SUCCESS.
+        retry_after_s: OVERLOADED: how long the agent asked to be left alone, seconds; None when it did not say.
+        repeatable: True when doing it again elsewhere is safe even if the task is not idempotent: surely not executed,
+            or the agent itself said so.
+        whole_agent: True when the verdict is about the agent rather than about this capability of it.
+        evidence: False for local trouble (own pool, own DNS, own shutdown) that says nothing about the agent.
+        stale: True when the agent refused an older fencing token: ownership of the task was lost.
+    """
+
+    outcome: Outcome
+    result: Any = None
+    error: TaskError | None = None
+    reason: str = ""
+    retry_after_s: float | None = None
+    repeatable: bool = False
+    whole_agent: bool = False
+    evidence: bool = True
+    stale: bool = False
