@@ -152,7 +152,7 @@ class AgentChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="agent_cha
 
     Attributes:
         agent_id: Who.
-        change: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`, `set_aside` or `restored`.
+        change: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`, `set_aside`, `restored`.
         at: UTC.
     """
 

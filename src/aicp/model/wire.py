@@ -1,0 +1,92 @@
+"""The bodies and headers between AICP and an agent: one definition for the SDK that serves and the transport that calls."""
+
+from typing import Any
+
+import msgspec
+
+from aicp.model.agent import Capability
+from aicp.model.outcome import TaskError
+
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+PARAMS_BYTES_MAX = 16 * 1024 * 1024
+KEY_HEADER = "Idempotency-Key"
+DEADLINE_HEADER = "X-AICP-Deadline-Ms"
+FENCING_HEADER = "X-AICP-Fencing-Token"
+TRACE_HEADER = "traceparent"
+STALE_TOKEN = "stale_token"  # noqa: S105 - an error code
+
+
+class Invocation(msgspec.Struct, frozen=True):
+    """Body of `POST /invoke`.
+
+    Attributes:
+        task_id: Global task id; also the idempotency key.
+        capability: As the agent declares it, `name` or `name@major`.
+        params: JSON object.
+        attempt: Rises from 1.
+    """
+
+    task_id: str
+    capability: str
+    params: dict[str, Any]
+    attempt: int = 1
+
+
+class AgentError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How an agent says no.
+
+    Attributes:
+        code: The agent's own, stable.
+        message: For a person.
+        retryable: True when another agent may well succeed.
+    """
+
+    code: str
+    message: str = ""
+    retryable: bool = False
+
+    def as_task_error(self) -> TaskError:
+        """The part that a task remembers."""
+        return TaskError(self.code, self.message)
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of a 200: a result or an error, for the task that was asked.
+
+    Attributes:
+        task_id: Echo of the invocation's.
+        result: JSON; `msgspec.UNSET` when there is none.
+        error: Why there is none.
+    """
+
+    task_id: str
+    result: Any = msgspec.UNSET
+    error: AgentError | msgspec.UnsetType = msgspec.UNSET
+
+
+class Refusal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of a 409, 429 or 503.
+
+    Attributes:
+        error: What is wrong.
+        retry_after_ms: When to come again, milliseconds.
+    """
+
+    error: AgentError | msgspec.UnsetType = msgspec.UNSET
+    retry_after_ms: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class AgentDescription(msgspec.Struct, frozen=True):
+    """Body of `GET /describe`.
+
+    Attributes:
+        agent_id: Who it is.
+        capabilities: What it can do.
+        instance_id: Changes with every start of its process.
+        max_concurrent_tasks: Its slots.
+    """
+
+    agent_id: str
+    capabilities: tuple[Capability, ...]
+    instance_id: str = ""
+    max_concurrent_tasks: int = 1
