@@ -35,7 +35,7 @@ check: $(READY) ## Lint, check format, types and layers; change nothing
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 fix: $(READY) ## Repair what the linter can, then format
 	@$(BIN)/ruff check --fix
