@@ -1,0 +1,154 @@
+"""Who is registered: look-up by id, name and capability."""
+
+import math
+from collections.abc import Iterator
+
+from aicp.errors import AgentNotFound, Fault, InvalidAgent
+from aicp.model.agent import (
+    AGENT_ID_PATTERN,
+    ATTEMPT_TIMEOUT_S_MAX,
+    CAPABILITIES_MAX,
+    CAPABILITY_CHARS_MAX,
+    CAPABILITY_PATTERN,
+    LABEL_CHARS_MAX,
+    LABELS_MAX,
+    SLOTS_MAX,
+    AgentProfile,
+    Capability,
+)
+from aicp.registry.naming import VERSION_PATTERN, offered_key, wanted_key
+from aicp.registry.schemas import Schemas, UnusableSchema
+
+AGENTS_MAX = 1_000_000
+KEYS_REMEMBERED_MAX = 100_000
+
+
+class Directory:
+    """The agents, each under its id. Look-ups cost O(1) and the size of the answer.
+
+    Args:
+        schemas: Compiles what agents declare.
+    """
+
+    def __init__(self, schemas: Schemas) -> None:
+        self._schemas = schemas
+        self._agents: dict[str, AgentProfile] = {}
+        self._by_key: dict[str, dict[str, None]] = {}
+        self._ever_offered: dict[str, None] = {}
+
+    def put(self, profile: AgentProfile) -> AgentProfile | None:
+        """Register an agent, or replace the one with its id, which is returned.
+
+        Raises:
+            InvalidAgent: With every fault and its place; nothing was changed.
+        """
+        if faults := list(self._faults(profile)):
+            raise InvalidAgent(faults)
+        old = self._agents.get(profile.agent_id)
+        if old is not None:
+            self._forget_keys(old)
+        self._agents[profile.agent_id] = profile
+        for key in map(offered_key, profile.capabilities):
+            self._by_key.setdefault(key, {})[profile.agent_id] = None
+            self._remember(key)
+        return old
+
+    def remove(self, agent_id: str) -> AgentProfile:
+        """Forget an agent.
+
+        Raises:
+            AgentNotFound: Nobody has this id.
+        """
+        profile = self.get(agent_id)
+        del self._agents[agent_id]
+        self._forget_keys(profile)
+        return profile
+
+    def get(self, agent_id: str) -> AgentProfile:
+        """The agent with this id.
+
+        Raises:
+            AgentNotFound: Nobody has it.
+        """
+        profile = self._agents.get(agent_id)
+        if profile is None:
+            raise AgentNotFound(f"There is no agent '{agent_id[:128]}'.")
+        return profile
+
+    def search(self, capability: str) -> list[AgentProfile]:
+        """Everybody who offers `name` or `name@major`, in the order they registered."""
+        return [self._agents[agent_id] for agent_id in self._by_key.get(wanted_key(capability), ())]
+
+    def named(self, name: str) -> list[AgentProfile]:
+        """Everybody people call so."""
+        return [profile for profile in self if profile.name == name]
+
+    def has_ever_offered(self, key: str) -> bool:
+        """True when somebody, present or gone, offered the capability with this key."""
+        return key in self._ever_offered
+
+    def offered(self) -> list[str]:
+        """The keys of every capability on offer now."""
+        return sorted(self._by_key)
+
+    def __iter__(self) -> Iterator[AgentProfile]:
+        return iter(self._agents.values())
+
+    def __len__(self) -> int:
+        return len(self._agents)
+
+    def __contains__(self, agent_id: str) -> bool:
+        return agent_id in self._agents
+
+    def _forget_keys(self, profile: AgentProfile) -> None:
+        for key in map(offered_key, profile.capabilities):
+            del self._by_key[key][profile.agent_id]
+            if not self._by_key[key]:
+                del self._by_key[key]
+
+    def _remember(self, key: str) -> None:
+        self._ever_offered[key] = None
+        if len(self._ever_offered) > KEYS_REMEMBERED_MAX:
+            del self._ever_offered[next(iter(self._ever_offered))]
+
+    def _faults(self, profile: AgentProfile) -> Iterator[Fault]:
+        if not AGENT_ID_PATTERN.fullmatch(profile.agent_id):
+            yield Fault("/agent_id", "must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or digit")
+        elif profile.agent_id not in self._agents and len(self._agents) >= AGENTS_MAX:
+            yield Fault("/agent_id", f"{AGENTS_MAX} agents are registered; remove some first")
+        if not 1 <= profile.max_concurrent_tasks <= SLOTS_MAX:
+            yield Fault("/max_concurrent_tasks", f"must be 1 to {SLOTS_MAX}, not {profile.max_concurrent_tasks}")
+        if not 1 <= len(profile.capabilities) <= CAPABILITIES_MAX:
+            yield Fault("/capabilities", f"must be 1 to {CAPABILITIES_MAX}, not {len(profile.capabilities)}")
+        yield from _label_faults(profile.labels)
+        seen: set[tuple[str, str]] = set()
+        for index, capability in enumerate(profile.capabilities[: CAPABILITIES_MAX + 1]):
+            yield from self._capability_faults(capability, f"/capabilities/{index}")
+            identity = (capability.name, capability.version.partition(".")[0])
+            if identity in seen:
+                yield Fault(f"/capabilities/{index}", f"'{capability.name}' of this major is offered twice")
+            seen.add(identity)
+
+    def _capability_faults(self, capability: Capability, place: str) -> Iterator[Fault]:
+        if len(capability.name) > CAPABILITY_CHARS_MAX or not CAPABILITY_PATTERN.fullmatch(capability.name):
+            yield Fault(f"{place}/name", f"'{capability.name[:80]}' must be a dotted name like image.label")
+        if not VERSION_PATTERN.fullmatch(capability.version):
+            yield Fault(f"{place}/version", f"'{capability.version[:80]}' must be a version like 1.0")
+        timeout_s = capability.timeout_s
+        if timeout_s is not None and not (math.isfinite(timeout_s) and 0 < timeout_s <= ATTEMPT_TIMEOUT_S_MAX):
+            yield Fault(f"{place}/timeout_s", f"must be more than 0 and at most {ATTEMPT_TIMEOUT_S_MAX:.0f} seconds")
+        for field in ("input_schema", "output_schema"):
+            schema = getattr(capability, field)
+            try:
+                if schema is not None:
+                    self._schemas.compile(schema)
+            except UnusableSchema as error:
+                yield Fault(f"{place}/{field}", str(error))
+
+
+def _label_faults(labels: dict[str, str]) -> Iterator[Fault]:
+    if len(labels) > LABELS_MAX:
+        yield Fault("/labels", f"has {len(labels)} entries; at most {LABELS_MAX} are allowed")
+    for key, value in list(labels.items())[:LABELS_MAX]:
+        if not key or len(key) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
+            yield Fault(f"/labels/{key[:80]}", f"key and value must have 1 to {LABEL_CHARS_MAX} characters")

@@ -1,0 +1,133 @@
+"""When agents were last heard: one lease missed is unheard, three are offline, a day is gone."""
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+import msgspec
+
+from aicp.errors import AgentNotFound, AgentReplaced
+
+LEASE_TTL_S = 15.0
+HEARTBEAT_EVERY_S = 5.0
+OFFLINE_AFTER_LEASES = 3
+PURGE_AFTER_S = 86_400.0
+
+
+class Liveness(StrEnum):
+    """How sure we are that an agent is there.
+
+    `HEARD`: within its lease. `UNHEARD`: one lease missed, used as a last resort. `OFFLINE`: three missed, not used.
+    """
+
+    HEARD = "HEARD"
+    UNHEARD = "UNHEARD"
+    OFFLINE = "OFFLINE"
+
+
+class LivenessChange(msgspec.Struct, frozen=True):
+    """What a sweep found out.
+
+    Attributes:
+        agent_id: About whom.
+        liveness: What it is now; None when it was silent for a day and shall be purged.
+    """
+
+    agent_id: str
+    liveness: Liveness | None
+
+
+class _Lease:
+    __slots__ = ("heard_at", "instance_id", "liveness")
+
+    def __init__(self, instance_id: str, heard_at: float, liveness: Liveness) -> None:
+        self.instance_id = instance_id
+        self.heard_at = heard_at
+        self.liveness = liveness
+
+
+class Leases:
+    """Leases of agents that promised to be heard; agents without a promise have none and are always HEARD.
+
+    Args:
+        ttl_s: How long a heartbeat holds.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, ttl_s: float = LEASE_TTL_S, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.ttl_s = ttl_s
+        self._clock = clock
+        self._leases: dict[str, _Lease] = {}
+        self._due: list[tuple[float, int, str, _Lease]] = []
+        self._numbers = itertools.count()
+
+    def grant(self, agent_id: str, instance_id: str, liveness: Liveness = Liveness.HEARD) -> None:
+        """Begin a lease, in place of an earlier one."""
+        lease = _Lease(instance_id, self._clock(), liveness)
+        self._leases[agent_id] = lease
+        self._look_at(lease.heard_at + self.ttl_s, agent_id, lease)
+
+    def renew(self, agent_id: str, instance_id: str) -> bool:
+        """A heartbeat came; True when the agent had been given up for unheard or offline.
+
+        Raises:
+            AgentNotFound: It has no lease here; it should register again.
+            AgentReplaced: Another instance registered under its id.
+        """
+        lease = self._leases.get(agent_id)
+        if lease is None:
+            raise AgentNotFound(f"There is no lease of agent '{agent_id[:128]}'; register again.")
+        if lease.instance_id != instance_id:
+            raise AgentReplaced(f"Another instance has registered as '{agent_id}'; stop this one or rename it.")
+        return self.heard(agent_id)
+
+    def heard(self, agent_id: str) -> bool:
+        """The agent showed life, by heartbeat or by answering; True when it had been given up."""
+        lease = self._leases.get(agent_id)
+        if lease is None:
+            return False
+        lease.heard_at = self._clock()
+        came_back, lease.liveness = lease.liveness is not Liveness.HEARD, Liveness.HEARD
+        return came_back
+
+    def end(self, agent_id: str) -> None:
+        """Forget its lease."""
+        self._leases.pop(agent_id, None)
+
+    def liveness(self, agent_id: str) -> Liveness:
+        """How sure we are that it is there."""
+        lease = self._leases.get(agent_id)
+        return lease.liveness if lease is not None else Liveness.HEARD
+
+    def sweep(self) -> list[LivenessChange]:
+        """Who fell silent since the last sweep. Costs O(log n) for each agent that is due, once a lease."""
+        now = self._clock()
+        changes: list[LivenessChange] = []
+        while self._due and self._due[0][0] <= now:
+            _, _, agent_id, lease = heapq.heappop(self._due)
+            if self._leases.get(agent_id) is lease:
+                self._judge(agent_id, lease, now, changes)
+        return changes
+
+    def _judge(self, agent_id: str, lease: _Lease, now: float, changes: list[LivenessChange]) -> None:
+        silent_s = now - lease.heard_at
+        if silent_s >= PURGE_AFTER_S:
+            del self._leases[agent_id]
+            changes.append(LivenessChange(agent_id, None))
+            return
+        found = self._liveness_after(silent_s)
+        if found is not lease.liveness and found is not Liveness.HEARD:
+            lease.liveness = found
+            changes.append(LivenessChange(agent_id, found))
+        next_look = lease.heard_at + self.ttl_s if found is Liveness.HEARD else now + self.ttl_s
+        self._look_at(next_look, agent_id, lease)
+
+    def _look_at(self, when: float, agent_id: str, lease: _Lease) -> None:
+        heapq.heappush(self._due, (when, next(self._numbers), agent_id, lease))
+
+    def _liveness_after(self, silent_s: float) -> Liveness:
+        if silent_s >= OFFLINE_AFTER_LEASES * self.ttl_s:
+            return Liveness.OFFLINE
+        return Liveness.UNHEARD if silent_s >= self.ttl_s else Liveness.HEARD

@@ -1,0 +1,22 @@
+"""Capability names and versions: agents offer `major.minor`, tasks ask for a major, and a key names both.
+
+A key is `name` for major 1 and `name@major` for any other; lines, circuits and look-ups use nothing else.
+"""
+
+import re
+
+from aicp.model.agent import Capability
+
+VERSION_PATTERN = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,2}")
+
+
+def offered_key(capability: Capability) -> str:
+    """The key an agent's capability answers to."""
+    major = int(capability.version.partition(".")[0])
+    return capability.name if major == 1 else f"{capability.name}@{major}"
+
+
+def wanted_key(capability: str) -> str:
+    """The key a task's capability asks for: `name`, or `name@major`."""
+    name, _, major = capability.partition("@")
+    return f"{name}@{int(major)}" if major and int(major) != 1 else name
