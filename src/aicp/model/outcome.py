@@ -58,6 +58,8 @@ class Reply(msgspec.Struct, frozen=True):
             or the agent itself said so.
         whole_agent: True when the verdict is about the agent rather than about this capability of it.
         evidence: False for local trouble (own pool, own DNS, own shutdown) that says nothing about the agent.
+        timed_out: True when it is an AGENT_FAULT because no answer came within the call's `timeout_s`.
+        unsent: True when nothing was sent because the params do not fit what the agent declares.
         stale: True when the agent refused an older fencing token: ownership of the task was lost.
     """
 
@@ -69,4 +71,6 @@ class Reply(msgspec.Struct, frozen=True):
     repeatable: bool = False
     whole_agent: bool = False
     evidence: bool = True
+    timed_out: bool = False
+    unsent: bool = False
     stale: bool = False

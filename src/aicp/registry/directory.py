@@ -20,7 +20,6 @@ from aicp.registry.naming import VERSION_PATTERN, offered_key, wanted_key
 from aicp.registry.schemas import Schemas, UnusableSchema
 
 AGENTS_MAX = 1_000_000
-KEYS_REMEMBERED_MAX = 100_000
 
 
 class Directory:
@@ -34,7 +33,6 @@ class Directory:
         self._schemas = schemas
         self._agents: dict[str, AgentProfile] = {}
         self._by_key: dict[str, dict[str, None]] = {}
-        self._ever_offered: dict[str, None] = {}
 
     def put(self, profile: AgentProfile) -> AgentProfile | None:
         """Register an agent, or replace the one with its id, which is returned.
@@ -50,7 +48,6 @@ class Directory:
         self._agents[profile.agent_id] = profile
         for key in map(offered_key, profile.capabilities):
             self._by_key.setdefault(key, {})[profile.agent_id] = None
-            self._remember(key)
         return old
 
     def remove(self, agent_id: str) -> AgentProfile:
@@ -83,10 +80,6 @@ class Directory:
         """Everybody people call so."""
         return [profile for profile in self if profile.name == name]
 
-    def has_ever_offered(self, key: str) -> bool:
-        """True when somebody, present or gone, offered the capability with this key."""
-        return key in self._ever_offered
-
     def offered(self) -> list[str]:
         """The keys of every capability on offer now."""
         return sorted(self._by_key)
@@ -105,11 +98,6 @@ class Directory:
             del self._by_key[key][profile.agent_id]
             if not self._by_key[key]:
                 del self._by_key[key]
-
-    def _remember(self, key: str) -> None:
-        self._ever_offered[key] = None
-        if len(self._ever_offered) > KEYS_REMEMBERED_MAX:
-            del self._ever_offered[next(iter(self._ever_offered))]
 
     def _faults(self, profile: AgentProfile) -> Iterator[Fault]:
         if not AGENT_ID_PATTERN.fullmatch(profile.agent_id):

@@ -83,14 +83,14 @@ class CircuitBoard:
         """Tell `listener(group, transition)` of every transition from now on, in place of the one before."""
         self._listener = listener
 
-    def try_acquire(self, group: str, name: str) -> int:
-        """A permit for the circuit, or 0."""
+    def try_acquire(self, group: str, name: str, probe_lease_s: float | None = None) -> int:
+        """A permit for the circuit, or 0; `probe_lease_s` as in `CircuitBreaker.try_acquire`."""
         held = self._groups.get(group)
         if held is None:
             return FIRST_PERMIT
         circuit = held.circuits.get(name)
         if circuit is not None:
-            return circuit.try_acquire()
+            return circuit.try_acquire(probe_lease_s)
         return REFUSED if self._absent_wait_s(held) else held.absent_permit
 
     def record_success(self, group: str, name: str, permit: int, elapsed_s: float | None = None) -> None:

@@ -274,9 +274,13 @@ class CircuitBreaker:
         with self._lock:
             self._listeners = (*self._listeners, listener)
 
-    def try_acquire(self) -> int:
-        """A permit, positive, to be settled exactly once; or 0. Never raises, never waits."""
-        return self._open_door or self._acquire_carefully()
+    def try_acquire(self, probe_lease_s: float | None = None) -> int:
+        """A permit, positive, to be settled exactly once; or 0. Never raises, never waits.
+
+        Args:
+            probe_lease_s: Should it be a probe: seconds after which it is lost; None for the policy's.
+        """
+        return self._open_door or self._acquire_carefully(probe_lease_s)
 
     def record_success(self, permit: int, elapsed_s: float | None = None) -> None:
         """Settle a permit: it went well, after `elapsed_s` seconds."""
@@ -432,18 +436,18 @@ class CircuitBreaker:
             if self._state is CircuitState.OPEN:
                 self._until = min(self._until, self._opened_at + wait_s_max)
 
-    def _acquire_carefully(self) -> int:
+    def _acquire_carefully(self, probe_lease_s: float | None = None) -> int:
         if self._state is CircuitState.OPEN and (self._gated or self._clock() < self._until):
             self._rejected += 1
             return REFUSED
         with self._lock:
-            permit, transition = self._acquire_locked(self._clock())
+            permit, transition = self._acquire_locked(self._clock(), probe_lease_s or self._policy.probe_lease_s)
             if not permit:
                 self._rejected += 1
         self._tell(transition)
         return permit
 
-    def _acquire_locked(self, now: float) -> tuple[int, Transition | None]:
+    def _acquire_locked(self, now: float, probe_lease_s: float) -> tuple[int, Transition | None]:
         transition = None
         if now < self._cool_until and self._state is not CircuitState.DISABLED:
             return REFUSED, None
@@ -453,7 +457,7 @@ class CircuitBreaker:
             transition = self._drop_lost_probes(now) or transition
         if self._state is CircuitState.HALF_OPEN and len(self._probes) < self._policy.half_open_max_probes:
             self._serial += 1
-            self._probes[self._serial] = now + self._policy.probe_lease_s
+            self._probes[self._serial] = now + probe_lease_s
             return self._serial, transition
         if self._state in {CircuitState.CLOSED, CircuitState.DISABLED}:
             self._open_door = self._current
