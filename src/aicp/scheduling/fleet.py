@@ -5,7 +5,7 @@ Whoever is open, cooling, draining, set aside, offline or full is not among the 
 
 from collections.abc import Callable
 
-from aicp.model.agent import AgentProfile
+from aicp.model.agent import AgentProfile, Capability
 from aicp.registry.leases import Liveness
 from aicp.registry.naming import offered_key
 from aicp.scheduling.latency import BUCKETS, LAST_RESORT, bucket_of
@@ -20,7 +20,7 @@ class Seat:
     Attributes:
         member: The agent.
         key: The capability's.
-        timeout_s: What the capability declares, None for the default.
+        declared: What the agent says of it.
         latency_s: Smoothed seconds of its successes, 0 while unmeasured.
         why_out: Why it may not be used, empty when it may; being full is no such reason.
         ready_at: When it may be used again, monotonic seconds; infinite when only a command brings it back.
@@ -31,13 +31,13 @@ class Seat:
     """
 
     __slots__ = (
-        "bucket", "is_fragile", "key", "latency_s", "member", "place", "ready_at", "set_aside", "timeout_s", "why_out",
+        "bucket", "declared", "is_fragile", "key", "latency_s", "member", "place", "ready_at", "set_aside", "why_out",
     )  # fmt: skip
 
-    def __init__(self, member: "Member", key: str, timeout_s: float | None) -> None:
+    def __init__(self, member: "Member", declared: Capability) -> None:
         self.member = member
-        self.key = key
-        self.timeout_s = timeout_s
+        self.key = offered_key(declared)
+        self.declared = declared
         self.latency_s = 0.0
         self.why_out = ""
         self.ready_at = 0.0
@@ -77,7 +77,7 @@ class Member:
         self.liveness = Liveness.HEARD
         self.cool_down_s = 0.0
         self.successes = self.failures = 0
-        self.seats = {offered_key(c): Seat(self, offered_key(c), c.timeout_s) for c in profile.capabilities}
+        self.seats = {offered_key(declared): Seat(self, declared) for declared in profile.capabilities}
 
     def become(self, profile: AgentProfile) -> None:
         """Take over what a new registration says; the speed of what it still offers stays known."""
@@ -85,7 +85,7 @@ class Member:
         self.profile = profile
         self.slots = profile.max_concurrent_tasks
         self.draining = self.set_aside = False
-        self.seats = {offered_key(c): Seat(self, offered_key(c), c.timeout_s) for c in profile.capabilities}
+        self.seats = {offered_key(declared): Seat(self, declared) for declared in profile.capabilities}
         for key in self.seats.keys() & old_seats.keys():
             self.seats[key].latency_s = old_seats[key].latency_s
 

@@ -371,7 +371,7 @@ class TaskScheduler:
 
     def _hand_over(self, seat: Seat, task: Task) -> Lease | None:
         """Take the permit and the slot; when the circuit refuses, the seat is no longer among the free."""
-        timeout_s = task.timeout_s or seat.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
+        timeout_s = task.timeout_s or seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
         member = seat.member
         permit = self._board.try_acquire(member.profile.agent_id, seat.key, timeout_s + PROBE_LEASE_GRACE_S)
         if not permit:

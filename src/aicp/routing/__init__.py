@@ -1,0 +1,1 @@
+"""What happens when it goes wrong: one attempt after another until a task has its answer."""

@@ -1,0 +1,136 @@
+"""One guarded call: schemas checked, timed, and its lease settled on every path."""
+
+import logging
+from datetime import datetime
+
+import msgspec
+
+from aicp.model.event import AttemptEnded, AttemptStarted
+from aicp.model.outcome import Outcome, Reply, TaskError
+from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Attempt, Call
+from aicp.ports import Clock, Observer, Transport
+from aicp.registry.schemas import Schemas
+from aicp.routing.work import Work
+from aicp.scheduling.lease import Lease
+from aicp.scheduling.task_scheduler import TaskScheduler
+
+FAIR_LATENCIES = 4.0
+_log = logging.getLogger(__name__)
+
+
+class Attempts:
+    """Makes attempts.
+
+    Args:
+        scheduler: Takes the leases back.
+        transport: Carries the calls.
+        schemas: Checks what goes in and what comes out.
+        clock: Time.
+        observer: Told of each attempt's start and end; None for nobody.
+    """
+
+    def __init__(
+        self, scheduler: TaskScheduler, transport: Transport, schemas: Schemas, clock: Clock, observer: Observer | None
+    ) -> None:
+        self._scheduler = scheduler
+        self._transport = transport
+        self._schemas = schemas
+        self._clock = clock
+        self._observer = observer
+
+    async def make(self, work: Work, lease: Lease) -> Reply:
+        """Try the leased agent once; however it ends, the lease is settled and the attempt remembered.
+
+        The verdict is this agent's alone: what it means for the task is the router's.
+        """
+        began, began_utc = self._clock.monotonic(), self._clock.utcnow()
+        call = self._call(work, lease, began)
+        self._tell_start(work, lease, call, began_utc)
+        reply = Reply(Outcome.CANCELLED, reason="the caller cancelled", evidence=False)
+        try:
+            reply = await self._guarded(lease, call)
+            reply = self._weighed(reply, work, lease, call)
+        except Exception as error:  # noqa: BLE001 - a transport that raises is a bug of ours, not the task's
+            _log.exception("the transport failed on task %s", work.task_id)
+            reply = Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)
+        finally:
+            elapsed_s = self._clock.monotonic() - began
+            self._settle(lease, reply, elapsed_s)
+            self._remember(work, lease, call, reply, began_utc, elapsed_s)
+        return reply
+
+    def _call(self, work: Work, lease: Lease, now: float) -> Call:
+        work.dispatches += 1
+        remaining_s = max(0.001, work.deadline - now)
+        return Call(
+            task_id=work.task_id,
+            capability=lease.key,
+            params=work.task.params,
+            attempt=work.dispatches,
+            epoch=work.epoch,
+            timeout_s=min(lease.timeout_s, remaining_s),
+            remaining_s=remaining_s,
+            idempotent=work.task.idempotent,
+        )
+
+    async def _guarded(self, lease: Lease, call: Call) -> Reply:
+        declared = lease.seat.declared
+        if declared.input_schema is None and declared.output_schema is None:
+            return await self._transport.invoke(lease.agent, call)
+        if misfit := self._schemas.misfit(declared.input_schema, call.params):
+            return Reply(Outcome.CALLER_FAULT, reason=f"params do not fit: {misfit}", evidence=False, unsent=True)
+        reply = await self._transport.invoke(lease.agent, call)
+        if reply.outcome is Outcome.SUCCESS and (misfit := self._schemas.misfit(declared.output_schema, reply.result)):
+            return Reply(Outcome.AGENT_FAULT, reason=f"result does not fit: {misfit}")
+        return reply
+
+    def _weighed(self, reply: Reply, work: Work, lease: Lease, call: Call) -> Reply:
+        """The transport's verdict in the light of the task: fair time, idempotence, poison."""
+        if reply.timed_out and call.timeout_s < _fair_time_s(lease):
+            if call.timeout_s < lease.timeout_s:
+                return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
+            return msgspec.structs.replace(reply, evidence=False)
+        if reply.outcome is Outcome.UNAVAILABLE and not reply.repeatable and not work.task.idempotent:
+            reply = msgspec.structs.replace(reply, outcome=Outcome.AGENT_FAULT)
+        if reply.outcome is Outcome.AGENT_FAULT and reply.evidence:
+            if work.may_be_poison and lease.agent.agent_id not in work.suspects:
+                return msgspec.structs.replace(reply, evidence=False)
+            work.suspects |= {lease.agent.agent_id}
+        return reply
+
+    def _settle(self, lease: Lease, reply: Reply, elapsed_s: float) -> None:
+        self._scheduler.complete_task(
+            lease,
+            reply.outcome,
+            elapsed_s,
+            evidence=reply.evidence,
+            retry_after_s=reply.retry_after_s,
+            whole_agent=reply.whole_agent,
+        )
+
+    def _tell_start(self, work: Work, lease: Lease, call: Call, at: datetime) -> None:
+        if self._observer is not None:
+            self._observer.notify(AttemptStarted(work.task_id, lease.key, lease.agent.agent_id, call.attempt, at))
+
+    def _remember(
+        self, work: Work, lease: Lease, call: Call, reply: Reply, began_utc: datetime, elapsed_s: float
+    ) -> None:
+        agent_id, ended_utc = lease.agent.agent_id, self._clock.utcnow()
+        work.remember(Attempt(agent_id, call.attempt, reply.outcome, reply.reason, began_utc, ended_utc))
+        if self._observer is not None:
+            self._observer.notify(
+                AttemptEnded(
+                    work.task_id, lease.key, agent_id, call.attempt, reply.outcome, reply.reason, elapsed_s, ended_utc
+                )
+            )
+
+
+def error_of(reply: Reply) -> TaskError:
+    """What a failed task tells of the reply that failed it."""
+    return reply.error or TaskError(reply.outcome.lower(), reply.reason)
+
+
+def _fair_time_s(lease: Lease) -> float:
+    declared_s = lease.seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
+    usual_s = lease.seat.latency_s
+    return min(declared_s, FAIR_LATENCIES * usual_s) if usual_s else declared_s

@@ -1,0 +1,252 @@
+"""The router: lease, attempt, complete; then return, or go on elsewhere.
+
+A task is sent again only when that is safe: the outcome says that nothing was executed, or the task is idempotent. Each
+round goes to distinct agents; retries take tokens from the capability's budget; OVERLOADED costs nothing.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict
+from uuid import uuid4
+
+from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoCapableAgent, QueueFull, RoutingError
+from aicp.model.outcome import Outcome, Reply, TaskError
+from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
+from aicp.model.validation import check_task
+from aicp.ports import Clock, Observer, SystemClock, Transport
+from aicp.registry.naming import wanted_key
+from aicp.registry.schemas import Schemas
+from aicp.resilience.backoff import Backoff
+from aicp.resilience.board import CircuitBoard
+from aicp.resilience.retry_budget import RetryBudget
+from aicp.routing.attempt import Attempts, error_of
+from aicp.routing.health import FleetHealth, fleet_health
+from aicp.routing.history import Failure, FailureHistory
+from aicp.routing.work import Work
+from aicp.scheduling.lease import Lease, Unscheduled
+from aicp.scheduling.task_scheduler import TaskScheduler
+
+REAL_ATTEMPTS_MAX = 6
+DISPATCHES_MAX = 30
+BUDGETS_MAX = 10_000
+BACKOFF_STEPS_MAX = 12
+_COST_NO_ATTEMPT = frozenset({Outcome.OVERLOADED, Outcome.UNAVAILABLE})
+_NOTHING_WAS_EXECUTED = frozenset({Outcome.OVERLOADED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED})
+
+
+class FailoverRouter:
+    """Carries one task to an answer across agents that fail.
+
+    Args:
+        scheduler: Says who and when.
+        transport: Carries calls.
+        board: The circuits, for health and second opinions.
+        schemas: Checks params and results against what agents declare.
+        clock: Time.
+        rng: Chance, for backoff.
+        observer: Told of attempts.
+    """
+
+    def __init__(
+        self,
+        scheduler: TaskScheduler,
+        transport: Transport,
+        board: CircuitBoard,
+        *,
+        schemas: Schemas | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._board = board
+        self._clock = clock or SystemClock()
+        self._uniform = (rng or random.Random()).uniform
+        self._backoff = Backoff()
+        self._budgets: OrderedDict[str, RetryBudget] = OrderedDict()
+        self._history = FailureHistory()
+        self._attempts = Attempts(scheduler, transport, schemas or Schemas(), self._clock, observer)
+
+    async def route_task(self, task: Task, *, wait: bool = False) -> TaskResult:
+        """Send a task to the best agent, failing over until it has an answer.
+
+        Args:
+            task: What is wanted; not part of a chain.
+            wait: True to wait for agents that are out until the task's deadline; busy ones are always waited for.
+
+        Returns:
+            COMPLETED with the result; or FAILED when the agent itself said no (`error.code` is the agent's) or the
+            params fit nobody.
+
+        Raises:
+            InvalidTask: The task cannot be used.
+            NoCapableAgent: Nobody has ever offered the capability.
+            NoAgentAvailable: Every capable agent is out, and `wait` is False.
+            AllAgentsFailed: Tried, and failed.
+            DeadlineExceeded: Its time ran out.
+            QueueFull: Too many tasks are waiting.
+        """
+        check_task(task)
+        if not self._scheduler.knows(task.capability):
+            raise NoCapableAgent(task.capability)
+        now = self._clock.monotonic()
+        work = Work(
+            task,
+            f"{uuid4().hex}.task",
+            ready_at=now,
+            ready_at_utc=self._clock.utcnow(),
+            deadline=now + (task.deadline_s or DEFAULT_TASK_DEADLINE_S),
+            accepted=wait,
+        )
+        result = await self.route(work)
+        if result.error is not None and (error := self._as_error(work, result.error)) is not None:
+            raise error
+        return result
+
+    async def route(self, work: Work) -> TaskResult:
+        """Carry work to its end; whatever goes wrong is a result, except the caller's own cancellation."""
+        self._budget(work.task.capability).deposit()
+        while True:
+            lease = await self._scheduler.schedule_task(
+                work.task, ready_at=work.ready_at, deadline=work.deadline, tried=work.tried, wait=work.accepted
+            )
+            if isinstance(lease, Lease):
+                reply = await self._attempts.make(work, lease)
+                ended = await self._go_on_after(work, lease, reply)
+            else:
+                ended = await self._go_on_without(work, lease)
+            if ended is not None:
+                return ended
+
+    def health(self) -> FleetHealth:
+        """Every agent's circuits and counters, and the capabilities that have nobody."""
+        return fleet_health(self._scheduler, self._board)
+
+    def recent_failures(self, limit: int = 100) -> list[Failure]:
+        """The latest attempts that failed, newest first; at most 1,000 are remembered."""
+        return self._history.latest(limit)
+
+    async def _go_on_after(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
+        """What a reply means for its task: the end of it, or None to go on elsewhere."""
+        if reply.outcome is Outcome.SUCCESS:
+            return self._succeeded(work, reply)
+        self._history.remember(work, lease, reply, self._clock.utcnow())
+        work.tried |= {lease.agent.agent_id}
+        if work.doubted is not None:
+            return self._failed(work, work.doubted[1])
+        if reply.outcome is Outcome.CALLER_FAULT:
+            return self._refused(work, lease, reply)
+        if not _fails_over(work.task, reply):
+            return self._failed(work, reply)
+        return await self._fail_over(work, reply)
+
+    async def _fail_over(self, work: Work, reply: Reply) -> TaskResult | None:
+        work.real_attempts += reply.outcome not in _COST_NO_ATTEMPT
+        if work.real_attempts >= REAL_ATTEMPTS_MAX or (work.dispatches >= DISPATCHES_MAX and not work.accepted):
+            return self._ended(work, _all_failed(work))
+        await self._pay(work, reply)
+        return None
+
+    async def _go_on_without(self, work: Work, refusal: Unscheduled) -> TaskResult | None:
+        """What it means that there is no lease: the end, or None to look again."""
+        if work.doubted is not None:
+            return self._failed(work, work.doubted[1])
+        if refusal is Unscheduled.DEADLINE:
+            return self._ended(work, _deadline_exceeded(work))
+        if refusal is Unscheduled.LINE_FULL:
+            return self._ended(work, TaskError(QueueFull.code, refusal.value))
+        if refusal is Unscheduled.NOBODY_ELSE:
+            return await self._begin_round(work)
+        code = AllAgentsFailed.code if work.real_attempts else NoAgentAvailable.code
+        return self._ended(work, TaskError(code, refusal.value))
+
+    async def _begin_round(self, work: Work) -> TaskResult | None:
+        """Everybody usable was tried: wait, longer each time, then all may be tried again."""
+        if all(attempt.outcome is Outcome.CALLER_FAULT for attempt in work.attempts[-len(work.tried) :]):
+            return self._ended(work, TaskError("caller_fault", work.attempts[-1].reason))
+        if not work.accepted and all(attempt.outcome in _NOTHING_WAS_EXECUTED for attempt in work.attempts):
+            return self._ended(work, TaskError(NoAgentAvailable.code, "nobody answers"))
+        work.rounds += 1
+        work.tried = frozenset()
+        await self._sleep(work, self._growing_wait_s(work.rounds))
+        return None
+
+    def _succeeded(self, work: Work, reply: Reply) -> TaskResult:
+        if work.doubted is not None:
+            doubted, _ = work.doubted
+            self._board.record_evidence(doubted.agent.agent_id, [doubted.key])
+            self._scheduler.refresh(doubted.agent.agent_id)
+            work.blame(doubted.agent.agent_id)
+        return work.ended(TaskStatus.COMPLETED, self._clock.utcnow(), result=reply.result)
+
+    def _refused(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
+        """The params were refused: by an agent's declared schema, or by the agent, which is asked about once more."""
+        if reply.unsent:
+            return None if self._scheduler.has_another(work.task, work.tried) else self._failed(work, reply)
+        if not work.task.idempotent or not self._scheduler.has_another(work.task, work.tried):
+            return self._failed(work, reply)
+        work.doubted = (lease, reply)
+        return None
+
+    def _failed(self, work: Work, reply: Reply) -> TaskResult:
+        status = TaskStatus.CANCELLED if reply.outcome is Outcome.CANCELLED else TaskStatus.FAILED
+        return work.ended(status, self._clock.utcnow(), error=error_of(reply))
+
+    def _ended(self, work: Work, error: TaskError) -> TaskResult:
+        return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=error)
+
+    async def _pay(self, work: Work, reply: Reply) -> None:
+        """A retry takes a token; without one the task waits for it."""
+        if reply.outcome is Outcome.OVERLOADED:
+            return
+        budget = self._budget(work.task.capability)
+        while (wait_s := budget.withdraw()) and self._clock.monotonic() < work.deadline:
+            await self._sleep(work, wait_s)
+        if work.dispatches >= DISPATCHES_MAX:
+            await self._sleep(work, self._growing_wait_s(work.dispatches - DISPATCHES_MAX + 1))
+
+    def _growing_wait_s(self, step: int) -> float:
+        wait_s = 0.0
+        for _ in range(min(step, BACKOFF_STEPS_MAX)):
+            wait_s = self._backoff.after(wait_s)
+        return self._backoff.jittered(wait_s, self._uniform)
+
+    async def _sleep(self, work: Work, wait_s: float) -> None:
+        await asyncio.sleep(max(0.0, min(wait_s, work.deadline - self._clock.monotonic())))
+
+    def _budget(self, capability: str) -> RetryBudget:
+        key = wanted_key(capability)
+        budget = self._budgets.get(key)
+        if budget is None:
+            budget = self._budgets[key] = RetryBudget(clock=self._clock.monotonic)
+            if len(self._budgets) > BUDGETS_MAX:
+                self._budgets.popitem(last=False)
+        return budget
+
+    def _as_error(self, work: Work, error: TaskError) -> RoutingError | None:
+        """The exception a direct call raises instead of a FAILED result; None when the agent itself said no."""
+        if error.code == NoAgentAvailable.code:
+            outage = self._scheduler.outage(work.task)
+            tried = [f"{attempt.agent_id}: {attempt.reason}" for attempt in work.attempts]
+            return NoAgentAvailable(work.task.capability, outage.retry_after_s, [*outage.reasons, *tried])
+        if error.code in {AllAgentsFailed.code, "agent_fault", "unavailable"}:
+            return AllAgentsFailed(work.task_id, work.attempts)
+        if error.code == DeadlineExceeded.code:
+            return DeadlineExceeded(f"Task {work.task_id}: {error.message}")
+        return QueueFull(error.message, 1.0) if error.code == QueueFull.code else None
+
+
+def _fails_over(task: Task, reply: Reply) -> bool:
+    if reply.outcome is Outcome.AGENT_FAULT:
+        return task.idempotent or reply.repeatable
+    return reply.outcome in _NOTHING_WAS_EXECUTED
+
+
+def _all_failed(work: Work) -> TaskError:
+    told = "; ".join(f"{attempt.agent_id}: {attempt.reason}" for attempt in work.attempts[-REAL_ATTEMPTS_MAX:])
+    return TaskError(AllAgentsFailed.code, f"failed at every agent tried ({told})")
+
+
+def _deadline_exceeded(work: Work) -> TaskError:
+    tried = f" after {work.dispatches} attempts, the last: {work.attempts[-1].reason}" if work.attempts else ""
+    return TaskError(DeadlineExceeded.code, f"no agent answered '{work.task.capability}' in time{tried}")

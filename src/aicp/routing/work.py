@@ -1,0 +1,100 @@
+"""One task on its way: what was tried and what is left."""
+
+from datetime import datetime
+from typing import Any
+
+from aicp.model.outcome import Outcome, Reply, TaskError
+from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
+from aicp.scheduling.lease import Lease
+
+ATTEMPTS_KEPT_MAX = 30
+POISON_AGENTS = 3
+
+
+class Work:
+    """One task on its way. The router writes it, its owner reads `attempts` when it is cut off.
+
+    Attributes:
+        task: What is wanted, params resolved.
+        task_id: Global id.
+        epoch: Of the owner.
+        ready_at: When it could first have run, monotonic seconds.
+        ready_at_utc: The same for people.
+        deadline: When its time is over, monotonic seconds.
+        accepted: True when it waits for agents that are out; False for a direct call that rather comes back.
+        attempts: What was tried; the last 30.
+        dispatches: How often it was sent.
+        real_attempts: Of those, how many count against the limit.
+        tried: Agents of this round.
+        rounds: Rounds that began after every usable agent had been tried.
+        suspects: Agents that failed it so that their circuits learned of it.
+        doubted: The first agent's no, while a second opinion is asked.
+    """
+
+    __slots__ = (
+        "accepted", "attempts", "deadline", "dispatches", "doubted", "epoch", "ready_at", "ready_at_utc",
+        "real_attempts", "rounds", "suspects", "task", "task_id", "tried",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        task: Task,
+        task_id: str,
+        *,
+        ready_at: float,
+        ready_at_utc: datetime,
+        deadline: float,
+        epoch: int = 1,
+        accepted: bool = True,
+    ) -> None:
+        self.task = task
+        self.task_id = task_id
+        self.epoch = epoch
+        self.ready_at = ready_at
+        self.ready_at_utc = ready_at_utc
+        self.deadline = deadline
+        self.accepted = accepted
+        self.attempts: list[Attempt] = []
+        self.dispatches = 0
+        self.real_attempts = 0
+        self.rounds = 0
+        self.tried: frozenset[str] = frozenset()
+        self.suspects: frozenset[str] = frozenset()
+        self.doubted: tuple[Lease, Reply] | None = None
+
+    @property
+    def may_be_poison(self) -> bool:
+        """True when so many agents failed it that the next failure says nothing about the agent."""
+        return len(self.suspects) >= POISON_AGENTS
+
+    def remember(self, attempt: Attempt) -> None:
+        """An attempt ended."""
+        self.attempts.append(attempt)
+        if len(self.attempts) > ATTEMPTS_KEPT_MAX:
+            del self.attempts[0]
+
+    def ended(
+        self, status: TaskStatus, at: datetime, *, result: Any = None, error: TaskError | None = None
+    ) -> TaskResult:
+        """The result of the task, with all that is known of its way."""
+        first, last = (self.attempts[0], self.attempts[-1]) if self.attempts else (None, None)
+        return TaskResult(
+            task_id=self.task_id,
+            capability=self.task.capability,
+            status=status,
+            result=result,
+            error=error,
+            agent_id=last.agent_id if last else None,
+            attempts=tuple(self.attempts),
+            ready_at=self.ready_at_utc,
+            started_at=first.started_at if first else None,
+            ended_at=at,
+        )
+
+    def blame(self, agent_id: str) -> None:
+        """A second opinion showed that an agent's no was its own fault."""
+        for index, attempt in enumerate(self.attempts):
+            if attempt.agent_id == agent_id and attempt.outcome is Outcome.CALLER_FAULT:
+                self.attempts[index] = Attempt(
+                    agent_id, attempt.number, Outcome.AGENT_FAULT, attempt.reason, attempt.started_at, attempt.ended_at
+                )
