@@ -83,3 +83,31 @@ class AgentProfile(msgspec.Struct, frozen=True):
     auth: AgentAuth | None = None
     tenant: str = DEFAULT_TENANT
     shared: bool = False
+
+
+class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What somebody says of an agent when registering it; what is left out comes from the agent's `/describe`.
+
+    Attributes:
+        endpoint: Its base URL.
+        agent_id: See `AgentProfile`; likewise the others.
+        instance_id: Changes with every start of its process.
+        name: What people call it.
+        auth: How AICP proves itself to the agent.
+        capabilities: What it can do.
+        max_concurrent_tasks: Its slots.
+        labels: Free key-value pairs.
+        shared: True when it serves every tenant.
+        lease: False when it will not send heartbeats.
+    """
+
+    endpoint: str
+    agent_id: str | None = None
+    instance_id: str | None = None
+    name: str = ""
+    auth: AgentAuth | None = None
+    capabilities: tuple[Capability, ...] | None = None
+    max_concurrent_tasks: int | None = None
+    labels: dict[str, str] = {}
+    shared: bool = False
+    lease: bool = True

@@ -7,7 +7,6 @@ round goes to distinct agents; retries take tokens from the capability's budget;
 import asyncio
 import random
 from collections import OrderedDict
-from uuid import uuid4
 
 from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoCapableAgent, QueueFull, RoutingError
 from aicp.model.outcome import Outcome, Reply, TaskError
@@ -61,7 +60,7 @@ class FailoverRouter:
         self._scheduler = scheduler
         self._board = board
         self._clock = clock or SystemClock()
-        self._uniform = (rng or random.Random()).uniform
+        self._rng = rng or random.Random()
         self._backoff = Backoff()
         self._budgets: OrderedDict[str, RetryBudget] = OrderedDict()
         self._history = FailureHistory()
@@ -92,7 +91,7 @@ class FailoverRouter:
         now = self._clock.monotonic()
         work = Work(
             task,
-            f"{uuid4().hex}.task",
+            f"{self._rng.getrandbits(128):032x}.task",
             ready_at=now,
             ready_at_utc=self._clock.utcnow(),
             deadline=now + (task.deadline_s or DEFAULT_TASK_DEADLINE_S),
@@ -117,6 +116,10 @@ class FailoverRouter:
                 ended = await self._go_on_without(work, lease)
             if ended is not None:
                 return ended
+
+    def knows(self, capability: str) -> bool:
+        """True when somebody, present or gone, offered `name` or `name@major`."""
+        return self._scheduler.knows(capability)
 
     def health(self) -> FleetHealth:
         """Every agent's circuits and counters, and the capabilities that have nobody."""
@@ -209,7 +212,7 @@ class FailoverRouter:
         wait_s = 0.0
         for _ in range(min(step, BACKOFF_STEPS_MAX)):
             wait_s = self._backoff.after(wait_s)
-        return self._backoff.jittered(wait_s, self._uniform)
+        return self._backoff.jittered(wait_s, self._rng.uniform)
 
     async def _sleep(self, work: Work, wait_s: float) -> None:
         await asyncio.sleep(max(0.0, min(wait_s, work.deadline - self._clock.monotonic())))

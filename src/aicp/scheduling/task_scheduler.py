@@ -95,7 +95,7 @@ class TaskScheduler:
         board: Says who may be tried; the scheduler takes its permits and settles them.
         clock: Time.
         rng: Chance, for picks.
-        on_probe_due: Told `(agent, keys)` when a gated circuit's wait is over; None when nobody probes.
+        on_probe_due: Told of an agent when the wait of a gated circuit of its is over; None when nobody probes.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class TaskScheduler:
         self._board = board
         self._clock = clock or SystemClock()
         self._draw = (rng or random.Random()).random
-        self._on_probe_due = on_probe_due
+        self.on_probe_due = on_probe_due
         self._members: dict[str, Member] = {}
         self._pools: dict[str, Pool] = {}
         self._lines: dict[str, WaitingLine] = {}
@@ -264,6 +264,11 @@ class TaskScheduler:
             AgentNotFound: There is none.
         """
         return self._member(agent_id)
+
+    def keys_of(self, agent_id: str) -> list[str]:
+        """The capability keys of an agent; none when there is no such agent."""
+        member = self._members.get(agent_id)
+        return list(member.seats) if member is not None else []
 
     def members(self) -> Iterable[Member]:
         """Every agent as the fleet sees it, to be read only."""
@@ -468,8 +473,8 @@ class TaskScheduler:
             seat.ready_at <= self._clock.monotonic() and self._board.needs_probe(agent_id, key)
             for key, seat in member.seats.items()
         )
-        if needs_probe and self._on_probe_due is not None:
-            self._on_probe_due(member.profile)
+        if needs_probe and self.on_probe_due is not None:
+            self.on_probe_due(member.profile)
         else:
             self.refresh(agent_id)
 

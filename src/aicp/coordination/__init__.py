@@ -1,0 +1,1 @@
+"""What may run: chains, taken from submit to their end, every step recorded before anybody builds on it."""

@@ -1,0 +1,153 @@
+"""What people see of a chain: derived from its facts, and what its owner has in flight."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aicp.coordination.readiness import Readiness
+from aicp.model.outcome import TaskError
+from aicp.model.task import Attempt, TaskResult, TaskStatus
+from aicp.model.validation import check_chain
+from aicp.ports import ChainRecord
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where a task's time went, seconds; None where it did not get there.
+
+    Attributes:
+        queued_s: From ready to the first attempt.
+        running_s: From the first attempt to the end.
+        total_s: From ready to the end.
+    """
+
+    queued_s: float | None = None
+    running_s: float | None = None
+    total_s: float | None = None
+
+
+class TaskView(msgspec.Struct, frozen=True):
+    """A task as people see it.
+
+    Attributes:
+        task_id: Global id.
+        capability: What was asked for.
+        status: Where it stands.
+        result: Its result once COMPLETED.
+        error: Why there is none.
+        agent_id: Who had it last.
+        attempts: What was tried.
+        timings: Where its time went.
+        ready_at: UTC.
+        started_at: UTC.
+        ended_at: UTC.
+    """
+
+    task_id: str
+    capability: str
+    status: TaskStatus
+    result: Any
+    error: TaskError | None
+    agent_id: str | None
+    attempts: tuple[Attempt, ...]
+    timings: Timings
+    ready_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class ChainView(msgspec.Struct, frozen=True):
+    """A chain as people see it.
+
+    Attributes:
+        chain_id: Its id.
+        name: What people call it.
+        status: Where it stands.
+        total_tasks: How many it has.
+        completed_tasks: Of those, how many are COMPLETED.
+        tasks: By local id.
+        edges: Every (task, dependent).
+        error: Why it failed.
+        started_at: When it was submitted, UTC.
+        ended_at: UTC.
+    """
+
+    chain_id: str
+    name: str
+    status: TaskStatus
+    total_tasks: int
+    completed_tasks: int
+    tasks: dict[str, TaskView]
+    edges: list[tuple[str, str]]
+    error: TaskError | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+def fold(record: ChainRecord) -> Readiness:
+    """Where a recorded chain stands."""
+    readiness = Readiness(check_chain(record.submitted.spec))
+    for fact in record.facts:
+        readiness.apply(fact)
+    return readiness
+
+
+def view_chain(record: ChainRecord, in_flight: Mapping[str, tuple[Attempt, ...]]) -> ChainView:
+    """What people see; `in_flight` has the attempts so far of each task that runs here."""
+    readiness = fold(record)
+    chain_id, graph, end = record.submitted.chain_id, readiness.graph, readiness.end
+    tasks = {task: _view_task(f"{chain_id}.{task}", task, readiness, in_flight) for task in graph.tasks}
+    return ChainView(
+        chain_id=chain_id,
+        name=graph.spec.name,
+        status=readiness.status_of_chain(in_flight),
+        total_tasks=len(tasks),
+        completed_tasks=sum(view.status is TaskStatus.COMPLETED for view in tasks.values()),
+        tasks=tasks,
+        edges=graph.edges,
+        error=end.error if end else None,
+        started_at=record.submitted.at,
+        ended_at=end.at if end else None,
+    )
+
+
+def view_result(result: TaskResult) -> TaskView:
+    """What people see of a task that ended."""
+    return TaskView(
+        task_id=result.task_id,
+        capability=result.capability,
+        status=result.status,
+        result=result.result,
+        error=result.error,
+        agent_id=result.agent_id,
+        attempts=result.attempts,
+        timings=Timings(
+            queued_s=_seconds(result.ready_at, result.started_at),
+            running_s=_seconds(result.started_at, result.ended_at),
+            total_s=_seconds(result.ready_at, result.ended_at),
+        ),
+        ready_at=result.ready_at,
+        started_at=result.started_at,
+        ended_at=result.ended_at,
+    )
+
+
+def _view_task(task_id: str, task: str, readiness: Readiness, in_flight: Mapping[str, tuple[Attempt, ...]]) -> TaskView:
+    if task in readiness.ended:
+        return view_result(readiness.ended[task])
+    attempts = in_flight.get(task, ())
+    return view_result(
+        TaskResult(
+            task_id=task_id,
+            capability=readiness.graph.tasks[task].capability,
+            status=readiness.status_of(task, in_flight),
+            agent_id=attempts[-1].agent_id if attempts else None,
+            attempts=attempts,
+            started_at=attempts[0].started_at if attempts else None,
+        )
+    )
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    return round((end - start).total_seconds(), 6) if start and end else None

@@ -1,0 +1,296 @@
+"""The coordinator: accepts chains, runs them, tells where they stand."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from aicp.coordination.chain_status import ChainView, fold, view_chain
+from aicp.coordination.readiness import Readiness
+from aicp.coordination.run import ChainRun
+from aicp.errors import AicpError, ChainNotFound, NoCapableAgent, QueueFull, TaskNotFound
+from aicp.model.agent import DEFAULT_TENANT
+from aicp.model.chain import ChainResult, ChainSpec, FailurePolicy, TaskChain
+from aicp.model.event import ChainSubmitted
+from aicp.model.task import Attempt, Task, TaskResult
+from aicp.model.validation import ChainGraph, check_chain, check_task
+from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, SubmitKey, SystemClock
+from aicp.registry.naming import wanted_key
+from aicp.routing.failover_router import FailoverRouter
+
+ACCEPTED_MAX = 100_000
+SINGLE_TASK = "task"
+PARALLEL_NAME = "parallel tasks"
+RETRY_AFTER_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class TaskCoordinator:
+    """Runs chains of tasks to their recorded end.
+
+        async with TaskCoordinator(router, journal) as coordinator:
+            outcome = await coordinator.execute_chain(chain)
+
+    Args:
+        router: Carries tasks.
+        journal: Records them.
+        clock: Time.
+        rng: For ids of chains.
+        observer: Told of every fact once it is recorded.
+        accepted_max: Tasks accepted and unfinished; more are refused.
+    """
+
+    def __init__(
+        self,
+        router: FailoverRouter,
+        journal: Journal,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        observer: Observer | None = None,
+        accepted_max: int = ACCEPTED_MAX,
+    ) -> None:
+        self._router = router
+        self._journal = journal
+        self._clock = clock or SystemClock()
+        self._rng = rng or random.SystemRandom()
+        self._observer = observer
+        self._accepted_max = accepted_max
+        self._runs: dict[str, ChainRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted = 0
+
+    async def __aenter__(self) -> Self:
+        """Open the journal and go on with what it has unfinished."""
+        await self._journal.open()
+        for record in await self._journal.unfinished():
+            self._begin(record.submitted, fold(record), record.epoch)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop every chain where it is and close the journal; what is recorded stays so."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._journal.close()
+
+    async def execute_chain(self, chain: TaskChain | ChainSpec) -> ChainResult:
+        """Submit a chain and wait for its end, whatever that is: look at its `status`.
+
+        Raises:
+            InvalidChain: With every fault and its place; nothing ran.
+            NoCapableAgent: A task asks for what nobody has ever offered; nothing ran.
+            QueueFull: Too much accepted work is unfinished; nothing ran.
+        """
+        return await self.wait_result(await self.submit(chain))
+
+    async def execute_parallel_tasks(self, tasks: Sequence[Task]) -> list[TaskResult]:
+        """Run tasks side by side, each to its own end: one that fails does not touch the others.
+
+        Returns:
+            A result for each task, in their order.
+
+        Raises:
+            InvalidChain: A task cannot be used; nothing ran.
+            NoCapableAgent: A task asks for what nobody has ever offered; nothing ran.
+            QueueFull: Too much accepted work is unfinished; nothing ran.
+        """
+        if not tasks:
+            return []
+        spec = parallel_chain(tasks)
+        ended = await self.wait_result(await self.submit(spec))
+        return [ended.tasks[task.id] for task in spec.tasks]
+
+    async def submit(
+        self,
+        chain: TaskChain | ChainSpec,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        key: SubmitKey | None = None,
+        retry_of: str | None = None,
+    ) -> str:
+        """Accept a chain: when this returns its id, it is recorded and will run to its end.
+
+        Args:
+            chain: What to run.
+            tenant: Whose it is.
+            key: Makes the submit safe to repeat; the same key and body give the same id.
+            retry_of: The chain it repeats.
+
+        Raises:
+            InvalidChain: With every fault and its place.
+            NoCapableAgent: A task asks for what nobody has ever offered.
+            QueueFull: Too much accepted work is unfinished.
+            IdempotencyConflict: The key was used with another body.
+        """
+        graph = check_chain(chain.freeze() if isinstance(chain, TaskChain) else chain)
+        self._check_capabilities(graph)
+        self._check_room(len(graph.tasks))
+        submitted = ChainSubmitted(self._new_id(), graph.spec, self._clock.utcnow(), tenant, retry_of)
+        chain_id = await self._journal.submit(submitted, key)
+        if chain_id == submitted.chain_id:
+            self._tell(submitted)
+            self._begin(submitted, Readiness(graph), epoch=1)
+        return chain_id
+
+    async def submit_task(self, task: Task, *, tenant: str = DEFAULT_TENANT, key: SubmitKey | None = None) -> str:
+        """Accept a task on its own, as a chain of one, and return its global id.
+
+        Raises:
+            InvalidTask: With every fault and its place.
+            NoCapableAgent: Nobody has ever offered the capability.
+            QueueFull: Too much accepted work is unfinished.
+            IdempotencyConflict: The key was used with another body.
+        """
+        check_task(task)
+        chain_id = await self.submit(single_chain(task), tenant=tenant, key=key)
+        return f"{chain_id}.{SINGLE_TASK}"
+
+    async def cancel(self, chain_id: str) -> None:
+        """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        run = self._runs.get(chain_id)
+        if run is not None:
+            await run.cancel()
+        else:
+            await self._read(chain_id)
+
+    async def view(self, chain_id: str) -> ChainView:
+        """Where a chain stands, from its recorded facts.
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        run = self._runs.get(chain_id)
+        in_flight: dict[str, tuple[Attempt, ...]] = run.in_flight() if run is not None else {}
+        return view_chain(await self._read(chain_id), in_flight)
+
+    async def tenant_of(self, chain_id: str) -> str:
+        """Whose it is.
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        return (await self._read(chain_id)).submitted.tenant
+
+    async def wait(self, chain_id: str, timeout_s: float | None = None) -> ChainView:
+        """Where a chain stands once it ended, or after `timeout_s` seconds.
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        run = self._runs.get(chain_id)
+        if run is not None:
+            await _wait_at_most(run.is_recorded, timeout_s)
+        return await self.view(chain_id)
+
+    async def wait_result(self, chain_id: str) -> ChainResult:
+        """How a chain ended.
+
+        Raises:
+            ChainNotFound: There is none.
+            AicpError: The coordinator stopped before it ended.
+        """
+        run = self._runs.get(chain_id)
+        if run is not None:
+            await run.is_recorded.wait()
+        readiness = fold(await self._read(chain_id))
+        if readiness.end is None:
+            raise AicpError(f"Chain {chain_id} has not ended: this coordinator stopped.")
+        status, spec = readiness.end.status, readiness.graph.spec
+        return ChainResult(chain_id, spec.name, status, dict(readiness.ended), readiness.end.error)
+
+    async def list_chains(self, query: ChainQuery) -> list[ChainRecord]:
+        """Newest first, one page."""
+        return list(await self._journal.list_chains(query))
+
+    @property
+    def unfinished(self) -> int:
+        """Tasks accepted and not ended."""
+        return self._accepted
+
+    def _begin(self, submitted: ChainSubmitted, readiness: Readiness, epoch: int) -> None:
+        run = ChainRun(submitted, readiness, epoch, self._router, self._journal, self._clock, self._observer)
+        self._runs[run.chain_id] = run
+        self._accepted += run.size
+        task = asyncio.create_task(self._follow(run), name=f"chain {run.chain_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow(self, run: ChainRun) -> None:
+        try:
+            await run.run()
+        except Exception:  # noqa: BLE001 - one chain's trouble is not the others'
+            _log.exception("chain %s stopped without an end", run.chain_id)
+        finally:
+            del self._runs[run.chain_id]
+            self._accepted -= run.size
+
+    def _check_capabilities(self, graph: ChainGraph) -> None:
+        for key in {wanted_key(task.capability): None for task in graph.spec.tasks}:
+            if not self._router.knows(key):
+                raise NoCapableAgent(key)
+
+    def _check_room(self, tasks: int) -> None:
+        if self._accepted + tasks > self._accepted_max:
+            message = f"{self._accepted} accepted tasks are unfinished, at most {self._accepted_max}; submit later."
+            raise QueueFull(message, RETRY_AFTER_S)
+
+    def _new_id(self) -> str:
+        """Sorts by time, and nobody guesses it."""
+        millis = int(self._clock.utcnow().timestamp() * 1000)
+        return f"{millis:012x}{self._rng.getrandbits(80):020x}"
+
+    async def _read(self, chain_id: str) -> ChainRecord:
+        record = await self._journal.read(chain_id)
+        if record is None:
+            raise ChainNotFound(f"There is no chain '{chain_id[:80]}'.")
+        return record
+
+    def _tell(self, submitted: ChainSubmitted) -> None:
+        if self._observer is not None:
+            self._observer.notify(submitted)
+
+
+def single_chain(task: Task) -> ChainSpec:
+    """The chain that a task on its own is."""
+    return ChainSpec((_with_id(task, SINGLE_TASK),))
+
+
+def parallel_chain(tasks: Sequence[Task]) -> ChainSpec:
+    """The chain that tasks side by side are."""
+    named = tuple(_with_id(task, task.id or f"task-{number}") for number, task in enumerate(tasks, 1))
+    return ChainSpec(named, name=PARALLEL_NAME, failure_policy=FailurePolicy.CONTINUE)
+
+
+def split_task_id(task_id: str) -> tuple[str, str]:
+    """The chain id and local id of a global task id.
+
+    Raises:
+        TaskNotFound: It cannot be one.
+    """
+    chain_id, dot, local_id = task_id.partition(".")
+    if not (chain_id and dot and local_id):
+        raise TaskNotFound(f"There is no task '{task_id[:160]}'; a task id looks like <chain>.<task>.")
+    return chain_id, local_id
+
+
+def _with_id(task: Task, local_id: str) -> Task:
+    return msgspec.structs.replace(task, id=local_id)
+
+
+async def _wait_at_most(event: asyncio.Event, timeout_s: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

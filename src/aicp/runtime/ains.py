@@ -1,0 +1,251 @@
+"""AINS at work: who registers is described, leased and put to use; who falls silent is put aside."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+
+from aicp.errors import Fault, InvalidAgent
+from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
+from aicp.model.event import AgentChanged, AttemptEnded, Event
+from aicp.model.outcome import Outcome
+from aicp.model.wire import AgentDescription
+from aicp.ports import Clock, Observer
+from aicp.registry.directory import Directory
+from aicp.registry.leases import HEARTBEAT_EVERY_S, Leases, Liveness
+from aicp.resilience.board import CircuitBoard
+from aicp.scheduling.task_scheduler import TaskScheduler
+
+SWEEP_EVERY_S = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Describer(Protocol):
+    """Reaches agents that run in their own process."""
+
+    async def describe(self, endpoint: str, auth: AgentAuth | None) -> AgentDescription:
+        """Ask an agent what it is."""
+
+
+class LeaseTerms(msgspec.Struct, frozen=True):
+    """What an agent that registered promised.
+
+    Attributes:
+        ttl_s: It is unheard when silent for so long.
+        heartbeat_every_s: How often it should be heard.
+    """
+
+    ttl_s: float
+    heartbeat_every_s: float
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """Answer to a registration.
+
+    Attributes:
+        agent_id: Under which it is known.
+        lease: What it promised; None when it sends no heartbeats.
+    """
+
+    agent_id: str
+    lease: LeaseTerms | None
+
+
+class Ains:
+    """The registry's dealings with directory, leases, scheduler and circuits; one step each, all or nothing.
+
+    Args:
+        directory: Who exists.
+        leases: Who was heard.
+        scheduler: Who may be used.
+        board: Learns of new instances.
+        describer: Asks agents what they are.
+        clock: Time.
+        observer: Told of every change.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        leases: Leases,
+        scheduler: TaskScheduler,
+        board: CircuitBoard,
+        describer: Describer,
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self._directory = directory
+        self._leases = leases
+        self._scheduler = scheduler
+        self._board = board
+        self._describer = describer
+        self._clock = clock
+        self._observer = observer
+        self._registered_at: dict[str, datetime] = {}
+
+    async def register(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> Registered:
+        """Take in an agent that runs in its own process; what the registration leaves out the agent is asked for.
+
+        Raises:
+            InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
+        """
+        profile = await self._complete(registration, tenant)
+        self.put(profile)
+        if not registration.lease:
+            self._leases.end(profile.agent_id)
+            return Registered(profile.agent_id, None)
+        self._leases.grant(profile.agent_id, profile.instance_id)
+        return Registered(profile.agent_id, self.terms)
+
+    @property
+    def terms(self) -> LeaseTerms:
+        """What every lease promises."""
+        return LeaseTerms(self._leases.ttl_s, HEARTBEAT_EVERY_S)
+
+    def put(self, profile: AgentProfile) -> None:
+        """Put an agent to use, in place of the one with its id.
+
+        Raises:
+            InvalidAgent: It cannot be used; nothing was changed.
+        """
+        old = self._directory.put(profile)
+        if old is not None and old.instance_id != profile.instance_id:
+            self._board.new_instance(profile.agent_id)
+        self._registered_at[profile.agent_id] = self._clock.utcnow()
+        self._scheduler.add_agent(profile)
+        self._scheduler.set_liveness(profile.agent_id, Liveness.HEARD)
+        self._tell(profile.agent_id, "registered" if old is None else "updated")
+
+    def heartbeat(self, agent_id: str, instance_id: str) -> LeaseTerms:
+        """An agent says that it lives.
+
+        Raises:
+            AgentNotFound: It has no lease here; it should register again.
+            AgentReplaced: Another instance registered under its id.
+        """
+        if self._leases.renew(agent_id, instance_id):
+            self._came_back(agent_id)
+        return self.terms
+
+    def drain(self, agent_id: str) -> None:
+        """Give an agent no more tasks, but keep it; registering again ends that.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        self._scheduler.drain_agent(agent_id)
+        self._tell(agent_id, "draining")
+
+    def remove(self, agent_id: str) -> None:
+        """Forget an agent; tasks it has go on.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        self._directory.remove(agent_id)
+        self._leases.end(agent_id)
+        self._scheduler.remove_agent(agent_id)
+        self._board.remove(agent_id)
+        self._registered_at.pop(agent_id, None)
+        self._tell(agent_id, "removed")
+
+    def get(self, agent_id: str) -> AgentProfile:
+        """An agent as it registered.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        return self._directory.get(agent_id)
+
+    def registered_at(self, agent_id: str) -> datetime | None:
+        """When it last registered, UTC."""
+        return self._registered_at.get(agent_id)
+
+    def liveness(self, agent_id: str) -> Liveness:
+        """How sure we are that it is there."""
+        return self._leases.liveness(agent_id)
+
+    def agents(self) -> list[AgentProfile]:
+        """Every agent."""
+        return list(self._directory)
+
+    def search(self, capability: str) -> list[AgentProfile]:
+        """Everybody who offers `name` or `name@major`."""
+        return self._directory.search(capability)
+
+    def notify(self, event: Event) -> None:
+        """As an observer: an agent that answers is heard, whatever its heartbeats do."""
+        if (
+            isinstance(event, AttemptEnded)
+            and event.outcome is Outcome.SUCCESS
+            and self._leases.heard(event.agent_id)
+            and event.agent_id in self._directory
+        ):
+            self._came_back(event.agent_id)
+
+    async def keep_watch(self) -> None:
+        """Look every second who fell silent, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Put aside whoever fell silent, forget whoever was silent for a day."""
+        for change in self._leases.sweep():
+            if change.liveness is None:
+                self.remove(change.agent_id)
+            else:
+                self._scheduler.set_liveness(change.agent_id, change.liveness)
+                self._tell(change.agent_id, change.liveness.lower())
+                _log.warning("agent %s is %s", change.agent_id, change.liveness.lower())
+
+    def _came_back(self, agent_id: str) -> None:
+        self._scheduler.set_liveness(agent_id, Liveness.HEARD)
+        self._tell(agent_id, "heard")
+
+    async def _complete(self, registration: Registration, tenant: str) -> AgentProfile:
+        said = registration
+        described = None
+        if said.agent_id is None or said.capabilities is None or said.max_concurrent_tasks is None:
+            described = await self._describer.describe(said.endpoint, said.auth)
+        return AgentProfile(
+            agent_id=_first(said.agent_id, described and described.agent_id, ""),
+            capabilities=_first(said.capabilities, described and described.capabilities, ()),
+            max_concurrent_tasks=_first(said.max_concurrent_tasks, described and described.max_concurrent_tasks, 1),
+            endpoint=said.endpoint,
+            instance_id=_first(said.instance_id, described and described.instance_id, ""),
+            name=said.name,
+            labels=said.labels,
+            auth=said.auth,
+            tenant=tenant,
+            shared=said.shared,
+        )
+
+    def _tell(self, agent_id: str, change: str) -> None:
+        self._observer.notify(AgentChanged(agent_id, change, self._clock.utcnow()))
+
+
+def local_profile(
+    agent_id: str, handlers: Mapping[str, Any], max_concurrent_tasks: int, labels: dict[str, str] | None
+) -> AgentProfile:
+    """The profile of a local agent: each key of `handlers` is `name` or `name@major`.
+
+    Raises:
+        InvalidAgent: A key is no such name.
+    """
+    capabilities = []
+    for name in handlers:
+        bare, at, major = name.partition("@")
+        if at and not major.isdecimal():
+            raise InvalidAgent(
+                [Fault(f"/capabilities/{name[:80]}", "must be a name or name@major, like image.label@2")]
+            )
+        capabilities.append(Capability(bare, version=f"{major or 1}.0"))
+    return AgentProfile(agent_id, tuple(capabilities), max_concurrent_tasks, labels=labels or {})
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)

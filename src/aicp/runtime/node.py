@@ -1,0 +1,194 @@
+"""The node: builds every part, hands them to one another, starts them, and stops them in order."""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from aicp.coordination.task_coordinator import TaskCoordinator
+from aicp.errors import InvalidAgent
+from aicp.model.agent import AgentAuth, AgentProfile, Registration
+from aicp.model.endpoint import AddressPolicy
+from aicp.model.event import CircuitChanged
+from aicp.ports import Clock, Observer, SystemClock, Transport
+from aicp.registry.directory import Directory
+from aicp.registry.leases import Leases
+from aicp.registry.schemas import Schemas
+from aicp.resilience.board import CircuitBoard
+from aicp.resilience.circuit_breaker import BreakerPolicy, Transition
+from aicp.routing.failover_router import FailoverRouter
+from aicp.routing.prober import Prober
+from aicp.runtime.ains import Ains, local_profile
+from aicp.runtime.observers import Observers
+from aicp.scheduling.task_scheduler import TaskScheduler
+from aicp.storage.memory import MemoryJournal
+from aicp.transports.by_endpoint import RemoteTransport, TransportByEndpoint, http_when_needed
+from aicp.transports.local import LocalTransport
+
+
+class Node:
+    """Everything AICP does, in one process.
+
+        async with Node() as node:
+            await node.add_agent("eyes-1", {"image.label": label})
+            result = await node.router.route_task(Task("image.label", {"url": url}))
+
+    It remembers chains in memory: what it accepted ends with the process.
+
+    Args:
+        policy: Which addresses agents may have; loopback and public ones by default.
+        breaker: When circuits open and close.
+        clock: Time.
+        seed: For every draw of chance; None for a fresh one.
+        make_remote: Makes the transport to agents in their own process.
+
+    Attributes:
+        ains: The registry of agents.
+        board: The circuits.
+        scheduler: Who and when.
+        router: What happens when it goes wrong.
+        coordinator: What may run.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: AddressPolicy | None = None,
+        breaker: BreakerPolicy | None = None,
+        clock: Clock | None = None,
+        seed: int | None = None,
+        make_remote: Callable[[], RemoteTransport] | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._observers = Observers()
+        rng = random.Random(seed)
+        monotonic = self._clock.monotonic
+        self._local = LocalTransport()
+        remote = make_remote or http_when_needed(policy or AddressPolicy(loopback=True))
+        self._transport = TransportByEndpoint(self._local, remote)
+        schemas = Schemas()
+        self.board = CircuitBoard(
+            breaker or BreakerPolicy(), clock=monotonic, uniform=rng.uniform, gated=True, listener=self._circuit_changed
+        )
+        self.scheduler = TaskScheduler(self.board, clock=self._clock, rng=rng)
+        self.ains = Ains(
+            Directory(schemas), Leases(clock=monotonic), self.scheduler, self.board, self._transport, self._clock,
+            self._observers,
+        )  # fmt: skip
+        self._observers.add(self.ains)
+        self.router = FailoverRouter(
+            self.scheduler, self._transport, self.board, schemas=schemas, clock=self._clock, rng=rng,
+            observer=self._observers,
+        )  # fmt: skip
+        self._prober = Prober(self._transport, self.board, self.scheduler)
+        self.scheduler.on_probe_due = self._prober.probe_soon
+        self.journal = MemoryJournal()
+        self.coordinator = TaskCoordinator(
+            self.router, self.journal, clock=self._clock, rng=rng if seed is not None else None,
+            observer=self._observers,
+        )  # fmt: skip
+        self._running = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        async with AsyncExitStack() as starting:
+            starting.callback(self.scheduler.close)
+            starting.push_async_callback(self._transport.close)
+            starting.push_async_callback(self._prober.close)
+            watch = asyncio.create_task(self.ains.keep_watch(), name="watch over leases")
+            starting.push_async_callback(_stopped, watch)
+            await starting.enter_async_context(self.coordinator)
+            self._running = starting.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop: chains where they are, then probes, then connections."""
+        await self._running.aclose()
+
+    async def add_agent(
+        self,
+        agent_id: str | None = None,
+        handlers: Mapping[str, Callable[..., Any]] | None = None,
+        *,
+        endpoint: str | None = None,
+        max_concurrent_tasks: int | None = None,
+        labels: dict[str, str] | None = None,
+        auth: AgentAuth | None = None,
+    ) -> AgentProfile:
+        """Add an agent: callables of this process by capability, or the endpoint of one in its own.
+
+        Args:
+            agent_id: Under which it is known; an agent with an endpoint says so itself when left out.
+            handlers: For each `name` or `name@major` an async or plain function `params -> result`; results are JSON.
+            endpoint: Base URL of an agent in its own process; what is left out it is asked for.
+            max_concurrent_tasks: Its slots; 1 for callables when left out.
+            labels: Free key-value pairs that tasks may ask for.
+            auth: How AICP proves itself to an agent with an endpoint.
+
+        Raises:
+            InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
+        """
+        if (endpoint is None) == (handlers is None):
+            raise InvalidAgent("give either handlers, for functions of this process, or an endpoint")
+        if endpoint is not None:
+            registration = Registration(
+                endpoint, agent_id, auth=auth, max_concurrent_tasks=max_concurrent_tasks, labels=labels or {},
+                lease=False,
+            )  # fmt: skip
+            registered = await self.ains.register(registration)
+            return self.ains.get(registered.agent_id)
+        slots = 1 if max_concurrent_tasks is None else max_concurrent_tasks
+        profile = local_profile(agent_id or "", handlers or {}, slots, labels)
+        self.ains.put(profile)
+        self._local.add(profile.agent_id, handlers or {})
+        return profile
+
+    def drain_agent(self, agent_id: str) -> None:
+        """Give an agent no more tasks, but keep it.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        self.ains.drain(agent_id)
+
+    def remove_agent(self, agent_id: str) -> None:
+        """Forget an agent; tasks it has go on.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        self.ains.remove(agent_id)
+
+    def reset_agent(self, agent_id: str) -> None:
+        """Close its circuits, forget that it was set aside, and use it again at once.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        self.ains.get(agent_id)
+        self.board.reset(agent_id)
+        self.scheduler.restore_agent(agent_id)
+
+    def observe(self, observer: Observer) -> Callable[[], None]:
+        """Tell `observer` of every event from now on; returns what ends that."""
+        return self._observers.add(observer)
+
+    @property
+    def transport(self) -> Transport:
+        """Carries calls to agents."""
+        return self._transport
+
+    def _circuit_changed(self, agent_id: str, transition: Transition) -> None:
+        self.scheduler.refresh(agent_id)
+        self._observers.notify(
+            CircuitChanged(agent_id, transition.name, transition.new, transition.retry_after_s, self._clock.utcnow())
+        )
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

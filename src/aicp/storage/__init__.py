@@ -1,0 +1,1 @@
+"""Where chains are remembered: journals behind one Protocol."""
