@@ -21,6 +21,7 @@ class ChainRun:
     """Runs one chain: each task starts the moment what it waits for is recorded; no level barriers.
 
     Attributes:
+        readiness: Where it stands, decided facts included: ahead of the record by what is being written.
         is_recorded: Set when its end is on record, or when this run of it ended without one.
 
     Args:
@@ -44,7 +45,7 @@ class ChainRun:
         observer: Observer | None,
     ) -> None:
         self._submitted = submitted
-        self._readiness = readiness
+        self.readiness = readiness
         self._epoch = epoch
         self._router = router
         self._journal = journal
@@ -68,7 +69,7 @@ class ChainRun:
     @property
     def size(self) -> int:
         """How many tasks it has."""
-        return len(self._readiness.graph.tasks)
+        return len(self.readiness.graph.tasks)
 
     def in_flight(self) -> dict[str, tuple[Attempt, ...]]:
         """The attempts so far of each task that runs."""
@@ -86,7 +87,7 @@ class ChainRun:
                 )
                 try:
                     async with asyncio.TaskGroup() as tasks:
-                        self._start(self._readiness.ready(), tasks)
+                        self._start(self.readiness.ready(), tasks)
                 finally:
                     expiry.cancel()
         finally:
@@ -103,7 +104,7 @@ class ChainRun:
 
     async def _stop(self, facts: list[Fact]) -> None:
         """Record why it ends and that everything in flight is cancelled, then cut that off."""
-        if self._readiness.is_over():
+        if self.readiness.is_over():
             return
         cut_off = self._cut_off_facts("the chain was stopped")
         self._decide([*facts, *cut_off])
@@ -133,12 +134,12 @@ class ChainRun:
             self._start(ready, tasks)
 
     async def _run_task(self, local_id: str) -> TaskResult:
-        task = self._readiness.graph.tasks[local_id]
+        task = self.readiness.graph.tasks[local_id]
         work = self._works[local_id] = self._work(task)
-        if not self._readiness.graph.dependencies[local_id]:
+        if not self.readiness.graph.dependencies[local_id]:
             return await self._router.route(work)
         try:
-            params = substitute(task.params, self._readiness.output_of)
+            params = substitute(task.params, self.readiness.output_of)
         except PointsNowhere as error:
             return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=TaskError(error.code, error.message))
         work.task = msgspec.structs.replace(task, params=params)
@@ -158,13 +159,13 @@ class ChainRun:
 
     async def _end_task(self, task: str, result: TaskResult) -> list[str]:
         """Decide what the end of a task means, record it, and only then return who may start."""
-        if self._readiness.is_over():
+        if self.readiness.is_over():
             return []
         facts: list[Fact] = [TaskEnded(self.chain_id, task, result)]
         ready = self._decide(facts)
-        if not self._readiness.is_over():
+        if not self.readiness.is_over():
             await self._record(facts)
-            return [] if self._readiness.is_over() else ready
+            return [] if self.readiness.is_over() else ready
         cut_off = self._cut_off_facts(f"task '{task}' failed")
         self._decide(cut_off)
         await self._record([*facts, *cut_off, self._end_fact()])
@@ -172,19 +173,19 @@ class ChainRun:
         return []
 
     def _decide(self, facts: Sequence[Fact]) -> list[str]:
-        return [task for fact in facts for task in self._readiness.apply(fact)]
+        return [task for fact in facts for task in self.readiness.apply(fact)]
 
     async def _record(self, facts: Sequence[Fact]) -> None:
         await self._journal.append(facts)
         if isinstance(facts[-1], ChainEnded):
-            self._readiness.apply(facts[-1])
+            self.readiness.apply(facts[-1])
             self.is_recorded.set()
         if self._observer is not None:
             for fact in facts:
                 self._observer.notify(fact)
 
     def _end_fact(self) -> ChainEnded:
-        status, error = self._readiness.verdict
+        status, error = self.readiness.verdict
         return ChainEnded(self.chain_id, status, self._clock.utcnow(), error)
 
     def _cut_off_facts(self, why: str) -> list[TaskEnded]:

@@ -203,7 +203,7 @@ class TaskCoordinator:
         run = self._runs.get(chain_id)
         if run is not None:
             await run.is_recorded.wait()
-        readiness = fold(await self._read(chain_id))
+        readiness = run.readiness if run is not None else fold(await self._read(chain_id))
         if readiness.end is None:
             raise AicpError(f"Chain {chain_id} has not ended: this coordinator stopped.")
         status, spec = readiness.end.status, readiness.graph.spec
