@@ -11,7 +11,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -31,6 +31,7 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PORT = re.compile(r":[0-9]{1,5}")
 _PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")
+_NOT_IPV6 = "what stands in [] must be an IPv6 address"
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2e){1,2}(?=/|$)", re.IGNORECASE)
 
 
@@ -189,12 +190,20 @@ def _split(url: str) -> Endpoint:
         )
     if "?" in url or "#" in url:
         raise ValueError("must be a base URL, without '?' or '#'")
-    parts = urlsplit(url)
+    parts = _urlsplit(url)
     if parts.scheme not in _DEFAULT_PORTS or not parts.netloc:
         raise ValueError("must start with http:// or https:// and a host")
     if "@" in parts.netloc:
         raise ValueError("must not carry a user name or password; register the agent with `auth`")
     return Endpoint(parts.scheme, _host(parts.netloc), _port(parts.netloc, parts.scheme), _path(parts.path))
+
+
+def _urlsplit(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        # The only thing it looks at; its sentence differs between versions of Python.
+        raise ValueError(_NOT_IPV6) from None
 
 
 def _host(netloc: str) -> str:
@@ -220,7 +229,7 @@ def _ipv6(host: str) -> str:
     try:
         address = IPv6Address(host)
     except ValueError:
-        raise ValueError("what stands in [] must be an IPv6 address") from None
+        raise ValueError(_NOT_IPV6) from None
     if address.scope_id:
         raise ValueError("its IPv6 address must have no zone id (%…)")
     return str(address)
