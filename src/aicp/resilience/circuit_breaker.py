@@ -190,6 +190,7 @@ class CircuitBreaker:
         "_probes_succeeded",
         "_rejected",
         "_serial",
+        "_slow_call_s",
         "_state",
         "_timed",
         "_total_failures",
@@ -221,6 +222,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()
         self._window: deque[int] | None = deque(maxlen=policy.window) if policy.looks_back else None
         self._timed = policy.slow_call_s is not None
+        self._slow_call_s = math.inf if policy.slow_call_s is None else policy.slow_call_s
         self._state = CircuitState.CLOSED
         self._serial = first_permit
         self._current = self._open_door = first_permit
@@ -290,8 +292,12 @@ class CircuitBreaker:
         self._total_successes += 1
         if self._failures_in_row:
             self._failures_in_row = 0
-        if self._window is not None:
-            self._remember_success(elapsed_s)
+        window = self._window
+        if window is not None:
+            if elapsed_s is None or elapsed_s < self._slow_call_s:
+                window.append(0)
+            else:
+                self._remember_slow_success(window)
 
     def record_failure(self, permit: int, elapsed_s: float | None = None) -> None:
         """Settle a permit: it failed, after `elapsed_s` seconds."""
@@ -361,11 +367,20 @@ class CircuitBreaker:
         """Guard a function, async or not: `@breaker`."""
         if not asyncio.iscoroutinefunction(f):
             return functools.wraps(f)(functools.partial(self.call_sync, f))
-        guarded = self._guard_timed(f) if self._timed or self._policy.is_failure else self._guard_plain(f)
-        return cast("Callable[P, T]", functools.wraps(f)(guarded))
+        if self._policy.is_failure is not None:
+            guard = self._guard_judged
+        else:
+            guard = self._guard_timed if self._timed else self._guard_plain
+        return cast("Callable[P, T]", functools.wraps(f)(guard(f)))
+
+    def _guard_judged(self, f: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        async def guarded(*args: Any, **kwargs: Any) -> T:
+            return await self.call(f, *args, **kwargs)
+
+        return guarded
 
     def _guard_plain(self, f: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
-        """`call` unrolled for the common case: what an admitted, successful call costs is decided here."""
+        """`call` unrolled: what an admitted, successful call costs is decided here."""
 
         async def guarded(*args: Any, **kwargs: Any) -> T:
             permit = self._open_door or self._acquire_carefully()
@@ -376,14 +391,35 @@ class CircuitBreaker:
             except BaseException as error:
                 self._settle_exception(permit, error, 0.0)
                 raise
-            self.record_success(permit)
+            if permit == self._current and not self._failures_in_row and self._window is None:
+                self._total_successes += 1
+            else:
+                self.record_success(permit)
             return result
 
         return guarded
 
     def _guard_timed(self, f: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        """The same, timed."""
+        clock, slow_call_s, window = self._clock, self._slow_call_s, self._window
+
         async def guarded(*args: Any, **kwargs: Any) -> T:
-            return await self.call(f, *args, **kwargs)
+            permit = self._open_door or self._acquire_carefully()
+            if not permit:
+                raise CircuitBreakerOpen(self.name, self.retry_after_s)
+            began = clock()
+            try:
+                result = await f(*args, **kwargs)
+            except BaseException as error:
+                self._settle_exception(permit, error, began)
+                raise
+            elapsed_s = clock() - began
+            if permit == self._current and not self._failures_in_row and window is not None and elapsed_s < slow_call_s:
+                self._total_successes += 1
+                window.append(0)
+            else:
+                self.record_success(permit, elapsed_s)
+            return result
 
         return guarded
 
@@ -500,22 +536,17 @@ class CircuitBreaker:
         self._total_failures += 1
         self._failures_in_row += 1
         if self._window is not None:
-            self._window.append(_FAILED | self._slowness(elapsed_s))
+            slow = elapsed_s is not None and elapsed_s >= self._slow_call_s
+            self._window.append(_FAILED | _SLOW if slow else _FAILED)
         tripped = self._failures_in_row >= self._policy.failure_threshold or self._rate_is_over()
         return self._open(self._clock()) if tripped and self._state is CircuitState.CLOSED else None
 
-    def _remember_success(self, elapsed_s: float | None) -> None:
-        slowness = self._slowness(elapsed_s)
-        cast("deque[int]", self._window).append(slowness)
-        if slowness:
-            with self._lock:
-                over = self._state is CircuitState.CLOSED and self._rate_is_over()
-                transition = self._open(self._clock()) if over else None
-            self._tell(transition)
-
-    def _slowness(self, elapsed_s: float | None) -> int:
-        slow_call_s = self._policy.slow_call_s
-        return _SLOW if slow_call_s is not None and elapsed_s is not None and elapsed_s >= slow_call_s else 0
+    def _remember_slow_success(self, window: deque[int]) -> None:
+        with self._lock:
+            window.append(_SLOW)
+            over = self._state is CircuitState.CLOSED and self._rate_is_over()
+            transition = self._open(self._clock()) if over else None
+        self._tell(transition)
 
     def _rate_is_over(self) -> bool:
         window, policy = self._window, self._policy
