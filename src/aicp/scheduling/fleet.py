@@ -3,6 +3,8 @@
 Whoever is open, cooling, draining, set aside, offline or full is not among the free: nothing is ever scanned past it.
 """
 
+import heapq
+import math
 from collections.abc import Callable
 
 from aicp.model.agent import AgentProfile, Capability
@@ -98,13 +100,14 @@ class Pool:
         out: How many of them may not be used.
     """
 
-    __slots__ = ("_buckets", "_occupied", "out", "seats")
+    __slots__ = ("_buckets", "_occupied", "_returns", "out", "seats")
 
     def __init__(self) -> None:
         self.seats: dict[str, Seat] = {}
         self.out = 0
         self._buckets: list[list[Seat] | None] = [None] * BUCKETS
         self._occupied = 0
+        self._returns: list[tuple[float, str]] = []
 
     @property
     def usable(self) -> int:
@@ -141,6 +144,25 @@ class Pool:
         if not row:
             self._occupied &= ~(1 << seat.bucket)
         seat.bucket = NOWHERE
+
+    def expect(self, seat: Seat) -> None:
+        """Remember when a seat that went out may be used again."""
+        if seat.ready_at < math.inf:
+            self._drop_outdated()
+            heapq.heappush(self._returns, (seat.ready_at, seat.member.profile.agent_id))
+
+    def first_return(self) -> float:
+        """When the first of those that are out may be used again, monotonic seconds; infinite when nobody knows."""
+        self._drop_outdated()
+        return self._returns[0][0] if self._returns else math.inf
+
+    def _drop_outdated(self) -> None:
+        while self._returns:
+            ready_at, agent_id = self._returns[0]
+            seat = self.seats.get(agent_id)
+            if seat is not None and seat.why_out and seat.ready_at == ready_at:
+                return
+            heapq.heappop(self._returns)
 
     def forget(self, seat: Seat) -> None:
         """The agent no longer offers the capability."""

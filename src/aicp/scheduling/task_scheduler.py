@@ -5,6 +5,7 @@ the circuit is taken at hand-over, never while waiting. A lease ends once, by `c
 """
 
 import asyncio
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -34,13 +35,15 @@ COOL_DOWN_MIN_S = 0.05
 COOL_DOWN_MAX_S = 300.0
 WAITING_MAX = 100_000
 REASONS_MAX = 8
+RETRY_AFTER_MIN_S = 0.05
+RETRY_AFTER_MAX_S = 3_600.0
 
 
 class Outage(msgspec.Struct, frozen=True):
     """Why a capability has nobody.
 
     Attributes:
-        retry_after_s: Seconds until the first of its agents may be tried again; at most an hour.
+        retry_after_s: Seconds until the first of its agents may be tried again; 0.05 s to an hour.
         reasons: `<agent>: <why>`, at most eight.
     """
 
@@ -249,13 +252,14 @@ class TaskScheduler:
             self._wake_hopeless(member.seats)
 
     def outage(self, task: Task) -> Outage:
-        """Who could do the task and why they may not be used now; costs at most eight looks and one heap of waits."""
+        """Who could do the task and why they may not be used now; at most eight agents are looked at."""
         pool = self._pools.get(wanted_key(task.capability), Pool())
-        now = self._clock.monotonic()
-        seats = list(_first(self._candidates(pool, task), REASONS_MAX))
-        waits = [max(0.0, seat.ready_at - now) for seat in seats if seat.why_out]
-        reasons = tuple(f"{seat.member.profile.agent_id}: {seat.why_out}" for seat in seats if seat.why_out)
-        return Outage(min([*waits, 3_600.0]), reasons)
+        out = [seat for seat in itertools.islice(self._candidates(pool, task), REASONS_MAX) if seat.why_out]
+        filtered = task.agents or task.labels or task.exclude_agents
+        ready_at = min((seat.ready_at for seat in out), default=math.inf) if filtered else pool.first_return()
+        wait_s = max(0.0, ready_at - self._clock.monotonic())
+        reasons = tuple(f"{seat.member.profile.agent_id}: {seat.why_out}" for seat in out)
+        return Outage(min(wait_s, RETRY_AFTER_MAX_S) if wait_s else RETRY_AFTER_MIN_S, reasons)
 
     def member(self, agent_id: str) -> Member:
         """The agent as the fleet sees it, to be read only.
@@ -439,6 +443,8 @@ class TaskScheduler:
         seat.why_out, wait_s = self._judge(seat)
         seat.ready_at = self._clock.monotonic() + wait_s
         pool.out += bool(seat.why_out) - was_out
+        if seat.why_out:
+            pool.expect(seat)
         if seat.why_out or member.taken >= member.slots:
             pool.take(seat)
         else:
@@ -634,10 +640,6 @@ def _suits(seat: Seat, task: Task) -> bool:
 def _decide(waiter: Waiter, refusal: Unscheduled) -> None:
     if waiter.is_waiting:
         waiter.seat_future.set_result(refusal)
-
-
-def _first(seats: Iterator[Seat], count: int) -> Iterator[Seat]:
-    return (seat for _, seat in zip(range(count), seats, strict=False))
 
 
 def _oldest_wait_s(line: WaitingLine, now: float) -> float:
