@@ -161,5 +161,19 @@ class AgentChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="agent_cha
     at: datetime
 
 
+class CapabilityChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="capability_changed"):
+    """Event: a capability lost its last usable agent, or has one again.
+
+    Attributes:
+        capability: Its key.
+        is_out: True when nobody may be used for it.
+        at: UTC.
+    """
+
+    capability: str
+    is_out: bool
+    at: datetime
+
+
 Fact = ChainSubmitted | TaskStarted | TaskEnded | ChainCancelled | ChainEnded
-Event = Fact | AttemptStarted | AttemptEnded | CircuitChanged | AgentChanged
+Event = Fact | AttemptStarted | AttemptEnded | CircuitChanged | AgentChanged | CapabilityChanged

@@ -1,4 +1,4 @@
-"""The bodies and headers between AICP and an agent: one definition for the SDK that serves and the transport that calls."""
+"""Bodies and headers between AICP and an agent: one definition for the SDK that serves and the transport that calls."""
 
 from typing import Any
 

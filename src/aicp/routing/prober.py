@@ -9,6 +9,7 @@ from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 PROBES_IN_FLIGHT_MAX = 64
+WAIT_S_MAX_WHILE_OUT = 5.0
 
 
 class Prober:
@@ -34,6 +35,14 @@ class Prober:
             self._probes[agent.agent_id] = probe
             probe.add_done_callback(lambda _: self._probes.pop(agent.agent_id, None))
 
+    def capability_changed(self, key: str, *, is_out: bool) -> None:
+        """While all circuits of a capability are out, none waits longer than 5 s for its next probe."""
+        if is_out:
+            agents = self._scheduler.agents_of(key)
+            self._board.cap_waits(agents, key, WAIT_S_MAX_WHILE_OUT)
+            for agent_id in agents:
+                self._scheduler.refresh(agent_id)
+
     async def close(self) -> None:
         """Stop every probe."""
         probes = list(self._probes.values())
@@ -55,5 +64,8 @@ class Prober:
             self._board.admit_probe(agent.agent_id, waiting)
             return
         self._board.probe_failed(agent.agent_id, waiting)
+        for key in waiting:
+            if self._scheduler.is_out(key):
+                self._board.cap_waits([agent.agent_id], key, WAIT_S_MAX_WHILE_OUT)
         if reply.outcome is Outcome.OVERLOADED and reply.retry_after_s is not None:
             self._board.cool_down(agent.agent_id, reply.retry_after_s)

@@ -1,6 +1,7 @@
 """The node: builds every part, hands them to one another, starts them, and stops them in order."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -11,7 +12,7 @@ from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import InvalidAgent
 from aicp.model.agent import AgentAuth, AgentProfile, Registration
 from aicp.model.endpoint import AddressPolicy
-from aicp.model.event import CircuitChanged
+from aicp.model.event import CapabilityChanged, CircuitChanged
 from aicp.ports import Clock, Observer, SystemClock, Transport
 from aicp.registry.directory import Directory
 from aicp.registry.leases import Leases
@@ -26,6 +27,8 @@ from aicp.scheduling.task_scheduler import TaskScheduler
 from aicp.storage.memory import MemoryJournal
 from aicp.transports.by_endpoint import RemoteTransport, TransportByEndpoint, http_when_needed
 from aicp.transports.local import LocalTransport
+
+_log = logging.getLogger(__name__)
 
 
 class Node:
@@ -84,6 +87,7 @@ class Node:
         )  # fmt: skip
         self._prober = Prober(self._transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self._prober.probe_soon
+        self.scheduler.on_outage = self._capability_changed
         self.journal = MemoryJournal()
         self.coordinator = TaskCoordinator(
             self.router, self.journal, clock=self._clock, rng=rng if seed is not None else None,
@@ -181,6 +185,14 @@ class Node:
     def transport(self) -> Transport:
         """Carries calls to agents."""
         return self._transport
+
+    def _capability_changed(self, key: str, is_out: bool) -> None:  # noqa: FBT001 - a listener's signature
+        if is_out:
+            _log.warning("capability %s is out: every agent that offers it is", key)
+        else:
+            _log.warning("capability %s is back", key)
+        self._prober.capability_changed(key, is_out=is_out)
+        self._observers.notify(CapabilityChanged(key, is_out, self._clock.utcnow()))
 
     def _circuit_changed(self, agent_id: str, transition: Transition) -> None:
         self.scheduler.refresh(agent_id)

@@ -98,13 +98,15 @@ class Pool:
     Attributes:
         seats: All, by agent id.
         out: How many of them may not be used.
+        is_known_out: True when it was told that nobody may be used.
     """
 
-    __slots__ = ("_buckets", "_occupied", "_returns", "out", "seats")
+    __slots__ = ("_buckets", "_occupied", "_returns", "is_known_out", "out", "seats")
 
     def __init__(self) -> None:
         self.seats: dict[str, Seat] = {}
         self.out = 0
+        self.is_known_out = False
         self._buckets: list[list[Seat] | None] = [None] * BUCKETS
         self._occupied = 0
         self._returns: list[tuple[float, str]] = []

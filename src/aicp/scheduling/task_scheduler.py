@@ -99,6 +99,7 @@ class TaskScheduler:
         clock: Time.
         rng: Chance, for picks.
         on_probe_due: Told of an agent when the wait of a gated circuit of its is over; None when nobody probes.
+        on_outage: Told `(key, is_out)` when a capability lost its last usable agent, or has one again.
     """
 
     def __init__(
@@ -108,11 +109,13 @@ class TaskScheduler:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         on_probe_due: Callable[[AgentProfile], Any] | None = None,
+        on_outage: Callable[[str, bool], Any] | None = None,
     ) -> None:
         self._board = board
         self._clock = clock or SystemClock()
         self._draw = (rng or random.Random()).random
         self.on_probe_due = on_probe_due
+        self.on_outage = on_outage
         self._members: dict[str, Member] = {}
         self._pools: dict[str, Pool] = {}
         self._lines: dict[str, WaitingLine] = {}
@@ -206,7 +209,7 @@ class TaskScheduler:
         member = self._member(agent_id)
         del self._members[agent_id]
         self._leave_pools(member)
-        self._wake_hopeless(member.seats)
+        self._note_outages(member.seats)
 
     def drain_agent(self, agent_id: str) -> None:
         """Give it no more tasks, but keep it.
@@ -248,8 +251,7 @@ class TaskScheduler:
             self._look_at(seat)
         self._set_timer(member)
         self._serve(member)
-        if any(seat.why_out for seat in member.seats.values()):
-            self._wake_hopeless(member.seats)
+        self._note_outages(member.seats)
 
     def outage(self, task: Task) -> Outage:
         """Who could do the task and why they may not be used now; at most eight agents are looked at."""
@@ -287,9 +289,19 @@ class TaskScheduler:
         pool = self._pools.get(wanted_key(task.capability))
         return pool is not None and self._usable_besides(pool, task, tried) > 0
 
+    def agents_of(self, key: str) -> list[str]:
+        """Ids of everybody who offers a capability, by its key."""
+        pool = self._pools.get(key)
+        return list(pool.seats) if pool is not None else []
+
+    def is_out(self, key: str) -> bool:
+        """True when somebody offers the capability and nobody may be used for it."""
+        pool = self._pools.get(key)
+        return pool is not None and bool(pool.seats) and not pool.usable
+
     def capabilities_out(self) -> list[str]:
         """Capabilities that somebody offers and nobody may be used for."""
-        return sorted(key for key, pool in self._pools.items() if pool.seats and not pool.usable)
+        return sorted(filter(self.is_out, self._pools))
 
     def status(self) -> SchedulerStatus:
         """The scheduler at a glance; costs a look at every agent and waiting task."""
@@ -500,14 +512,23 @@ class TaskScheduler:
         left_out = besides.union(task.exclude_agents) if task.exclude_agents else besides
         return pool.usable - sum(name in pool.seats and not pool.seats[name].why_out for name in left_out)
 
-    def _wake_hopeless(self, keys: Iterable[str]) -> None:
-        """Some agents went out: tell those in line for whom nobody is left."""
+    def _note_outages(self, keys: Iterable[str]) -> None:
+        """Say loudly what has nobody any more, or somebody again; tell those in line for whom nobody is left."""
         for key in keys:
-            if (line := self._lines.get(key)) is None:
-                continue
-            for waiter in list(line.impatient):
-                if (refusal := self._hopeless(waiter, self._pools[key])) is not None:
-                    _decide(waiter, refusal)
+            pool = self._pools[key]
+            is_out = self.is_out(key)
+            if is_out is not pool.is_known_out:
+                pool.is_known_out = is_out
+                if self.on_outage is not None:
+                    self.on_outage(key, is_out)
+            if pool.out or not pool.seats:
+                self._wake_hopeless(key)
+
+    def _wake_hopeless(self, key: str) -> None:
+        line = self._lines.get(key)
+        for waiter in list(line.impatient) if line is not None else ():
+            if (refusal := self._hopeless(waiter, self._pools[key])) is not None:
+                _decide(waiter, refusal)
 
     def _candidates(self, pool: Pool, task: Task) -> Iterator[Seat]:
         if task.agents:
