@@ -1,0 +1,1 @@
+"""Benchmarks of this kind; run one with `python -m benchmarks.peers.NAME`."""
