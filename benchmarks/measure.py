@@ -1,4 +1,4 @@
-"""What every benchmark needs: quantiles, alternating rounds, a table on stdout and a result file that names the machine."""
+"""What every benchmark needs: quantiles, alternating rounds, a table, and a result file that names the machine."""
 
 import json
 import os
@@ -69,10 +69,6 @@ def _processor() -> str:
 
 
 def _shown(cell: object) -> str:
-    return (
-        f"{cell:.3g}"
-        if isinstance(cell, float) and abs(cell) < 1000
-        else f"{cell:.0f}"
-        if isinstance(cell, float)
-        else str(cell)
-    )
+    if not isinstance(cell, float):
+        return str(cell)
+    return f"{cell:.3g}" if abs(cell) < 1000 else f"{cell:.0f}"

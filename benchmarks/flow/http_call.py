@@ -5,12 +5,13 @@ Aim: at most 1.5 times.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import aiohttp
 
@@ -23,22 +24,20 @@ CONCURRENT = 8
 PARAMS = {"text": "what a small task sends", "n": 7}
 
 
-@contextlib.asynccontextmanager
-async def agent_process() -> AsyncIterator[str]:
+@contextlib.contextmanager
+def agent_process() -> Iterator[str]:
     """The agent in its own process; yields its endpoint."""
     command = [sys.executable, "-m", "benchmarks.flow.http_agent"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield await asyncio.to_thread(process.stdout.readline)
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
-async def spread(call: object) -> float:
+async def spread(call: Callable[[], Awaitable[None]]) -> float:
     """CPU seconds a call, over CALLS calls by CONCURRENT workers."""
-    assert callable(call)
 
     async def worker() -> None:
         for _ in range(CALLS // CONCURRENT):
@@ -49,17 +48,16 @@ async def spread(call: object) -> float:
     return (time.process_time() - began) / CALLS
 
 
-async def main() -> None:
+async def measure(endpoint: str) -> tuple[list[float], list[float]]:
     body = {"capability": "echo", "params": PARAMS, "attempt": 1}
-    async with agent_process() as line, Node() as node, aiohttp.ClientSession() as session:
-        endpoint = line.strip()
+    numbers = itertools.count()
+    async with Node() as node, aiohttp.ClientSession() as session:
         await node.add_agent(endpoint=endpoint)
-        numbers = iter(range(10**9))
 
         async def bare() -> None:
             task_id = f"bare.{next(numbers)}"
-            sent = json.dumps({**body, "task_id": task_id})
             headers = {"Content-Type": "application/json", "Idempotency-Key": task_id}
+            sent = json.dumps({**body, "task_id": task_id})
             async with session.post(f"{endpoint}/invoke", data=sent, headers=headers) as response:
                 answer = await response.json()
                 assert answer["result"] == PARAMS, answer
@@ -74,6 +72,12 @@ async def main() -> None:
         for _ in range(ROUNDS):
             theirs.append(await spread(bare))
             ours.append(await spread(routed))
+    return ours, theirs
+
+
+def main() -> None:
+    with agent_process() as endpoint:
+        ours, theirs = asyncio.run(measure(endpoint))
     rows = [
         ["routed by AICP", statistics.median(ours) * 1e6, "µs CPU a call"],
         ["bare aiohttp", statistics.median(theirs) * 1e6, "µs CPU a call"],
@@ -83,4 +87,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

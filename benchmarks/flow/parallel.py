@@ -21,7 +21,7 @@ async def nap(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
-async def no_op(params: dict[str, Any]) -> int:
+async def no_op(_: dict[str, Any]) -> int:
     return 1
 
 
