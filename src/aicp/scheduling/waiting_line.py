@@ -10,6 +10,7 @@ from aicp.scheduling.lease import Lease, Unscheduled
 
 SLACK_S = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0}
 FILTERED_LOOKS_MAX = 64
+GONE_KEPT_MAX = 256
 
 
 class Waiter:
@@ -90,6 +91,8 @@ class WaitingLine:
         self._size -= 1
         self._choosy.pop(waiter, None)
         self.impatient.pop(waiter, None)
+        if len(self._anybody) > 2 * self._size + GONE_KEPT_MAX:
+            self._forget_the_gone()
 
     def first(self) -> Waiter | None:
         """Who is next among those who take anybody."""
@@ -100,3 +103,8 @@ class WaitingLine:
     def choosy(self) -> Iterator[Waiter]:
         """The choosy, longest in line first, a bounded number of them."""
         return itertools.islice((waiter for waiter in self._choosy if waiter.is_waiting), FILTERED_LOOKS_MAX)
+
+    def _forget_the_gone(self) -> None:
+        """Those who left behind somebody who waits long are still in the heap; at least half of it goes."""
+        self._anybody = [entry for entry in self._anybody if entry[1].is_waiting]
+        heapq.heapify(self._anybody)
