@@ -13,6 +13,7 @@ from aicp.registry.naming import offered_key
 from aicp.scheduling.latency import BUCKETS, LAST_RESORT, bucket_of
 
 LOOKS_MAX = 8
+OUTDATED_KEPT_MAX = 64
 NOWHERE = -1
 
 
@@ -152,6 +153,8 @@ class Pool:
         if seat.ready_at < math.inf:
             self._drop_outdated()
             heapq.heappush(self._returns, (seat.ready_at, seat.member.profile.agent_id))
+            if len(self._returns) > 2 * len(self.seats) + OUTDATED_KEPT_MAX:
+                self._keep_one_each()
 
     def first_return(self) -> float:
         """When the first of those that are out may be used again, monotonic seconds; infinite when nobody knows."""
@@ -165,6 +168,12 @@ class Pool:
             if seat is not None and seat.why_out and seat.ready_at == ready_at:
                 return
             heapq.heappop(self._returns)
+
+    def _keep_one_each(self) -> None:
+        """Outdated entries behind somebody who rests long are still in the heap; at least half of it goes."""
+        expected = ((seat.ready_at, agent_id) for agent_id, seat in self.seats.items() if seat.why_out)
+        self._returns = [entry for entry in expected if entry[0] < math.inf]
+        heapq.heapify(self._returns)
 
     def forget(self, seat: Seat) -> None:
         """The agent no longer offers the capability."""
