@@ -12,8 +12,8 @@ Every permit is a number from one rising counter. All permits of a CLOSED genera
 probe draws its own; so a verdict is current, a probe's, or late by one comparison, and nothing is kept per call.
 """
 
-import asyncio
 import functools
+import inspect
 import logging
 import math
 import random
@@ -365,13 +365,20 @@ class CircuitBreaker:
 
     def __call__(self, f: Callable[P, T]) -> Callable[P, T]:
         """Guard a function, async or not: `@breaker`."""
-        if not asyncio.iscoroutinefunction(f):
-            return functools.wraps(f)(functools.partial(self.call_sync, f))
+        return cast("Callable[P, T]", functools.wraps(f)(self._guard(f)))
+
+    def _guard(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        if not _is_asynchronous(f):
+            return self._guard_sync(f)
         if self._policy.is_failure is not None:
-            guard = self._guard_judged
-        else:
-            guard = self._guard_timed if self._timed else self._guard_plain
-        return cast("Callable[P, T]", functools.wraps(f)(guard(f)))
+            return self._guard_judged(f)
+        return self._guard_timed(f) if self._timed else self._guard_plain(f)
+
+    def _guard_sync(self, f: Callable[..., T]) -> Callable[..., T]:
+        def guarded(*args: Any, **kwargs: Any) -> T:
+            return self.call_sync(f, *args, **kwargs)
+
+        return guarded
 
     def _guard_judged(self, f: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
         async def guarded(*args: Any, **kwargs: Any) -> T:
@@ -636,6 +643,10 @@ class CircuitBreaker:
             self.record_failure(permit, elapsed_s)
         else:
             self.record_success(permit, elapsed_s)
+
+
+def _is_asynchronous(f: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(f) or inspect.iscoroutinefunction(type(f).__call__)
 
 
 def _always(_: object) -> bool:
