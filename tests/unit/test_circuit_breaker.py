@@ -1,6 +1,7 @@
 """Section 2 of the semantics, rule by rule, and what other breakers are known to get wrong."""
 
 import asyncio
+from typing import Any, cast
 
 from aicp.resilience.circuit_breaker import DEFAULT_POLICY, BreakerPolicy, CircuitBreaker, CircuitState, Transition
 from aicp.testing import ManualClock
@@ -25,6 +26,30 @@ class Rig:
     def draw(self, low: float, high: float) -> float:
         assert low <= self.jitter <= high
         return self.jitter
+
+    def fail(self, times: int = 5) -> None:
+        """So many calls in a row fail."""
+        for _ in range(times):
+            self.breaker.record_failure(self.breaker.try_acquire())
+
+    def to_first_probe(self) -> int:
+        """Make it fail where it has not yet, wait as long as it takes, and take the probe."""
+        if self.breaker.state is CircuitState.CLOSED:
+            self.fail()
+        self.clock.advance(self.breaker.retry_after_s)
+        probe = self.breaker.try_acquire()
+        assert probe
+        assert self.breaker.state is CircuitState.HALF_OPEN
+        return probe
+
+
+class Untouchable:
+    """Stands for a lock that must not be taken."""
+
+    def __enter__(self) -> None:
+        raise AssertionError("the lock was taken")
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Eyes:
@@ -77,3 +102,47 @@ def test_a_callable_with_an_asynchronous_call_is_guarded_to_its_end() -> None:
 
     asyncio.run(main())
     assert breaker.state is CircuitState.OPEN
+
+
+# 4. Each probe has a permit of its own, and a lease.
+
+
+def test_a_verdict_after_the_end_of_the_lease_is_no_verdict_of_a_probe() -> None:
+    rig = Rig(BreakerPolicy(success_threshold=1))
+    hung = rig.to_first_probe()
+    rig.clock.advance(61.0)
+    rig.breaker.record_success(hung)
+    assert rig.breaker.state is CircuitState.HALF_OPEN
+    assert (rig.breaker.metrics.lost_probes, rig.breaker.metrics.successes) == (1, 0)
+
+
+def test_a_probe_released_after_the_end_of_its_lease_was_lost() -> None:
+    rig = Rig()
+    for _ in range(2):
+        hung = rig.to_first_probe()
+        rig.clock.advance(61.0)
+        rig.breaker.release(hung)
+    assert rig.breaker.metrics.lost_probes == 2
+    assert rig.breaker.state is CircuitState.OPEN
+
+
+# 7. Settling.
+
+
+def test_settling_a_probe_twice_does_nothing() -> None:
+    rig = Rig()
+    probe = rig.to_first_probe()
+    rig.breaker.record_success(probe)
+    after_once = rig.breaker.metrics
+    rig.breaker.record_success(probe)
+    rig.breaker.record_failure(probe)
+    rig.breaker.release(probe)
+    assert rig.breaker.metrics == after_once
+    assert rig.breaker.state is CircuitState.HALF_OPEN
+
+
+def test_releasing_a_closed_permit_takes_no_lock() -> None:
+    rig = Rig()
+    permit = rig.breaker.try_acquire()
+    rig.breaker._lock = cast("Any", Untouchable())
+    rig.breaker.release(permit)

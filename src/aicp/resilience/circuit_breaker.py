@@ -33,6 +33,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 REFUSED = 0
+LOST_IN_ROW_MAX = 2
 _NOBODY = -1
 _FAILED, _SLOW = 1, 2
 _log = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ class CircuitBreaker:
         "_current",
         "_failures_in_row",
         "_gated",
+        "_generation",
         "_late",
         "_listeners",
         "_lock",
@@ -224,7 +226,7 @@ class CircuitBreaker:
         self._timed = policy.slow_call_s is not None
         self._slow_call_s = math.inf if policy.slow_call_s is None else policy.slow_call_s
         self._state = CircuitState.CLOSED
-        self._serial = first_permit
+        self._serial = self._generation = first_permit
         self._current = self._open_door = first_permit
         self._probes: dict[int, float] = {}
         self._failures_in_row = self._probes_succeeded = self._lost_in_row = 0
@@ -304,19 +306,26 @@ class CircuitBreaker:
         if permit != self._current:
             self._settle_probe(permit, self._probe_failed)
             return
+        transition = None
         with self._lock:
-            transition = self._count_failure(elapsed_s) if permit == self._current else self._count_late()
+            if permit == self._current:
+                transition = self._count_failure(elapsed_s)
+            else:
+                self._late += 1
         self._tell(transition)
 
     def release(self, permit: int) -> None:
         """Settle a permit without a verdict: nothing was learned. A probe's place is free again."""
-        with self._lock:
-            self._probes.pop(permit, None)
+        if permit in self._probes:
+            with self._lock:
+                transition = self._lose_probes()
+                self._probes.pop(permit, None)
+            self._tell(transition)
 
     def record_evidence(self) -> None:
         """Count a failure seen without a permit: in CLOSED like any other, in HALF_OPEN it opens, else nothing."""
         with self._lock:
-            transition = None
+            transition = self._lose_probes()
             if self._state is CircuitState.CLOSED:
                 transition = self._count_failure(None)
             elif self._state is CircuitState.HALF_OPEN:
@@ -484,20 +493,19 @@ class CircuitBreaker:
             self._rejected += 1
             return REFUSED
         with self._lock:
-            permit, transition = self._acquire_locked(self._clock(), probe_lease_s or self._policy.probe_lease_s)
+            permit, transition = self._acquire_locked(probe_lease_s or self._policy.probe_lease_s)
             if not permit:
                 self._rejected += 1
         self._tell(transition)
         return permit
 
-    def _acquire_locked(self, now: float, probe_lease_s: float) -> tuple[int, Transition | None]:
-        transition = None
+    def _acquire_locked(self, probe_lease_s: float) -> tuple[int, Transition | None]:
+        transition = self._lose_probes()
+        now = self._clock()
         if now < self._cool_until and self._state is not CircuitState.DISABLED:
-            return REFUSED, None
+            return REFUSED, transition
         if self._state is CircuitState.OPEN and not self._gated and now >= self._until:
             transition = self._move(CircuitState.HALF_OPEN)
-        if self._state is CircuitState.HALF_OPEN:
-            transition = self._drop_lost_probes(now) or transition
         if self._state is CircuitState.HALF_OPEN and len(self._probes) < self._policy.half_open_max_probes:
             self._serial += 1
             self._probes[self._serial] = now + probe_lease_s
@@ -507,24 +515,27 @@ class CircuitBreaker:
             return self._current, transition
         return REFUSED, transition
 
-    def _drop_lost_probes(self, now: float) -> Transition | None:
+    def _lose_probes(self) -> Transition | None:
+        """A probe is lost at the end of its lease; whoever asks or settles next finds out."""
+        if not self._probes:
+            return None
+        now = self._clock()
         for permit in [permit for permit, lease_end in self._probes.items() if now >= lease_end]:
             del self._probes[permit]
             self._lost += 1
             self._lost_in_row += 1
-        return self._open(now) if self._lost_in_row >= 2 else None
+        return self._open(now) if self._lost_in_row >= LOST_IN_ROW_MAX else None
 
     def _settle_probe(self, permit: int, settle: Callable[[], Transition | None]) -> None:
         if not permit:
             return
         with self._lock:
-            is_probe = self._probes.pop(permit, None) is not None
-            transition = settle() if is_probe else self._count_late()
+            transition = self._lose_probes()
+            if self._probes.pop(permit, None) is not None:
+                transition = settle()
+            elif permit < self._generation:
+                self._late += 1
         self._tell(transition)
-
-    def _count_late(self) -> Transition | None:
-        self._late += 1
-        return None
 
     def _probe_succeeded(self) -> Transition | None:
         self._total_successes += 1
@@ -581,14 +592,15 @@ class CircuitBreaker:
         """Every transition: a new generation, counters cleared."""
         old, self._state = self._state, state
         self._serial += 1
+        self._generation = self._serial
         self._probes.clear()
         self._failures_in_row = self._probes_succeeded = self._lost_in_row = 0
         if self._window is not None:
             self._window.clear()
         admits = state in {CircuitState.CLOSED, CircuitState.DISABLED}
-        self._current = self._serial if admits else _NOBODY
+        self._current = self._generation if admits else _NOBODY
         cooling = state is CircuitState.CLOSED and self._cool_until > self._clock()
-        self._open_door = self._serial if admits and not cooling else REFUSED
+        self._open_door = self._generation if admits and not cooling else REFUSED
         return Transition(self.name, old, state, self._retry_after_s(self._clock()))
 
     def _command(self, state: CircuitState) -> None:
