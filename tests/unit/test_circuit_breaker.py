@@ -146,3 +146,15 @@ def test_releasing_a_closed_permit_takes_no_lock() -> None:
     permit = rig.breaker.try_acquire()
     rig.breaker._lock = cast("Any", Untouchable())
     rig.breaker.release(permit)
+
+
+# 10. Operators.
+
+
+def test_a_disabled_breaker_always_admits_and_learns_nothing() -> None:
+    rig = Rig()
+    rig.breaker.disable()
+    rig.fail(times=100)
+    assert rig.breaker.try_acquire()
+    assert rig.breaker.state is CircuitState.DISABLED
+    assert rig.breaker.metrics.failures_in_row == 0

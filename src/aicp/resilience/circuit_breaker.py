@@ -552,12 +552,14 @@ class CircuitBreaker:
 
     def _count_failure(self, elapsed_s: float | None) -> Transition | None:
         self._total_failures += 1
+        if self._state is not CircuitState.CLOSED:
+            return None
         self._failures_in_row += 1
         if self._window is not None:
             slow = elapsed_s is not None and elapsed_s >= self._slow_call_s
             self._window.append(_FAILED | _SLOW if slow else _FAILED)
         tripped = self._failures_in_row >= self._policy.failure_threshold or self._rate_is_over()
-        return self._open(self._clock()) if tripped and self._state is CircuitState.CLOSED else None
+        return self._open(self._clock()) if tripped else None
 
     def _remember_slow_success(self, window: deque[int]) -> None:
         with self._lock:
