@@ -4,11 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from tests.unit.flow_kit import task, virtual
 
 from aicp.model.task import Priority
 from aicp.scheduling.lease import Unscheduled
-from aicp.scheduling.waiting_line import FILTERED_LOOKS_MAX, Waiter, WaitingLine
+from aicp.scheduling.waiting_line import KINDS_LOOKED_AT_MAX, Waiter, WaitingLine
+from tests.unit.flow_kit import task, virtual
 
 FOREVER = float("inf")
 
@@ -110,9 +110,24 @@ async def test_the_choosy_stand_apart_and_are_never_first_of_those_who_take_anyb
 
 
 @virtual
-async def test_only_a_bounded_number_of_the_choosy_is_looked_at() -> None:
-    line = line_of(*(waiter(agents=("a",)) for _ in range(3 * FILTERED_LOOKS_MAX)))
-    assert len(list(line.choosy())) == FILTERED_LOOKS_MAX
+async def test_the_choosy_who_ask_for_the_same_stand_in_one_queue_by_rank() -> None:
+    late, early = waiter(2.0, labels={"gpu": "yes"}), waiter(1.0, labels={"gpu": "yes"})
+    line = line_of(late, early)
+    assert list(line.choosy()) == [early]
+    give_up(line, early)
+    assert list(line.choosy()) == [late]
+    give_up(line, late)
+    assert line.choosy() == []
+    assert len(line) == 0
+
+
+@virtual
+async def test_only_a_bounded_number_of_kinds_is_looked_at_and_the_others_the_next_time() -> None:
+    choosy = [waiter(agents=(f"a{number}",)) for number in range(2 * KINDS_LOOKED_AT_MAX + 10)]
+    line = line_of(*choosy)
+    looks = [line.choosy() for _ in range(3)]
+    assert [len(look) for look in looks] == [KINDS_LOOKED_AT_MAX] * 3
+    assert {each for look in looks for each in look} == set(choosy)
 
 
 @virtual
@@ -132,7 +147,7 @@ async def test_the_line_does_not_grow_with_those_who_left_behind_one_who_waits_l
         line.join(passing)
         give_up(line, passing)
     assert len(line) == 1
-    assert len(line._anybody) < 1_000
+    assert len(line._anybody._heap) < 1_000
 
 
 @virtual

@@ -383,7 +383,7 @@ class TaskScheduler:
 
     def _pick_for(self, waiter: Waiter, pool: Pool) -> Lease | None:
         """Hand over a free seat that fits, if there is one whose circuit agrees."""
-        fits = _filter(waiter) if waiter.is_filtered else None
+        fits = _filter(waiter) if waiter.selector is not None else None
         while (seat := pool.pick(self._draw, fits)) is not None:
             lease = self._hand_over(seat, waiter.task)
             if lease is not None:
@@ -444,9 +444,7 @@ class TaskScheduler:
                 continue
             if (waiter := line.first()) is not None:
                 yield waiter, seat
-            choosy = next((waiter for waiter in line.choosy() if _filter(waiter)(seat)), None)
-            if choosy is not None:
-                yield choosy, seat
+            yield from ((waiter, seat) for waiter in line.choosy() if _filter(waiter)(seat))
 
     def _look_at(self, seat: Seat) -> None:
         """Decide whether a seat may be used, and whether it is among the free."""
