@@ -29,6 +29,7 @@ from aicp.scheduling.waiting_line import Waiter, WaitingLine
 
 SLOT_LEASE_GRACE_S = 5.0
 PROBE_LEASE_GRACE_S = 1.0
+SHORTEST_ATTEMPT_S = 0.001
 COOL_DOWN_FIRST_S = 1.0
 COOL_DOWN_FACTOR = 1.5
 COOL_DOWN_MIN_S = 0.05
@@ -147,15 +148,17 @@ class TaskScheduler:
             A lease, to be completed exactly once; or why there is none. With `tried`, `NOBODY_ELSE` says that whoever
             may be used was tried.
         """
+        now = self._clock.monotonic()
+        if deadline - now < SHORTEST_ATTEMPT_S:
+            return Unscheduled.DEADLINE
         key = wanted_key(task.capability)
         pool = self._pools.get(key)
         if pool is not None and not (task.agents or task.labels or tried or task.exclude_agents):
             seat = pool.pick(self._draw)
             if seat is not None and (lease := self._hand_over(seat, task)) is not None:
                 return lease
-        now = self._clock.monotonic()
         waiter = Waiter(task, now if ready_at is None else ready_at, deadline, tried, gives_up=not wait)
-        return await self._find_or_wait(waiter, key, now)
+        return await self._find_or_wait(waiter, key)
 
     def complete_task(
         self,
@@ -337,7 +340,7 @@ class TaskScheduler:
             raise AgentNotFound(f"There is no agent '{agent_id[:128]}'.")
         return member
 
-    async def _find_or_wait(self, waiter: Waiter, key: str, now: float) -> Lease | Unscheduled:
+    async def _find_or_wait(self, waiter: Waiter, key: str) -> Lease | Unscheduled:
         pool = self._pools.get(key)
         if pool is None or not pool.seats:
             if waiter.gives_up:
@@ -346,8 +349,6 @@ class TaskScheduler:
             return lease
         elif (refusal := self._hopeless(waiter, pool)) is not None:
             return refusal
-        if now >= waiter.rank[1]:
-            return Unscheduled.DEADLINE
         if self._waiting >= WAITING_MAX:
             return Unscheduled.LINE_FULL
         return await self._stand_in_line(waiter, key)
