@@ -58,6 +58,13 @@ def task(capability: str = ECHO, **options: Any) -> Task:
     return Task(capability, **options)
 
 
+async def granted(asked: asyncio.Task[Lease | Unscheduled]) -> Lease:
+    """The lease that came of asking, which must have been granted."""
+    lease = await asked
+    assert isinstance(lease, Lease), lease
+    return lease
+
+
 class CountingBoard(CircuitBoard):
     """A board that remembers who was asked for a permit."""
 

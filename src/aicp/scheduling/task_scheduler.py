@@ -395,22 +395,30 @@ class TaskScheduler:
         """Take the permit and the slot; when the circuit refuses, the seat is no longer among the free."""
         timeout_s = task.timeout_s or seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
         member = seat.member
+        # The slot comes first: asking may move the circuit, and its listener serves those who wait for this agent.
+        member.taken += 1
         permit = self._board.try_acquire(member.profile.agent_id, seat.key, timeout_s + PROBE_LEASE_GRACE_S)
         if not permit:
-            self._look_at(seat)
-            if not seat.why_out:
-                self._pools[seat.key].take(seat)
-            self._set_timer(member)
+            self._refused(seat)
             return None
         lease = Lease(seat, permit, timeout_s, self._clock.monotonic() + timeout_s + SLOT_LEASE_GRACE_S)
         self._watch(lease)
-        member.taken += 1
         if member.taken >= member.slots:
             self._take_from_free(member)
         elif seat.is_fragile:
             self._look_at(seat)
             self._set_timer(member)
         return lease
+
+    def _refused(self, seat: Seat) -> None:
+        """The circuit gave no permit: give the slot back, and keep the seat from the free until it is refreshed."""
+        member = seat.member
+        member.taken -= 1
+        for other in member.seats.values():
+            self._look_at(other)
+        if not seat.why_out:
+            self._pools[seat.key].take(seat)
+        self._set_timer(member)
 
     def _take_from_free(self, member: Member) -> None:
         for key, seat in member.seats.items():
