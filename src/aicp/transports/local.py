@@ -1,0 +1,176 @@
+"""Agents that are callables in this process."""
+
+import asyncio
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from aicp.model.agent import AgentProfile
+from aicp.model.outcome import Outcome, Reply
+from aicp.model.task import Call
+from aicp.model.wire import AgentError
+from aicp.transports.replies import SHUT_DOWN, fault, late, local_trouble, misconfigured, refusal, unavailable
+from aicp.transports.under_way import UnderWay, is_being_cancelled
+
+THREADS_MAX = 64
+
+Handler = Callable[[dict[str, Any]], Any]
+"""Takes the params and returns the result, JSON-like; or an awaitable of it."""
+
+
+class TaskFailed(Exception):
+    """Raised by a handler to say no: this task cannot be done, and the agent is not at fault.
+
+    Args:
+        code: Stable, lower case with underscores.
+        message: For a person.
+        retryable: True when another agent may well succeed; then it does count against this one.
+    """
+
+    def __init__(self, code: str, message: str = "", *, retryable: bool = False) -> None:
+        self.error = AgentError(code, message, retryable)
+        super().__init__(message or code)
+
+
+class LocalTransport:
+    """Calls handlers in this process; whatever they raise is a `Reply`.
+
+    Asynchronous handlers run in the caller's task and are cancelled when their time is over. The others run in threads.
+    Python cannot stop a thread: a handler that hangs keeps its thread, and what it returns late is dropped.
+
+    Args:
+        threads_max: For handlers that are not asynchronous; a call that gets no thread in its time is local trouble.
+    """
+
+    def __init__(self, *, threads_max: int = THREADS_MAX) -> None:
+        self._agents: dict[str, dict[str, _Skill]] = {}
+        self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="aicp-agent")
+        self._under_way = UnderWay()
+
+    def add(self, agent_id: str, handlers: Mapping[str, Handler]) -> None:
+        """Put an agent in place or replace it; calls under way go on with the old one.
+
+        Args:
+            agent_id: Who it is.
+            handlers: By capability, named as the agent declares it.
+        """
+        self._agents[agent_id] = {
+            capability: _Skill(handler, _is_asynchronous(handler)) for capability, handler in handlers.items()
+        }
+
+    def remove(self, agent_id: str) -> None:
+        """Take an agent away; calls under way go on."""
+        self._agents.pop(agent_id, None)
+
+    async def invoke(self, agent: AgentProfile, call: Call) -> Reply:
+        """Run the handler for at most `call.timeout_s`."""
+        if self._under_way.is_closed:
+            return SHUT_DOWN
+        skills = self._agents.get(agent.agent_id)
+        if skills is None:
+            return unavailable("no such agent in this process")
+        skill = skills.get(call.capability)
+        if skill is None:
+            return misconfigured(f"has no handler for '{call.capability}'", whole_agent=False)
+        return await (self._run(skill.handler, call) if skill.is_asynchronous else self._run_in_thread(skill, call))
+
+    async def probe(self, agent: AgentProfile) -> Reply:
+        """SUCCESS while the agent is in place."""
+        if self._under_way.is_closed:
+            return SHUT_DOWN
+        is_here = agent.agent_id in self._agents
+        return Reply(Outcome.SUCCESS) if is_here else unavailable("no such agent in this process")
+
+    async def close(self) -> None:
+        """End calls under way as local trouble; threads at work are left to themselves."""
+        await self._under_way.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run_in_thread(self, skill: "_Skill", call: Call) -> Reply:
+        work = _ThreadWork(skill.handler, call.params)
+        context = contextvars.copy_context()
+
+        async def handler(_: dict[str, Any]) -> Any:
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, context.run, work)
+            return await result if inspect.isawaitable(result) else result
+
+        try:
+            reply = await self._run(handler, call)
+        finally:
+            never_began = work.abandon()
+        if never_began and reply.timed_out:
+            return local_trouble(f"no thread was free within {call.timeout_s:.3g} s")
+        # Time that went by before a thread was free is our own trouble.
+        is_unfair = reply.timed_out and work.waited_s > call.timeout_s / 2
+        return msgspec.structs.replace(reply, evidence=False) if is_unfair else reply
+
+    async def _run(self, handler: Handler, call: Call) -> Reply:
+        scope = self._under_way.begin(call.timeout_s)
+        try:
+            async with scope:
+                return Reply(Outcome.SUCCESS, await handler(call.params))
+        except asyncio.CancelledError:
+            if is_being_cancelled():
+                raise
+            return fault("CancelledError: the handler was cancelled from inside")
+        except TaskFailed as failed:
+            return refusal(failed.error)
+        except Exception as error:  # noqa: BLE001 - a handler is somebody else's code, and may raise what it likes
+            return self._judge(error, call, is_late=scope.expired())
+        finally:
+            self._under_way.end(scope)
+
+    def _judge(self, error: Exception, call: Call, *, is_late: bool) -> Reply:
+        if not is_late:
+            return fault(f"{type(error).__name__}: {error}")
+        return SHUT_DOWN if self._under_way.is_closed else late("no answer", call.timeout_s)
+
+
+class _Skill(msgspec.Struct, frozen=True):
+    handler: Handler
+    is_asynchronous: bool
+
+
+class _ThreadWork:
+    """One call of a handler in a thread, which may be called off as long as it has not begun.
+
+    Attributes:
+        waited_s: How long it waited for a thread.
+    """
+
+    def __init__(self, handler: Handler, params: dict[str, Any]) -> None:
+        self._handler = handler
+        self._params = params
+        self._lock = threading.Lock()
+        self._begun = False
+        self._abandoned = False
+        self._made_at = time.monotonic()
+        self.waited_s = 0.0
+
+    def __call__(self) -> Any:
+        with self._lock:
+            if self._abandoned:
+                return None
+            self._begun = True
+            self.waited_s = time.monotonic() - self._made_at
+        try:
+            return self._handler(self._params)
+        except StopIteration as error:
+            # No future can carry one: the caller would wait for ever.
+            raise RuntimeError("the handler raised StopIteration") from error
+
+    def abandon(self) -> bool:
+        """Call it off; True when it had not begun, and now never will."""
+        with self._lock:
+            self._abandoned = True
+            return not self._begun
+
+
+def _is_asynchronous(handler: Handler) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
