@@ -122,6 +122,10 @@ class Pool:
         """How many have a slot now."""
         return sum(len(bucket) for bucket in self._buckets if bucket)
 
+    def find(self, fits: Callable[[Seat], bool]) -> Seat | None:
+        """A free seat that fits, of the fastest bucket that has one; all of the free are looked at."""
+        return next((seat for row in self._buckets if row for seat in row if fits(seat)), None)
+
     def put(self, seat: Seat) -> None:
         """Put a seat among the free, into the bucket of its speed."""
         bucket = LAST_RESORT if seat.member.liveness is Liveness.UNHEARD else bucket_of(seat.latency_s)

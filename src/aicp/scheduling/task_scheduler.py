@@ -384,12 +384,21 @@ class TaskScheduler:
 
     def _pick_for(self, waiter: Waiter, pool: Pool) -> Lease | None:
         """Hand over a free seat that fits, if there is one whose circuit agrees."""
-        fits = _filter(waiter) if waiter.selector is not None else None
-        while (seat := pool.pick(self._draw, fits)) is not None:
+        while (seat := self._find_free(waiter, pool)) is not None:
             lease = self._hand_over(seat, waiter.task)
             if lease is not None:
                 return lease
         return None
+
+    def _find_free(self, waiter: Waiter, pool: Pool) -> Seat | None:
+        if waiter.selector is None:
+            return pool.pick(self._draw)
+        fits = _filter(waiter)
+        if waiter.task.agents:
+            named = (seat for seat in self._candidates(pool, waiter.task) if seat.bucket != NOWHERE and fits(seat))
+            return min(named, key=lambda seat: (seat.bucket, seat.latency_s), default=None)
+        # Who is free already wakes nobody: it has to be found now, or the task would wait beside it for ever.
+        return pool.pick(self._draw, fits) or pool.find(fits)
 
     def _hand_over(self, seat: Seat, task: Task) -> Lease | None:
         """Take the permit and the slot; when the circuit refuses, the seat is no longer among the free."""
