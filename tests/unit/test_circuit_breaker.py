@@ -1,10 +1,17 @@
 """Section 2 of the semantics, rule by rule, and what other breakers are known to get wrong."""
 
 import asyncio
+import threading
+import types
+from collections.abc import Iterator
 from typing import Any, cast
+
+import pytest
 
 from aicp.resilience.circuit_breaker import DEFAULT_POLICY, BreakerPolicy, CircuitBreaker, CircuitState, Transition
 from aicp.testing import ManualClock
+
+REAL_WAIT_S = 20.0
 
 
 class Rig:
@@ -69,6 +76,16 @@ class Eyes:
     async def stare(self, where: str) -> str:
         """Look there for long."""
         return f"{self.sees} {where}"
+
+
+async def never_answer() -> None:
+    """Hangs until it is cancelled or thrown away, on any event loop or none."""
+    await suspended()
+
+
+@types.coroutine
+def suspended() -> Iterator[None]:
+    yield
 
 
 class Ears:
@@ -148,6 +165,28 @@ def test_releasing_a_closed_permit_takes_no_lock() -> None:
     rig.breaker.release(permit)
 
 
+def test_a_guarded_call_collected_while_the_lock_is_held_settles_without_a_deadlock() -> None:
+    """Garbage is collected at any moment: here while the breaker, lock in hand, reads its clock."""
+    rig = Rig(BreakerPolicy(half_open_max_probes=2))
+    rig.fail()
+    rig.clock.advance(rig.breaker.retry_after_s)
+    abandoned = rig.breaker.call(never_answer)
+    abandoned.send(None)
+    assert rig.breaker.state is CircuitState.HALF_OPEN
+
+    def read_while_collecting() -> float:
+        rig.breaker._clock = rig.clock.monotonic
+        abandoned.close()
+        return rig.clock.monotonic()
+
+    rig.breaker._clock = read_while_collecting
+    asker = threading.Thread(target=rig.breaker.try_acquire, daemon=True)
+    asker.start()
+    asker.join(timeout=REAL_WAIT_S)
+    assert not asker.is_alive(), "the breaker waits for itself"
+    assert rig.breaker.try_acquire(), "the abandoned probe's place is free again"
+
+
 # 10. Operators.
 
 
@@ -158,3 +197,20 @@ def test_a_disabled_breaker_always_admits_and_learns_nothing() -> None:
     assert rig.breaker.try_acquire()
     assert rig.breaker.state is CircuitState.DISABLED
     assert rig.breaker.metrics.failures_in_row == 0
+
+
+def test_a_listener_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def read_a_cancelled_future(_: Transition) -> None:
+        raise asyncio.CancelledError
+
+    def divide(_: Transition) -> None:
+        raise ZeroDivisionError
+
+    told: list[Transition] = []
+    breaker = CircuitBreaker("eyes-1", listener=divide)
+    breaker.add_listener(read_a_cancelled_future)
+    breaker.add_listener(told.append)
+    breaker.force_open()
+    assert breaker.state is CircuitState.FORCED_OPEN
+    assert [transition.new for transition in told] == [CircuitState.FORCED_OPEN]
+    assert [record.message for record in caplog.records] == ["a listener of circuit 'eyes-1' failed"] * 2

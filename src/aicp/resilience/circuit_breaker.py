@@ -12,6 +12,7 @@ Every permit is a number from one rising counter. All permits of a CLOSED genera
 probe draws its own; so a verdict is current, a probe's, or late by one comparison, and nothing is kept per call.
 """
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -221,7 +222,8 @@ class CircuitBreaker:
         self._uniform = uniform
         self._gated = gated
         self._listeners: tuple[Callable[[Transition], object], ...] = (listener,) if listener else ()
-        self._lock = threading.Lock()
+        # Re-entrant: a collection of garbage in here may close a guarded coroutine, which then settles its permit.
+        self._lock = threading.RLock()
         self._window: deque[int] | None = deque(maxlen=policy.window) if policy.looks_back else None
         self._timed = policy.slow_call_s is not None
         self._slow_call_s = math.inf if policy.slow_call_s is None else policy.slow_call_s
@@ -520,10 +522,10 @@ class CircuitBreaker:
         if not self._probes:
             return None
         now = self._clock()
-        for permit in [permit for permit, lease_end in self._probes.items() if now >= lease_end]:
-            del self._probes[permit]
-            self._lost += 1
-            self._lost_in_row += 1
+        for permit, lease_end in self._probes.copy().items():
+            if now >= lease_end and self._probes.pop(permit, None) is not None:
+                self._lost += 1
+                self._lost_in_row += 1
         return self._open(now) if self._lost_in_row >= LOST_IN_ROW_MAX else None
 
     def _settle_probe(self, permit: int, settle: Callable[[], Transition | None]) -> None:
@@ -632,7 +634,7 @@ class CircuitBreaker:
         for listener in self._listeners:
             try:
                 listener(transition)
-            except Exception:  # noqa: BLE001 - a listener harms nobody
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a listener harms nobody
                 _log.exception("a listener of circuit '%s' failed", self.name)
 
     def _settle_exception(self, permit: int, error: BaseException, began: float) -> None:
