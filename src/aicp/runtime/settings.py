@@ -3,12 +3,13 @@
 import os
 import secrets
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.model.endpoint import AddressPolicy
+from aicp.model.endpoint import PORT_MAX, AddressClass, AddressPolicy, address_class
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8420
@@ -24,12 +25,47 @@ class Settings(msgspec.Struct, frozen=True):
         port: TCP port, 0 for any free one.
         data_dir: Where keys and the database live.
         policy: Which addresses agents may have.
+        behind_tls_proxy: True when only a proxy with TLS reaches it, which then also minds the Host header.
     """
 
     host: str = DEFAULT_HOST
     port: int = DEFAULT_PORT
     data_dir: Path = Path()
     policy: AddressPolicy = AddressPolicy(loopback=True)
+    behind_tls_proxy: bool = False
+
+
+def server_settings(
+    *,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    behind_tls_proxy: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings of a server: what it was told, and this machine's data directory.
+
+    Raises:
+        SettingsError: The port is none, or others could listen to the keys sent to this host.
+    """
+    if not 0 <= port <= PORT_MAX:
+        raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
+    on_loopback = is_loopback(host)
+    if not (on_loopback or behind_tls_proxy):
+        raise SettingsError(
+            f"Binding {host} would send keys in the clear: bind 127.0.0.1, or put a proxy with TLS in front and say "
+            "--behind-tls-proxy."
+        )
+    return Settings(host, port, data_dir(environ), AddressPolicy(loopback=on_loopback), behind_tls_proxy)
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and the loopback addresses; a name is not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return address_class(ip_address(host)) is AddressClass.LOOPBACK
+    except ValueError:
+        return False
 
 
 def data_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -62,6 +98,8 @@ def api_key(environ: Mapping[str, str] | None = None) -> str | None:
         return None
     except OSError as error:
         raise SettingsError(f"The admin key {path} cannot be read: {error.strerror}; set AICP_API_KEY.") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"The admin key {path} is not ASCII text; set AICP_API_KEY.") from error
 
 
 def find_or_make_admin_key(directory: Path) -> str:
@@ -74,6 +112,8 @@ def find_or_make_admin_key(directory: Path) -> str:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         return _read_admin_key(path) if path.exists() else _write_admin_key(path)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"The admin key {path} is not ASCII text; remove it and start again.") from error
     except OSError as error:
         raise SettingsError(
             f"The admin key {path} cannot be used: {error.strerror}; set AICP_DATA_DIR to a directory of yours."

@@ -1,0 +1,356 @@
+"""What the server answers, as values. Fields a newer server adds are ignored."""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aicp.model.agent import Capability
+from aicp.model.outcome import Outcome, TaskError
+from aicp.model.task import Attempt, TaskStatus
+
+
+class TaskStanding(msgspec.Struct, frozen=True):
+    """A task in short.
+
+    Attributes:
+        task_id: Its global id.
+        status: Where it stands.
+    """
+
+    task_id: str
+    status: TaskStatus
+
+
+class ChainStanding(msgspec.Struct, frozen=True):
+    """A chain in short.
+
+    Attributes:
+        chain_id: Its id.
+        status: Where it stands.
+    """
+
+    chain_id: str
+    status: TaskStatus
+
+
+class ParallelAccepted(msgspec.Struct, frozen=True):
+    """Tasks that run side by side.
+
+    Attributes:
+        chain_id: The chain that they are.
+        task_ids: Their global ids, in their order.
+    """
+
+    chain_id: str
+    task_ids: list[str]
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where a task's time went, seconds; None where it did not get there.
+
+    Attributes:
+        queued_s: From ready to the first attempt.
+        running_s: From the first attempt to the end.
+        total_s: From ready to the end.
+    """
+
+    queued_s: float | None = None
+    running_s: float | None = None
+    total_s: float | None = None
+
+
+class TaskView(msgspec.Struct, frozen=True):
+    """A task.
+
+    Attributes:
+        task_id: Global id.
+        capability: What was asked for.
+        status: Where it stands.
+        result: Its result once COMPLETED, JSON.
+        error: Why there is none.
+        agent_id: Who had it last.
+        attempts: What was tried.
+        timings: Where its time went.
+        ready_at: UTC.
+        started_at: UTC.
+        ended_at: UTC.
+    """
+
+    task_id: str
+    capability: str
+    status: TaskStatus
+    result: Any
+    error: TaskError | None
+    agent_id: str | None
+    attempts: tuple[Attempt, ...]
+    timings: Timings
+    ready_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class ChainView(msgspec.Struct, frozen=True):
+    """A chain.
+
+    Attributes:
+        chain_id: Its id.
+        name: What people call it.
+        status: Where it stands.
+        total_tasks: How many it has.
+        completed_tasks: Of those, how many are COMPLETED.
+        tasks: By local id.
+        edges: Every (task, dependent).
+        error: Why it failed.
+        started_at: When it was submitted, UTC.
+        ended_at: UTC.
+    """
+
+    chain_id: str
+    name: str
+    status: TaskStatus
+    total_tasks: int
+    completed_tasks: int
+    tasks: dict[str, TaskView]
+    edges: list[tuple[str, str]]
+    error: TaskError | None
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class LeaseTerms(msgspec.Struct, frozen=True):
+    """What an agent promises when it registers.
+
+    Attributes:
+        ttl_s: It is unheard when silent for so long.
+        heartbeat_every_s: How often it should be heard.
+    """
+
+    ttl_s: float
+    heartbeat_every_s: float
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """An agent that was taken in.
+
+    Attributes:
+        agent_id: Under which it is known.
+        lease: What it promises; None when it sends no heartbeats.
+    """
+
+    agent_id: str
+    lease: LeaseTerms | None
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """Answer to a heartbeat.
+
+    Attributes:
+        lease: What the agent promises.
+    """
+
+    lease: LeaseTerms
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    """An agent.
+
+    Attributes:
+        agent_id: Who it is.
+        name: What people call it; empty when it is its id.
+        endpoint: Its base URL; None for a callable of the server's process.
+        instance_id: Changes with every start of it.
+        capabilities: What it can do.
+        max_concurrent_tasks: Its slots.
+        taken: How many of them are taken.
+        labels: Free key-value pairs.
+        shared: True when it serves every tenant.
+        liveness: HEARD, UNHEARD or OFFLINE.
+        state: The worst of its circuits.
+        draining: True when it gets no new tasks.
+        registered_at: When it last registered, UTC.
+    """
+
+    agent_id: str
+    name: str
+    endpoint: str | None
+    instance_id: str
+    capabilities: tuple[Capability, ...]
+    max_concurrent_tasks: int
+    taken: int
+    labels: dict[str, str]
+    shared: bool
+    liveness: str
+    state: str
+    draining: bool
+    registered_at: datetime | None
+
+
+class AgentPage(msgspec.Struct, frozen=True):
+    """Agents by id, one page.
+
+    Attributes:
+        agents: Of this page.
+        next_cursor: For the page after; None on the last.
+    """
+
+    agents: list[AgentView]
+    next_cursor: str | None
+
+
+class CapabilityHealth(msgspec.Struct, frozen=True):
+    """One agent at one capability.
+
+    Attributes:
+        state: Of the circuit.
+        why_out: Why it may not be used; empty when it may.
+        retry_after_s: Seconds until it may be tried; None when somebody must act first.
+        latency_ms: Smoothed milliseconds of its successes; None while unmeasured.
+    """
+
+    state: str
+    why_out: str
+    retry_after_s: float | None
+    latency_ms: float | None
+
+
+class AgentHealth(msgspec.Struct, frozen=True):
+    """One agent's health.
+
+    Attributes:
+        state: The worst of its circuits.
+        liveness: Whether it is heard.
+        failure_count: Attempts that failed at it.
+        success_count: Attempts that succeeded.
+        total_rejections: Permits its circuits refused.
+        retry_after_s: Seconds until every circuit may be tried; None when somebody must act first.
+        backoff_s: The longest current wait of its circuits.
+        latency_ms: Mean over its measured capabilities; None while none is.
+        success_rate: 0 to 1; None while nothing was tried.
+        slots: How many tasks it takes at a time.
+        taken: How many it has.
+        draining: True when it gets no new ones.
+        capabilities: Each by key.
+    """
+
+    state: str
+    liveness: str
+    failure_count: int
+    success_count: int
+    total_rejections: int
+    retry_after_s: float | None
+    backoff_s: float
+    latency_ms: float | None
+    success_rate: float | None
+    slots: int
+    taken: int
+    draining: bool
+    capabilities: dict[str, CapabilityHealth]
+
+
+class FleetHealth(msgspec.Struct, frozen=True):
+    """The fleet's health.
+
+    Attributes:
+        total_agents: Registered.
+        healthy_agents: Of those, who may be used for everything they offer.
+        open_circuits: Circuits that admit nobody.
+        half_open_circuits: Circuits that admit probes.
+        capabilities_out: Capabilities that have nobody.
+        agents: By id.
+    """
+
+    total_agents: int
+    healthy_agents: int
+    open_circuits: int
+    half_open_circuits: int
+    capabilities_out: list[str]
+    agents: dict[str, AgentHealth]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An attempt that failed.
+
+    Attributes:
+        task_id: Global id.
+        agent_id: Who was tried.
+        capability: For what.
+        outcome: How it ended.
+        reason: Why.
+        timestamp: UTC.
+    """
+
+    task_id: str
+    agent_id: str
+    capability: str
+    outcome: Outcome
+    reason: str
+    timestamp: datetime
+
+
+class AgentState(msgspec.Struct, frozen=True):
+    """An agent's circuits after a command.
+
+    Attributes:
+        agent_id: Whose.
+        state: The worst of them.
+    """
+
+    agent_id: str
+    state: str
+
+
+class CapabilityStatus(msgspec.Struct, frozen=True):
+    """One capability in the scheduler's eyes.
+
+    Attributes:
+        agents: Who offer it.
+        usable: Of those, who are not out.
+        free: Of those, who have a slot now.
+        queue_depth: Tasks in line.
+        oldest_wait_s: Of those, the longest wait in seconds.
+    """
+
+    agents: int
+    usable: int
+    free: int
+    queue_depth: int
+    oldest_wait_s: float
+
+
+class SchedulerStatus(msgspec.Struct, frozen=True):
+    """The scheduler at a glance.
+
+    Attributes:
+        agents_count: Registered.
+        total_capacity: All their slots.
+        current_load: Slots taken.
+        utilization_percentage: Of the capacity.
+        queue_depth: Tasks in line.
+        oldest_wait_s: Seconds.
+        by_capability: The same, by capability key.
+    """
+
+    agents_count: int
+    total_capacity: int
+    current_load: int
+    utilization_percentage: float
+    queue_depth: int
+    oldest_wait_s: float
+    by_capability: dict[str, CapabilityStatus]
+
+
+class Info(msgspec.Struct, frozen=True):
+    """What the server is.
+
+    Attributes:
+        name: `aicp`.
+        version: Its version.
+        durable: True when what it accepted survives its process.
+        unfinished_tasks: Accepted and not ended.
+    """
+
+    name: str
+    version: str
+    durable: bool
+    unfinished_tasks: int

@@ -1,0 +1,289 @@
+"""The async client of the server's HTTP API: a method for each route."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from aicp.client.answers import (
+    AgentPage,
+    AgentState,
+    AgentView,
+    ChainStanding,
+    ChainView,
+    Failure,
+    FleetHealth,
+    Heard,
+    Info,
+    ParallelAccepted,
+    Registered,
+    SchedulerStatus,
+    TaskStanding,
+    TaskView,
+)
+from aicp.client.exchange import Exchange
+from aicp.client.problems import ServerRefused
+from aicp.model.agent import Registration
+from aicp.model.chain import ChainSpec, TaskChain
+from aicp.model.task import Task
+
+TIMEOUT_S = 30.0
+RETRIES_MAX = 4
+POLL_S = 30.0
+FAILURES_SHOWN = 100
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to an AICP server.
+
+        async with Client("http://127.0.0.1:8420", key) as client:
+            task_id = await client.submit_task(Task("image.label", {"url": url}))
+            print((await client.wait_task(task_id)).result)
+
+    Every request is safe to send twice (submits carry an `Idempotency-Key`, made here when none is given), so one that
+    found no answer, or 429 or 503, is sent again a few times. What the server refuses comes back as the error of
+    `aicp.errors` with that code.
+
+    Args:
+        url: Base URL of the server.
+        api_key: The key to show; None for none.
+        timeout_s: How long one answer may take, seconds, besides a `wait_s`.
+        retries_max: How often a request is sent again.
+
+    Raises:
+        SettingsError: The URL or the key cannot be used.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None = None, *, timeout_s: float = TIMEOUT_S, retries_max: int = RETRIES_MAX
+    ) -> None:
+        self._exchange = Exchange(url, api_key, timeout_s=timeout_s, retries_max=retries_max)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @property
+    def url(self) -> str:
+        """Base URL of the server."""
+        return self._exchange.url
+
+    async def close(self) -> None:
+        """Give back every connection."""
+        await self._exchange.close()
+
+    async def submit_task(self, task: Task, *, key: str | None = None) -> str:
+        """Submit a task and return its global id; with the same `key` and task again, the same id.
+
+        Raises:
+            InvalidTask: With every fault and its place.
+            NoCapableAgent: Nobody has ever offered the capability.
+            QueueFull: Too much accepted work is unfinished, even after some waiting.
+            IdempotencyConflict: The key was used with another body.
+        """
+        return (await self._submit("/api/tasks", task, key, TaskStanding)).task_id
+
+    async def submit_parallel(self, tasks: Sequence[Task], *, key: str | None = None) -> ParallelAccepted:
+        """Submit tasks that run side by side, each to its own end.
+
+        Raises:
+            InvalidChain: A task cannot be used.
+            NoCapableAgent: Nobody has ever offered a capability.
+            QueueFull: Too much accepted work is unfinished, even after some waiting.
+            IdempotencyConflict: The key was used with another body.
+        """
+        return await self._submit("/api/tasks/parallel", {"tasks": tasks}, key, ParallelAccepted)
+
+    async def submit_chain(self, chain: TaskChain | ChainSpec, *, key: str | None = None) -> str:
+        """Submit a chain and return its id.
+
+        Raises:
+            InvalidChain: With every fault and its place.
+            NoCapableAgent: Nobody has ever offered a capability.
+            QueueFull: Too much accepted work is unfinished, even after some waiting.
+            IdempotencyConflict: The key was used with another body.
+        """
+        spec = chain.freeze() if isinstance(chain, TaskChain) else chain
+        return (await self._submit("/api/tasks/chain", spec, key, ChainStanding)).chain_id
+
+    async def get_task(self, task_id: str, *, wait_s: float = 0.0) -> TaskView:
+        """Where a task stands, once it has ended or after `wait_s` seconds (at most 60).
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        return await self._ask("GET", f"/api/tasks/{_quoted(task_id)}", TaskView, wait_s=wait_s)
+
+    async def get_chain(self, chain_id: str, *, wait_s: float = 0.0) -> ChainView:
+        """Where a chain stands, once it has ended or after `wait_s` seconds (at most 60).
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        return await self._ask("GET", f"/api/tasks/chain/{_quoted(chain_id)}", ChainView, wait_s=wait_s)
+
+    async def wait_task(self, task_id: str, *, timeout_s: float | None = None) -> TaskView:
+        """How a task ended, or where it stands after `timeout_s` seconds: look at its `status`.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        patience = _Patience(timeout_s)
+        while True:
+            view = await self.get_task(task_id, wait_s=patience.next_wait_s())
+            if view.status.is_terminal or patience.is_over:
+                return view
+
+    async def wait_chain(self, chain_id: str, *, timeout_s: float | None = None) -> ChainView:
+        """How a chain ended, or where it stands after `timeout_s` seconds: look at its `status`.
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        patience = _Patience(timeout_s)
+        while True:
+            view = await self.get_chain(chain_id, wait_s=patience.next_wait_s())
+            if view.status.is_terminal or patience.is_over:
+                return view
+
+    async def cancel_task(self, task_id: str) -> TaskStanding:
+        """Cancel a task that was submitted on its own; one that ended stays as it is.
+
+        Raises:
+            TaskNotFound: There is none.
+            Conflict: It is part of a chain of several tasks.
+        """
+        return await self._ask("POST", f"/api/tasks/{_quoted(task_id)}/cancel", TaskStanding)
+
+    async def cancel_chain(self, chain_id: str) -> ChainStanding:
+        """Cancel a chain; one that ended stays as it is.
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        return await self._ask("POST", f"/api/tasks/chain/{_quoted(chain_id)}/cancel", ChainStanding)
+
+    async def register_agent(self, registration: Registration) -> Registered:
+        """Make an agent known; what the registration leaves out the server asks the agent.
+
+        Raises:
+            InvalidAgent: It cannot be used, or did not say what it is.
+        """
+        return _decode(await self._exchange.send("POST", "/ains/agents", body=registration), Registered)
+
+    async def heartbeat(self, agent_id: str, instance_id: str) -> Heard:
+        """Say for an agent that it lives.
+
+        Raises:
+            AgentNotFound: It has no lease; register it again.
+            AgentReplaced: Another instance registered under its id.
+        """
+        body = {"instance_id": instance_id}
+        return _decode(await self._exchange.send("POST", f"{_agent_path(agent_id)}/heartbeat", body=body), Heard)
+
+    async def drain_agent(self, agent_id: str) -> AgentView:
+        """Let an agent have no more tasks, but keep it.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        return await self._ask("POST", f"{_agent_path(agent_id)}/drain", AgentView)
+
+    async def remove_agent(self, agent_id: str) -> None:
+        """Have an agent forgotten; tasks it has go on.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        await self._exchange.send("DELETE", _agent_path(agent_id))
+
+    async def agent(self, agent_id: str) -> AgentView:
+        """One agent.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        return await self._ask("GET", _agent_path(agent_id), AgentView)
+
+    async def agents(self, capability: str | None = None) -> list[AgentView]:
+        """Every agent by id, or those who offer `name` or `name@major`; a request for each thousand."""
+        path, query = ("/ains/agents", {}) if capability is None else ("/ains/search", {"capability": capability})
+        found: list[AgentView] = []
+        while True:
+            page = await self._ask("GET", path, AgentPage, **query)
+            found += page.agents
+            if page.next_cursor is None:
+                return found
+            query["cursor"] = page.next_cursor
+
+    async def health(self) -> FleetHealth:
+        """Every agent's circuits and counters, and the capabilities that have nobody."""
+        return await self._ask("GET", "/api/circuit-breaker/health", FleetHealth)
+
+    async def failures(self, limit: int = FAILURES_SHOWN) -> list[Failure]:
+        """The latest attempts that failed, newest first; `limit` is 1 to 1,000."""
+        return await self._ask("GET", "/api/circuit-breaker/failures", list[Failure], limit=limit)
+
+    async def reset(self, agent_id: str) -> AgentState:
+        """Close an agent's circuits, forget that it was set aside, and use it again at once.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        return await self._ask("POST", f"/api/circuit-breaker/reset/{_quoted(agent_id)}", AgentState)
+
+    async def scheduler_status(self) -> SchedulerStatus:
+        """Capacity, load and lines."""
+        return await self._ask("GET", "/api/scheduler/status", SchedulerStatus)
+
+    async def info(self) -> Info:
+        """What the server is."""
+        return await self._ask("GET", "/api/info", Info)
+
+    async def _submit(self, path: str, body: Any, key: str | None, kind: type[T]) -> T:
+        return _decode(await self._exchange.send("POST", path, body=body, key=key or uuid.uuid4().hex), kind)
+
+    async def _ask(self, method: str, path: str, kind: type[T], **query: Any) -> T:
+        said = {name: str(value) for name, value in query.items() if value}
+        patience_s = float(query.get("wait_s", 0.0))
+        return _decode(await self._exchange.send(method, path, query=said, patience_s=patience_s), kind)
+
+
+class _Patience:
+    """How long to go on waiting, cut into pieces that one request may take."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._ends_at = None if timeout_s is None else self._clock() + timeout_s
+
+    def next_wait_s(self) -> float:
+        left_s = POLL_S if self._ends_at is None else self._ends_at - self._clock()
+        return round(min(POLL_S, max(0.0, left_s)), 3)
+
+    @property
+    def is_over(self) -> bool:
+        return self._ends_at is not None and self._clock() >= self._ends_at
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ServerRefused(f"What answers there is no AICP server of this version: {error}.", 200) from error
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _agent_path(agent_id: str) -> str:
+    return f"/ains/agents/{_quoted(agent_id)}"

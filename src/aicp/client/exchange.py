@@ -1,0 +1,195 @@
+"""One request to the server and its answer; what is safe to send again is sent again, a bounded number of times."""
+
+import asyncio
+import io
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from aicp.client.problems import Problem, ServerUnreachable, error_of, read_problem
+from aicp.errors import AicpError, InvalidInput, SettingsError
+from aicp.model.wire import KEY_HEADER
+from aicp.version import __version__
+
+CONNECT_TIMEOUT_S = 5.0
+# Below the 75 s after which the server closes a connection that nobody uses.
+KEEP_ALIVE_S = 30.0
+CONNECTIONS_MAX = 100
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+# aiohttp warns of bytes longer than this; a stream it sends piece by piece.
+BYTES_SENT_WHOLE_MAX = 1024 * 1024
+BACKOFF_FIRST_S = 0.25
+BACKOFF_FACTOR = 2.0
+BACKOFF_MAX_S = 8.0
+RETRY_AFTER_MAX_S = 30.0
+_TRY_AGAIN = frozenset({429, 503})
+_KEY = re.compile(r"[!-~]+")
+
+
+class _Trouble(Exception):
+    """The request did not succeed, and may be sent again after `wait_s` (None for the backoff)."""
+
+    def __init__(self, error: AicpError, wait_s: float | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.wait_s = wait_s
+
+
+class Exchange:
+    """Sends requests to one server.
+
+    Args:
+        url: Base URL of the server.
+        api_key: Sent with every request; None for none.
+        timeout_s: How long one answer may take, seconds, besides what a request itself asks to wait.
+        retries_max: How often a request that found no answer, or 429 or 503, is sent again.
+
+    Raises:
+        SettingsError: The URL or the key cannot be used.
+    """
+
+    def __init__(self, url: str, api_key: str | None, *, timeout_s: float, retries_max: int) -> None:
+        self.url = _checked_url(url)
+        self._timeout_s = timeout_s
+        self._retries_max = retries_max
+        self._headers = {"Accept": "application/json", "User-Agent": f"aicp-client/{__version__}"}
+        if api_key is not None:
+            self._headers["Authorization"] = f"Bearer {_checked_key(api_key)}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = msgspec.UNSET,
+        key: str | None = None,
+        patience_s: float = 0.0,
+    ) -> bytes:
+        """Send a request that may safely be sent twice, and return the body of its answer.
+
+        Args:
+            method: Of HTTP.
+            path: Below the base URL, quoted.
+            query: Parameters.
+            body: Sent as JSON unless it is UNSET.
+            key: The `Idempotency-Key`.
+            patience_s: How long the server was asked to wait before it answers.
+
+        Raises:
+            AicpError: The error that the server told, by its code.
+            ServerUnreachable: It gave no usable answer, however often it was asked.
+        """
+        target = URL(self.url + path, encoded=True).update_query(query or {})
+        headers = {} if key is None else {KEY_HEADER: key}
+        data = None if body is msgspec.UNSET else _encode(body)
+        for backoff_s in self._backoffs():
+            try:
+                return await self._once(method, target, headers, data, self._timeout_s + patience_s)
+            except _Trouble as trouble:
+                wait_s = backoff_s if trouble.wait_s is None else trouble.wait_s
+                if wait_s == math.inf or wait_s > RETRY_AFTER_MAX_S or backoff_s == math.inf:
+                    raise trouble.error from trouble.__cause__
+            await asyncio.sleep(wait_s)
+        raise AssertionError("the last backoff is infinite")
+
+    async def close(self) -> None:
+        """Give back every connection; a later request opens new ones."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _backoffs(self) -> Iterator[float]:
+        """A wait after each failure; infinite after the last."""
+        wait_s = BACKOFF_FIRST_S
+        for _ in range(self._retries_max):
+            yield wait_s * random.uniform(0.9, 1.1)
+            wait_s = min(wait_s * BACKOFF_FACTOR, BACKOFF_MAX_S)
+        yield math.inf
+
+    async def _once(
+        self, method: str, target: URL, headers: Mapping[str, str], data: bytes | None, timeout_s: float
+    ) -> bytes:
+        sent = {**headers, "Content-Type": "application/json"} if data is not None else headers
+        # A stream cannot be read twice: each sending has its own.
+        stream = io.BytesIO(data) if data is not None and len(data) > BYTES_SENT_WHOLE_MAX else data
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._opened().request(method, target, headers=sent, data=stream, allow_redirects=False) as response,
+            ):
+                body = await _read(response)
+        except TimeoutError as error:
+            raise _Trouble(ServerUnreachable(f"{self.url} did not answer within {timeout_s:.0f} s.")) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Trouble(ServerUnreachable(f"{self.url} cannot be reached: {_told(error)}.")) from error
+        if 200 <= response.status < 300:
+            return body
+        problem = read_problem(response.status, body)
+        refusal = error_of(problem, response.status)
+        if response.status in _TRY_AGAIN:
+            raise _Trouble(refusal, _wait_s(problem, response.headers.get("Retry-After")))
+        raise refusal
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_S),
+                timeout=aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
+            )
+        return self._session
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    received = bytearray()
+    async for chunk in response.content.iter_any():
+        received += chunk
+        if len(received) > ANSWER_BYTES_MAX:
+            raise aiohttp.ClientPayloadError(f"its answer is larger than {ANSWER_BYTES_MAX >> 20} MiB")
+    return bytes(received)
+
+
+def _wait_s(problem: Problem, retry_after: str | None) -> float | None:
+    if problem.retry_after_ms is not None:
+        return problem.retry_after_ms / 1000
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+
+
+def _encode(body: Any) -> bytes:
+    try:
+        return msgspec.json.encode(body)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"it is not JSON: {error}") from error
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
+        return error.os_error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or parts.query or parts.fragment or parts.username is not None:
+        raise SettingsError(f"The server's URL must look like http://127.0.0.1:8420, not '{url}'; set AICP_URL.")
+    return url.rstrip("/")
+
+
+def _checked_key(api_key: str) -> str:
+    if not _KEY.fullmatch(api_key):
+        raise SettingsError("The API key must be one word of printable ASCII characters; set AICP_API_KEY.")
+    return api_key

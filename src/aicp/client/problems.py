@@ -1,0 +1,120 @@
+"""Turns a server's problem+json back into the error that AICP would have raised here."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from aicp.errors import (
+    AccessDenied,
+    AgentNotFound,
+    AgentReplaced,
+    AicpError,
+    ChainNotFound,
+    Conflict,
+    Fault,
+    IdempotencyConflict,
+    InvalidAgent,
+    InvalidChain,
+    InvalidInput,
+    InvalidTask,
+    NoCapableAgent,
+    NotFound,
+    QueueFull,
+    StorageError,
+    TaskNotFound,
+)
+
+DETAIL_CHARS_MAX = 2_000
+
+
+class ServerUnreachable(AicpError):
+    """The server did not answer."""
+
+    code = "server_unreachable"
+    retryable = True
+
+
+class ServerRefused(AicpError):
+    """The server refused the request with a problem that has no class of its own here.
+
+    Attributes:
+        status: The HTTP status.
+        problem_code: What the server calls it; empty when it did not say.
+    """
+
+    code = "server_refused"
+
+    def __init__(self, message: str, status: int, problem_code: str = "") -> None:
+        self.status = status
+        self.problem_code = problem_code
+        super().__init__(message)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """The body of a refusal.
+
+    Attributes:
+        detail: What is wrong, where, and what to do.
+        code: Stable; what decides which error this is.
+        retry_after_ms: When to come again, milliseconds.
+        faults: Each thing wrong with the input.
+        capability: For `no_capable_agent`.
+    """
+
+    detail: str = ""
+    code: str = ""
+    retry_after_ms: int | None = None
+    faults: tuple[Fault, ...] = ()
+    capability: str = ""
+
+
+def read_problem(status: int, body: bytes) -> Problem:
+    """The problem in the body of a refusal; whatever cannot be read is told by its status."""
+    try:
+        problem = msgspec.json.decode(body, type=Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        problem = Problem()
+    return problem if problem.detail else msgspec.structs.replace(problem, detail=f"It answered {status}.")
+
+
+def error_of(problem: Problem, status: int) -> AicpError:
+    """The error that a problem is."""
+    make = _MAKERS.get(problem.code)
+    if make is not None:
+        return make(problem)
+    message = problem.detail[:DETAIL_CHARS_MAX]
+    if status in {401, 403}:
+        return AccessDenied(message)
+    return NotFound(message) if status == 404 else ServerRefused(message, status, problem.code)
+
+
+def _with_detail(kind: type[AicpError]) -> Callable[[Problem], AicpError]:
+    return lambda problem: kind(problem.detail[:DETAIL_CHARS_MAX])
+
+
+def _with_faults(kind: type[InvalidInput]) -> Callable[[Problem], AicpError]:
+    return lambda problem: kind(problem.faults or problem.detail[:DETAIL_CHARS_MAX])
+
+
+def _queue_full(problem: Problem) -> AicpError:
+    return QueueFull(problem.detail[:DETAIL_CHARS_MAX], (problem.retry_after_ms or 0) / 1000)
+
+
+_MAKERS: dict[str, Callable[[Problem], AicpError]] = {
+    **{
+        kind.code: _with_detail(kind)
+        for kind in (
+            AccessDenied,
+            AgentNotFound,
+            AgentReplaced,
+            ChainNotFound,
+            Conflict,
+            IdempotencyConflict,
+            StorageError,
+            TaskNotFound,
+        )
+    },
+    **{kind.code: _with_faults(kind) for kind in (InvalidAgent, InvalidChain, InvalidInput, InvalidTask)},
+    NoCapableAgent.code: lambda problem: NoCapableAgent(problem.capability),
+    QueueFull.code: _queue_full,
+}

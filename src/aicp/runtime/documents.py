@@ -1,0 +1,289 @@
+"""Reads a JSON, YAML or TOML file into JSON values, strictly, and remembers on which line each value began.
+
+Strict means: at most 8 MiB, nested at most 64 deep, no key twice in an object, no value that JSON has not, and in YAML
+no aliases and no tags that make other objects. YAML dates stay the text they are.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+import yaml
+
+from aicp.errors import SettingsError
+from aicp.model.reference import NESTING_MAX
+
+FILE_BYTES_MAX = 8 * 1024 * 1024
+SUFFIXES = (".json", ".yaml", ".yml", ".toml")
+
+
+class Document(msgspec.Struct, frozen=True):
+    """A file's content.
+
+    Attributes:
+        path: The file.
+        value: JSON value.
+        text: As it was read.
+    """
+
+    path: Path
+    value: Any
+    text: str
+
+    def lines(self) -> dict[str, int]:
+        """The line, from 1, on which each value began, by JSON pointer; empty where that cannot be told: in TOML.
+
+        Reads the text again, so ask once, when there are faults.
+        """
+        if self.path.suffix.lower() != ".toml":
+            with suppress(_Unusable, yaml.YAMLError):
+                return _YamlReader(self.text, self.path).read().lines
+        return {}
+
+
+def read_document(path: Path) -> Document:
+    """Read a file; its suffix says what it is.
+
+    Raises:
+        SettingsError: It cannot be read or is not what its suffix says; one sentence with the line where that is known.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise SettingsError(f"{path} must end in one of {', '.join(SUFFIXES)}, so that it is known what it is.")
+    text = _read_text(path)
+    try:
+        if suffix == ".json":
+            value = _read_json(text, path)
+        elif suffix == ".toml":
+            value = _read_toml(text, path)
+        else:
+            value = _read_yaml(text, path)
+    except _Unusable as error:
+        raise SettingsError(str(error)) from None
+    return Document(path, value, text)
+
+
+class _Unusable(ValueError):
+    """Says what is wrong with the text, where, and what to do."""
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    if len(content) > FILE_BYTES_MAX:
+        raise SettingsError(f"{path} is larger than {FILE_BYTES_MAX >> 20} MiB, which is the most that is read.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 text (byte {error.start}).") from error
+
+
+def _read_json(text: str, path: Path) -> Any:
+    try:
+        value = json.loads(text, object_pairs_hook=_object_of, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise _Unusable(_too_deep(path)) from None
+    except json.JSONDecodeError as error:
+        raise _Unusable(f"{path} is not JSON: {_lowered(error.msg)} (line {error.lineno}).") from None
+    except ValueError as error:
+        raise _Unusable(f"{path} cannot be used: {error}.") from None
+    return _checked(value, path)
+
+
+def _read_toml(text: str, path: Path) -> Any:
+    try:
+        value = tomllib.loads(text)
+    except RecursionError:
+        raise _Unusable(_too_deep(path)) from None
+    except ValueError as error:
+        raise _Unusable(f"{path} is not TOML: {_lowered(str(error))}.") from None
+    return _checked(value, path)
+
+
+def _read_yaml(text: str, path: Path) -> Any:
+    try:
+        return _YamlReader(text, path).read().value
+    except yaml.YAMLError as error:
+        raise _Unusable(f"{path} is not YAML: {_told(error)}.") from None
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice[:80]}' stands twice in one object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _checked(value: Any, path: Path) -> Any:
+    level = [value]
+    for _ in range(NESTING_MAX + 1):
+        level = [inner for outer in level for inner in _inside(outer, path)]
+        if not level:
+            return value
+    raise _Unusable(_too_deep(path))
+
+
+def _inside(value: Any, path: Path) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+    elif isinstance(value, float) and not -_INFINITE < value < _INFINITE:
+        raise _Unusable(f"{path} cannot be used: {value} is no JSON number.")
+    elif not isinstance(value, str | int | float | bool | None):
+        raise _Unusable(f"{path} cannot be used: {value} has no form in JSON; write it in quotes.")
+
+
+class _Frame:
+    """An object or list that is being read."""
+
+    def __init__(self, pointer: str, value: dict[str, Any] | list[Any]) -> None:
+        self.pointer = pointer
+        self.value = value
+        self.key: str | None = None
+
+    def is_awaiting_key(self) -> bool:
+        return isinstance(self.value, dict) and self.key is None
+
+    def place(self) -> str:
+        """The pointer to the value that comes next."""
+        step = self.key if isinstance(self.value, dict) else str(len(self.value))
+        return f"{self.pointer}/{(step or '').replace('~', '~0').replace('/', '~1')}"
+
+    def put(self, value: Any) -> None:
+        if isinstance(self.value, list):
+            self.value.append(value)
+        else:
+            self.value[self.key or ""] = value
+            self.key = None
+
+
+class _YamlReader:
+    """Builds a value from YAML's events: nothing is shared, nothing recurses, every value has its line."""
+
+    def __init__(self, text: str, path: Path) -> None:
+        self._text = text
+        self._path = path
+        self._open: list[_Frame] = []
+        self.value: Any = None
+        self.lines: dict[str, int] = {"": 1}
+
+    def read(self) -> "_YamlReader":
+        documents = 0
+        for event in yaml.parse(self._text, Loader=_LOADER):
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    self._refuse(event, "a second document begins; one file holds one")
+            elif isinstance(event, yaml.NodeEvent):
+                self._take(event)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                self._open.pop()
+        return self
+
+    def _take(self, event: yaml.NodeEvent) -> None:
+        frame = self._open[-1] if self._open else None
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(event, f"the alias *{event.anchor} is not taken; write the value out")
+        elif frame is not None and frame.is_awaiting_key():
+            frame.key = self._key(event, frame)
+        elif isinstance(event, yaml.ScalarEvent):
+            self._put(event, self._scalar(event))
+        elif isinstance(event, yaml.CollectionStartEvent):
+            self._begin(event)
+
+    def _key(self, event: yaml.NodeEvent, frame: _Frame) -> str:
+        key = self._scalar(event) if isinstance(event, yaml.ScalarEvent) else None
+        if not isinstance(key, str):
+            self._refuse(event, "a key must be text; put it in quotes")
+        if key in frame.value:
+            self._refuse(event, f"the key '{key[:80]}' stands twice in one object")
+        return key
+
+    def _begin(self, event: yaml.CollectionStartEvent) -> None:
+        is_mapping = isinstance(event, yaml.MappingStartEvent)
+        if event.tag not in {None, "!", _TAG + ("map" if is_mapping else "seq")}:
+            self._refuse(event, f"the tag {event.tag} is not taken")
+        if len(self._open) >= NESTING_MAX:
+            self._refuse(event, f"it is nested deeper than {NESTING_MAX}")
+        value: dict[str, Any] | list[Any] = {} if is_mapping else []
+        self._open.append(_Frame(self._put(event, value), value))
+
+    def _put(self, event: yaml.NodeEvent, value: Any) -> str:
+        pointer = ""
+        if self._open:
+            pointer = self._open[-1].place()
+            self._open[-1].put(value)
+        else:
+            self.value = value
+        self.lines[pointer] = _line(event)
+        return pointer
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+        tag = event.tag
+        if tag is None or tag == "!":
+            tag = _tag_of(event)
+        kind = tag.removeprefix(_TAG)
+        if kind in {"str", "timestamp", "value", "merge"}:
+            return event.value
+        if kind not in _SCALARS:
+            self._refuse(event, f"the tag {tag} is not taken")
+        try:
+            value = _SCALARS[kind](_CONSTRUCTOR, yaml.ScalarNode(tag, event.value))
+        except (ValueError, KeyError):
+            self._refuse(event, f"'{event.value[:80]}' is no {kind}; put text in quotes")
+        if isinstance(value, float) and not -_INFINITE < value < _INFINITE:
+            self._refuse(event, f"{event.value} is no JSON number")
+        return value
+
+    def _refuse(self, event: yaml.Event, told: str) -> NoReturn:
+        raise _Unusable(f"{self._path} cannot be used: {told} (line {_line(event)}).")
+
+
+_INFINITE = float("inf")
+_TAG = "tag:yaml.org,2002:"
+# The same loader in C, where libyaml is there: some fifty times as fast.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_RESOLVER: Any = yaml.resolver.Resolver()
+_CONSTRUCTOR = yaml.constructor.SafeConstructor()
+_SCALARS = {
+    "null": yaml.constructor.SafeConstructor.construct_yaml_null,
+    "bool": yaml.constructor.SafeConstructor.construct_yaml_bool,
+    "int": yaml.constructor.SafeConstructor.construct_yaml_int,
+    "float": yaml.constructor.SafeConstructor.construct_yaml_float,
+}
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark is not None else 1
+
+
+def _tag_of(event: yaml.ScalarEvent) -> str:
+    return str(_RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit))
+
+
+def _too_deep(path: Path) -> str:
+    return f"{path} cannot be used: it is nested deeper than {NESTING_MAX}."
+
+
+def _told(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    told = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).splitlines()[0]
+    return f"{told} (line {mark.line + 1})" if mark is not None else str(told)
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

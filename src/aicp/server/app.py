@@ -1,0 +1,60 @@
+"""Puts the routes together: guards in front, one shape for every error behind."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+
+from aicp.errors import AicpError
+from aicp.runtime.node import Node
+from aicp.server.auth import Keys, check_scopes, host_guard, key_guard
+from aicp.server.body import BODY_BYTES_MAX
+from aicp.server.problems import answer_defect, answer_error, answer_refusal
+from aicp.server.routes.agents import agents_router
+from aicp.server.routes.chains import chains_router
+from aicp.server.routes.circuit_breakers import circuit_breakers_router
+from aicp.server.routes.status import status_router
+from aicp.server.routes.tasks import tasks_router
+from aicp.server.waits import Waits
+
+ROUTERS = (agents_router, chains_router, tasks_router, circuit_breakers_router, status_router)
+
+
+def make_app(
+    node: Node,
+    keys: Keys,
+    *,
+    hosts: frozenset[str] | None = None,
+    waits: Waits | None = None,
+    routers: Sequence[Router] = ROUTERS,
+) -> Litestar:
+    """The HTTP API of a node that runs.
+
+    Args:
+        node: Does the work.
+        keys: Who may ask for it.
+        hosts: The names that a Host header may have; None for any (behind a proxy).
+        waits: Observes the node so that `wait_s` ends with a task; without one, waits only end with their time.
+        routers: The routes.
+
+    Raises:
+        UnscopedRoute: A route does not say who may use it.
+    """
+    guards = [key_guard(keys)] if hosts is None else [host_guard(hosts), key_guard(keys)]
+    app = Litestar(
+        route_handlers=routers,
+        guards=guards,
+        dependencies={"node": _provide(node), "waits": _provide(waits or Waits())},
+        exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},
+        request_max_body_size=BODY_BYTES_MAX,
+        openapi_config=None,
+        logging_config=None,
+    )
+    check_scopes(app)
+    return app
+
+
+def _provide(value: Any) -> Provide:
+    return Provide(lambda: value, sync_to_thread=False)

@@ -1,0 +1,109 @@
+"""Reads the body of a request: JSON only, bounded in size, time and depth, every fault with its place."""
+
+import asyncio
+import hashlib
+from typing import Any, TypeVar
+
+import msgspec
+from litestar import Request
+from litestar.datastructures import State
+from litestar.exceptions import InternalServerException
+
+from aicp.errors import Fault, InvalidInput
+from aicp.model.reference import NESTING_MAX
+from aicp.model.validation import type_fault
+from aicp.model.wire import KEY_HEADER
+from aicp.ports import SubmitKey
+from aicp.server.auth import Caller
+from aicp.server.problems import BodyTooSlow, InvalidJson, MediaTypeRefused
+
+BODY_BYTES_MAX = 1024 * 1024
+CHAIN_BYTES_MAX = 8 * 1024 * 1024
+BODY_READ_S_MAX = 30.0
+KEY_CHARS_MAX = 256
+
+CallerRequest = Request[Caller, None, State]
+T = TypeVar("T")
+
+
+async def read_document(request: CallerRequest) -> Any:
+    """The JSON value in the body of a request; its route bounds its size.
+
+    Raises:
+        MediaTypeRefused: It is not sent as JSON.
+        BodyTooSlow: It took longer than 30 s.
+        InvalidJson: It is cut off, not JSON, holds numbers that JSON has not, or is nested deeper than 64.
+    """
+    _check_media_type(request)
+    body = await _read(request)
+    try:
+        document = msgspec.json.decode(body)
+    except RecursionError:
+        raise InvalidJson(_TOO_DEEP) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"The body is not usable JSON: {error}.") from None
+    if is_deeper_than(document, NESTING_MAX):
+        raise InvalidJson(_TOO_DEEP)
+    return document
+
+
+def read_as(document: Any, kind: type[T], refusal: type[InvalidInput]) -> T:
+    """A decoded body as a value.
+
+    Raises:
+        InvalidInput: Of the class `refusal`: a field is missing, unknown or of the wrong type.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise refusal([type_fault(error, "")]) from None
+
+
+def submit_key(request: CallerRequest, document: Any) -> SubmitKey | None:
+    """What makes this submit safe to repeat: the `Idempotency-Key` with a digest of route and body.
+
+    Raises:
+        InvalidInput: The header cannot be used.
+    """
+    key = request.headers.get(KEY_HEADER)
+    if key is None:
+        return None
+    if not (0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable()):
+        raise InvalidInput([Fault(KEY_HEADER, f"must be 1 to {KEY_CHARS_MAX} printable ASCII characters")])
+    canonical = msgspec.json.encode([request.scope["path"], document], order="deterministic")
+    return SubmitKey(request.user.tenant, key, hashlib.sha256(canonical).digest())
+
+
+def is_deeper_than(value: Any, levels_max: int) -> bool:
+    """True when objects and lists are nested deeper than `levels_max`; linear in their number."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(levels_max):
+        if not level:
+            return False
+        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
+    return bool(level)
+
+
+_TOO_DEEP = f"The body is nested deeper than {NESTING_MAX}."
+
+
+def _inside(value: dict[str, Any] | list[Any]) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def _check_media_type(request: CallerRequest) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise MediaTypeRefused(f"The body must be sent with Content-Type: application/json, not '{kind[:80]}'.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise MediaTypeRefused("Compressed bodies are not taken; send it as it is.")
+
+
+async def _read(request: CallerRequest) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_READ_S_MAX):
+            return await request.body()
+    except TimeoutError:
+        raise BodyTooSlow(f"The body did not arrive within {BODY_READ_S_MAX:.0f} s.") from None
+    except InternalServerException:
+        raise InvalidJson("The body was cut off.") from None

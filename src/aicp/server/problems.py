@@ -1,0 +1,188 @@
+"""Every refusal as RFC 9457 problem+json, and the one table from an error's code to its HTTP status."""
+
+import logging
+import math
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException, ValidationException
+
+from aicp.errors import AccessDenied, AicpError, Fault, InvalidInput, NoCapableAgent
+
+PROBLEM_TYPE = "application/problem+json"
+FAULTS_TOLD_MAX = 100
+PATH_CHARS_TOLD_MAX = 200
+BEARER = 'Bearer realm="aicp"'
+
+STATUS_OF_CODE = {
+    "invalid_json": 400,
+    "access_denied": 401,
+    "scope_missing": 403,
+    "not_found": 404,
+    "task_not_found": 404,
+    "chain_not_found": 404,
+    "agent_not_found": 404,
+    "method_not_allowed": 405,
+    "body_too_slow": 408,
+    "conflict": 409,
+    "idempotency_conflict": 409,
+    "agent_replaced": 409,
+    "body_too_large": 413,
+    "media_type_refused": 415,
+    "host_refused": 421,
+    "invalid_input": 422,
+    "invalid_task": 422,
+    "invalid_chain": 422,
+    "invalid_agent": 422,
+    "no_capable_agent": 422,
+    "reference_not_found": 422,
+    "queue_full": 429,
+    "all_agents_failed": 502,
+    "routing_error": 502,
+    "no_agent_available": 503,
+    "circuit_open": 503,
+    "server_stopping": 503,
+    "deadline_exceeded": 504,
+}
+"""Whatever is not in the table is 500."""
+
+_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 422: "invalid_input"}
+_log = logging.getLogger(__name__)
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=False):
+    """The body of every answer that is an error.
+
+    Attributes:
+        type: URN of the kind of problem.
+        title: The kind in words; the same for every problem of the kind.
+        status: The HTTP status.
+        detail: What is wrong here, where, and what to do.
+        code: Stable, lower case with underscores.
+        retryable: True when the same request may well succeed later.
+        retry_after_ms: When, milliseconds; None when nobody knows.
+        faults: Each thing wrong with the input and its place: a JSON pointer into the body, or `?name` for a parameter.
+        capability: For `no_capable_agent`: which.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    retryable: bool
+    retry_after_ms: int | None = None
+    faults: tuple[Fault, ...] | msgspec.UnsetType = msgspec.UNSET
+    capability: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class InvalidJson(AicpError):
+    """The body is not JSON."""
+
+    code = "invalid_json"
+
+
+class BodyTooSlow(AicpError):
+    """The body did not arrive in time."""
+
+    code = "body_too_slow"
+    retryable = True
+
+
+class MediaTypeRefused(AicpError):
+    """The body must be sent as application/json, not compressed."""
+
+    code = "media_type_refused"
+
+
+class HostRefused(AicpError):
+    """The Host header does not name this server."""
+
+    code = "host_refused"
+
+
+class ScopeMissing(AccessDenied):
+    """The key is valid, but not for this."""
+
+    code = "scope_missing"
+
+
+def problem_of(error: AicpError) -> Problem:
+    """What a client is told of an error."""
+    retry_after_s = getattr(error, "retry_after_s", None)
+    return Problem(
+        type=f"urn:aicp:problem:{error.code}",
+        title=error.default_message().removesuffix("."),
+        status=STATUS_OF_CODE.get(error.code, 500),
+        detail=error.message,
+        code=error.code,
+        retryable=error.retryable,
+        retry_after_ms=None if retry_after_s is None else math.ceil(retry_after_s * 1000),
+        faults=error.faults[:FAULTS_TOLD_MAX] if isinstance(error, InvalidInput) else msgspec.UNSET,
+        capability=error.capability if isinstance(error, NoCapableAgent) else msgspec.UNSET,
+    )
+
+
+def answer_error(_request: Request[Any, Any, State], error: AicpError) -> Response[Problem]:
+    """Answer an error that AICP raised on purpose."""
+    return _respond(problem_of(error))
+
+
+def answer_refusal(request: Request[Any, Any, State], refusal: HTTPException) -> Response[Problem]:
+    """Answer what the framework refused: an unknown route, a method, a parameter, a body."""
+    if isinstance(refusal, ValidationException):
+        return _respond(problem_of(InvalidInput(_parameter_faults(refusal))))
+    status = refusal.status_code
+    code = _CODE_OF_STATUS.get(status, "refused" if status < 500 else "internal_error")
+    problem = Problem(
+        type=f"urn:aicp:problem:{code}",
+        title=code.replace("_", " ").capitalize(),
+        status=status,
+        detail=_TOLD[code].format(method=request.method, path=_path(request)) if code in _TOLD else refusal.detail,
+        code=code,
+        retryable=False,
+    )
+    return _respond(problem, refusal.headers)
+
+
+def answer_defect(request: Request[Any, Any, State], error: Exception) -> Response[Problem]:
+    """Answer what should not have happened: it is logged here and not explained to the client."""
+    _log.error("%s %s failed", request.method, _path(request), exc_info=error)
+    return _respond(
+        Problem(
+            type="urn:aicp:problem:internal_error",
+            title="Internal error",
+            status=500,
+            detail="The server failed on this request; its log says why.",
+            code="internal_error",
+            retryable=False,
+        )
+    )
+
+
+_TOLD = {
+    "not_found": "There is no route {method} {path}.",
+    "method_not_allowed": "{path} does not take {method}.",
+    "body_too_large": "The body of {method} {path} is larger than this route takes.",
+}
+
+
+def _path(request: Request[Any, Any, State]) -> str:
+    return request.url.path[:PATH_CHARS_TOLD_MAX]
+
+
+def _respond(problem: Problem, headers: dict[str, str] | None = None) -> Response[Problem]:
+    sent = dict(headers or {})
+    if problem.status == 401:
+        sent["WWW-Authenticate"] = BEARER
+    if problem.retry_after_ms is not None:
+        sent["Retry-After"] = str(math.ceil(problem.retry_after_ms / 1000))
+    return Response(problem, status_code=problem.status, media_type=PROBLEM_TYPE, headers=sent)
+
+
+def _parameter_faults(refusal: ValidationException) -> list[Fault]:
+    told = refusal.extra if isinstance(refusal.extra, list) else []
+    faults = [Fault(f"?{fault.get('key', '')}", str(fault.get("message", ""))) for fault in told]
+    return faults or [Fault("", refusal.detail)]

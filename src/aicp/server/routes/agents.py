@@ -1,0 +1,186 @@
+"""AINS over HTTP: agents register, send heartbeats, are found, leave."""
+
+import heapq
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from litestar import Router, delete, get, post
+from litestar.params import FromPath, FromQuery, QueryParameter
+
+from aicp.errors import Fault, InvalidAgent, InvalidInput
+from aicp.model.agent import AgentProfile, Capability, Registration
+from aicp.model.endpoint import Endpoint
+from aicp.model.validation import is_capability_ref
+from aicp.registry.leases import Liveness
+from aicp.resilience.circuit_breaker import CircuitState
+from aicp.runtime.ains import LeaseTerms, Registered
+from aicp.runtime.node import Node
+from aicp.server.auth import Scope, needs
+from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document
+from aicp.server.routes.parameters import TheNode
+
+PAGE_MAX = 1_000
+
+Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="At most so many.")]
+Cursor = Annotated[str, QueryParameter(description="`next_cursor` of the page before; empty for the first.")]
+
+
+class AgentView(msgspec.Struct, frozen=True):
+    """An agent as people see it; what it is called with stays secret.
+
+    Attributes:
+        agent_id: Who it is.
+        name: What people call it; empty when it is its id.
+        endpoint: Its base URL; None for a callable of the server's process.
+        instance_id: Changes with every start of it.
+        capabilities: What it can do.
+        max_concurrent_tasks: Its slots.
+        taken: How many of them are taken.
+        labels: Free key-value pairs.
+        shared: True when it serves every tenant.
+        liveness: Whether it is heard.
+        state: The worst of its circuits.
+        draining: True when it gets no new tasks.
+        registered_at: When it last registered, UTC.
+    """
+
+    agent_id: str
+    name: str
+    endpoint: str | None
+    instance_id: str
+    capabilities: tuple[Capability, ...]
+    max_concurrent_tasks: int
+    taken: int
+    labels: dict[str, str]
+    shared: bool
+    liveness: Liveness
+    state: CircuitState
+    draining: bool
+    registered_at: datetime | None
+
+
+class AgentPage(msgspec.Struct, frozen=True):
+    """Agents by id, one page.
+
+    Attributes:
+        agents: At most `limit`.
+        next_cursor: For the page after; None on the last.
+    """
+
+    agents: list[AgentView]
+    next_cursor: str | None
+
+
+class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an agent says to stay known.
+
+    Attributes:
+        instance_id: As it registered.
+    """
+
+    instance_id: str
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """Answer to a heartbeat.
+
+    Attributes:
+        lease: What the agent promises.
+    """
+
+    lease: LeaseTerms
+
+
+@post("/agents", status_code=201, opt=needs(Scope.AGENTS_WRITE))
+async def register_agent(request: CallerRequest, node: TheNode) -> Registered:
+    """Take an agent in, or take over what changed of it."""
+    registration = read_as(await read_document(request), Registration, InvalidAgent)
+    endpoint = Endpoint.parse(registration.endpoint)
+    return await node.ains.register(msgspec.structs.replace(registration, endpoint=endpoint.url), request.user.tenant)
+
+
+@post("/agents/{agent_id:str}/heartbeat", status_code=200, opt=needs(Scope.AGENTS_WRITE))
+async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNode) -> Heard:
+    """An agent says that it lives."""
+    beat = read_as(await read_document(request), Heartbeat, InvalidInput)
+    return Heard(node.ains.heartbeat(agent_id, beat.instance_id))
+
+
+@post("/agents/{agent_id:str}/drain", status_code=200, opt=needs(Scope.AGENTS_WRITE))
+async def drain_agent(agent_id: FromPath[str], node: TheNode) -> AgentView:
+    """Give an agent no more tasks, but keep it."""
+    node.drain_agent(agent_id)
+    return _view(node, node.ains.get(agent_id))
+
+
+@delete("/agents/{agent_id:str}", status_code=204, opt=needs(Scope.AGENTS_WRITE))
+async def remove_agent(agent_id: FromPath[str], node: TheNode) -> None:
+    """Forget an agent; tasks it has go on."""
+    node.remove_agent(agent_id)
+
+
+@get("/agents/{agent_id:str}", opt=needs(Scope.AGENTS_READ))
+async def show_agent(agent_id: FromPath[str], node: TheNode) -> AgentView:
+    """One agent."""
+    return _view(node, node.ains.get(agent_id))
+
+
+@get("/agents", opt=needs(Scope.AGENTS_READ))
+async def list_agents(node: TheNode, limit: Limit = PAGE_MAX, cursor: Cursor = "") -> AgentPage:
+    """Every agent, by id."""
+    return _page(node, node.ains.agents(), limit, cursor)
+
+
+@get("/search", opt=needs(Scope.AGENTS_READ))
+async def search_agents(
+    node: TheNode, capability: FromQuery[str] = "", limit: Limit = PAGE_MAX, cursor: Cursor = ""
+) -> AgentPage:
+    """Everybody who offers a capability, `name` or `name@major`, by id."""
+    if not is_capability_ref(capability):
+        told = f"'{capability[:80]}' must be a dotted name like image.label or image.label@2"
+        raise InvalidInput([Fault("?capability", told)])
+    return _page(node, node.ains.search(capability), limit, cursor)
+
+
+agents_router = Router(
+    "/ains",
+    route_handlers=[
+        register_agent,
+        heartbeat,
+        drain_agent,
+        remove_agent,
+        show_agent,
+        list_agents,
+        search_agents,
+    ],
+    request_max_body_size=BODY_BYTES_MAX,
+    tags=["agents"],
+)
+
+
+def _page(node: Node, profiles: Iterable[AgentProfile], limit: int, cursor: str) -> AgentPage:
+    after = (profile for profile in profiles if profile.agent_id > cursor)
+    found = heapq.nsmallest(limit + 1, after, key=lambda profile: profile.agent_id)
+    agents = [_view(node, profile) for profile in found[:limit]]
+    return AgentPage(agents, agents[-1].agent_id if len(found) > limit else None)
+
+
+def _view(node: Node, profile: AgentProfile) -> AgentView:
+    member = node.scheduler.member(profile.agent_id)
+    return AgentView(
+        agent_id=profile.agent_id,
+        name=profile.name,
+        endpoint=profile.endpoint,
+        instance_id=profile.instance_id,
+        capabilities=profile.capabilities,
+        max_concurrent_tasks=profile.max_concurrent_tasks,
+        taken=member.taken,
+        labels=profile.labels,
+        shared=profile.shared,
+        liveness=node.ains.liveness(profile.agent_id),
+        state=node.board.get_state(profile.agent_id),
+        draining=member.draining,
+        registered_at=node.ains.registered_at(profile.agent_id),
+    )

@@ -1,0 +1,204 @@
+"""Runs the HTTP API: inside another program for as long as a block lasts, or as the process that `aicp serve` is."""
+
+import asyncio
+import contextlib
+import errno
+import importlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import uvicorn
+from litestar import Litestar
+
+from aicp.errors import SettingsError
+from aicp.runtime.node import Node
+from aicp.runtime.settings import ADMIN_KEY_FILE, Settings, find_or_make_admin_key
+from aicp.server.app import make_app
+from aicp.server.auth import Keys, loopback_hosts
+from aicp.server.waits import Waits
+
+GRACE_S = 5
+STOP_S_MAX = GRACE_S + 5.0
+KEEP_ALIVE_S = 75
+BACKLOG = 2048
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class RunningServer:
+    """A server that answers.
+
+    Attributes:
+        url: Its base URL, with the real port.
+        admin_key: The key that opens everything.
+    """
+
+    def __init__(self, url: str, admin_key: str) -> None:
+        self.url = url
+        self.admin_key = admin_key
+
+
+@contextlib.asynccontextmanager
+async def running_server(settings: Settings, node: Node) -> AsyncIterator[RunningServer]:
+    """Serve a running node until the block ends; then finish requests for at most 5 s and close.
+
+    Listens to no signal. Requests that wait with `wait_s` are answered at once when the block ends.
+
+    Raises:
+        SettingsError: The address cannot be bound, or the admin key cannot be had.
+    """
+    admin_key = find_or_make_admin_key(settings.data_dir)
+    waits = Waits()
+    hosts = None if settings.behind_tls_proxy else loopback_hosts(settings.host)
+    app = make_app(node, Keys(admin_key), hosts=hosts, waits=waits)
+    bound = _bind(settings.host, settings.port)
+    with contextlib.closing(bound):
+        server = _Server(_config(app))
+        stop_observing = node.observe(waits)
+        serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
+        try:
+            await _until_started(server, serving)
+            yield RunningServer(_url(bound), admin_key)
+        finally:
+            waits.close()
+            server.should_exit = True
+            await _ended(serving)
+            stop_observing()
+
+
+def serve_forever(settings: Settings) -> None:
+    """Run a node and its server until SIGTERM or SIGINT, then stop both; what `aicp serve` does.
+
+    One line on stderr says where it listens, where the admin key is, and that its journal is not durable.
+
+    Raises:
+        SettingsError: The address cannot be bound, or the admin key cannot be had.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve_until_signal(settings))
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    asked = asyncio.Event()
+    with _signals_call(asked.set):
+        async with Node(policy=settings.policy) as node, running_server(settings, node) as server:
+            _say(
+                f"AICP serves {server.url}; the admin key is in {settings.data_dir / ADMIN_KEY_FILE}; "
+                "the journal is in memory, so not durable: what is unfinished when this process ends is lost."
+            )
+            await asked.wait()
+            if node.coordinator.unfinished:
+                _say(f"Stopping; {node.coordinator.unfinished} unfinished tasks are lost.")
+
+
+@contextlib.contextmanager
+def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, except that signals are its owner's business and that it says when it has started."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_started.set()
+
+
+def _config(app: Litestar) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws="none",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+async def _until_started(server: _Server, serving: asyncio.Task[None]) -> None:
+    started = asyncio.create_task(server.has_started.wait())
+    try:
+        await asyncio.wait((started, serving), return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+    finally:
+        started.cancel()
+
+
+async def _ended(serving: asyncio.Task[None]) -> None:
+    """Wait for the server's own graceful end, and not for ever."""
+    try:
+        await asyncio.wait((serving,), timeout=STOP_S_MAX)
+    finally:
+        if not serving.done():
+            serving.cancel()
+            await asyncio.wait((serving,))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise SettingsError(f"The host '{host}' is no address of this machine: {error.strerror}.") from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise SettingsError(_why_not_bound(error, host, port)) from error
+    return bound
+
+
+def _why_not_bound(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} on {host} is in use: stop what uses it, or choose another port with --port."
+    if error.errno == errno.EACCES:
+        return f"Port {port} on {host} is not allowed to this user: choose one above 1023 with --port."
+    return f"{host}:{port} cannot be bound: {error.strerror or error}."
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")
+    sys.stderr.flush()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
+    except ImportError:
+        return None
+    return factory
