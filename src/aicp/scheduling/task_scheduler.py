@@ -197,11 +197,14 @@ class TaskScheduler:
         if member is None:
             member = self._members[profile.agent_id] = Member(profile)
             self._join_pools(member)
-        else:
-            self._leave_pools(member)
-            member.become(profile)
-            self._join_pools(member)
+            self.refresh(profile.agent_id)
+            return
+        self._leave_pools(member)
+        offered = list(member.seats)
+        member.become(profile)
+        self._join_pools(member)
         self.refresh(profile.agent_id)
+        self._note_losses(offered)
 
     def remove_agent(self, agent_id: str) -> None:
         """Give it no more tasks; those it has go on, and waiting ones find others.
@@ -212,7 +215,7 @@ class TaskScheduler:
         member = self._member(agent_id)
         del self._members[agent_id]
         self._leave_pools(member)
-        self._note_outages(member.seats)
+        self._note_losses(member.seats)
 
     def drain_agent(self, agent_id: str) -> None:
         """Give it no more tasks, but keep it.
@@ -539,6 +542,12 @@ class TaskScheduler:
                     self.on_outage(key, is_out)
             if pool.out or not pool.seats:
                 self._wake_hopeless(key)
+
+    def _note_losses(self, keys: Iterable[str]) -> None:
+        """An agent went or changed: those in line who wanted just this one are told as well."""
+        self._note_outages(keys)
+        for key in keys:
+            self._wake_hopeless(key)
 
     def _wake_hopeless(self, key: str) -> None:
         line = self._lines.get(key)
