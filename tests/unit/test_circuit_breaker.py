@@ -1,6 +1,7 @@
 """Section 2 of the semantics, rule by rule, and what other breakers are known to get wrong."""
 
 import asyncio
+import math
 import threading
 import types
 from collections.abc import Iterator
@@ -214,3 +215,28 @@ def test_a_listener_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture) -
     assert breaker.state is CircuitState.FORCED_OPEN
     assert [transition.new for transition in told] == [CircuitState.FORCED_OPEN]
     assert [record.message for record in caplog.records] == ["a listener of circuit 'eyes-1' failed"] * 2
+
+
+# What cannot work is refused when it is written down.
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"failure_threshold": 0}, "at least 1"),
+        ({"success_threshold": 0}, "at least 1"),
+        ({"half_open_max_probes": 0}, "at least 1"),
+        ({"window_calls_min": 0}, "at least 1"),
+        ({"window": 0}, "1 to 10,000"),
+        ({"window": 10_001}, "1 to 10,000"),
+        ({"probe_lease_s": 0.0}, "more than 0"),
+        ({"probe_lease_s": math.nan}, "more than 0"),
+        ({"failure_rate": 50.0}, "at most 1"),
+        ({"failure_rate": 0.0}, "more than 0"),
+        ({"slow_call_s": 1.0, "slow_call_rate": math.nan}, "at most 1"),
+        ({"slow_call_rate": 0.5}, "needs slow_call_s"),
+    ],
+)
+def test_a_policy_that_could_never_work_is_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        BreakerPolicy(**options)

@@ -61,10 +61,10 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
         backoff: Waits while OPEN.
         stable_after_s: CLOSED for this long, the next opening begins at the first wait again.
         window: Calls that the two rates look back on, 1 to 10,000.
-        window_calls_min: Calls before the rates count.
-        failure_rate: Share of failures, 0 to 1, that opens it; None to look at failures in a row alone.
+        window_calls_min: Calls before the rates count; they are looked at with each failure and each slow call.
+        failure_rate: Share of failures, more than 0 and at most 1, that opens it; None to look at those in a row alone.
         slow_call_s: A call at least this long is slow; None to time nothing.
-        slow_call_rate: Share of slow calls, 0 to 1, that opens it; None for never.
+        slow_call_rate: Share of slow calls, more than 0 and at most 1, that opens it; None for never.
         is_failure: Asked by `call` and the decorator about each exception or result; None: every `Exception` counts,
             no result does.
         ignored: Exceptions that are no verdict at all. What is not an `Exception` (CancelledError, …) never is.
@@ -95,8 +95,10 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
             raise ValueError("thresholds, half_open_max_probes and window_calls_min must be at least 1")
         if not 1 <= self.window <= 10_000:
             raise ValueError("window must be 1 to 10,000 calls")
-        if self.probe_lease_s <= 0:
+        if not self.probe_lease_s > 0:
             raise ValueError("probe_lease_s must be more than 0")
+        if not all(rate is None or 0 < rate <= 1 for rate in (self.failure_rate, self.slow_call_rate)):
+            raise ValueError("failure_rate and slow_call_rate are shares: more than 0, at most 1")
         if self.slow_call_rate is not None and self.slow_call_s is None:
             raise ValueError("slow_call_rate needs slow_call_s")
 
