@@ -442,6 +442,8 @@ class TaskScheduler:
         if any(seat.is_fragile or seat.why_out for seat in member.seats.values()):
             self.refresh(member.profile.agent_id)
             return
+        if member.taken >= member.slots:
+            return
         for key, seat in member.seats.items():
             self._pools[key].put(seat)
         if self._lines:
