@@ -180,16 +180,17 @@ class TaskScheduler:
             retry_after_s: For OVERLOADED: how long the agent asked to be left alone.
             whole_agent: For MISCONFIGURED: about the agent rather than about this capability.
         """
-        if not self._unlease(lease) or not self._is_current(lease.seat.member):
+        member = lease.seat.member
+        if not self._unlease(lease) or not self._is_current(member):
             return
-        seat = lease.seat
+        seat = member.seats.get(lease.key, lease.seat)
         self._tally(seat, outcome, elapsed_s)
         self._settle_permit(lease, outcome, elapsed_s, evidence=evidence)
         if outcome is Outcome.OVERLOADED:
-            self._cool_down(seat.member, retry_after_s)
-        elif outcome is Outcome.MISCONFIGURED and lease.agent is seat.member.profile:
+            self._cool_down(member, retry_after_s)
+        elif outcome is Outcome.MISCONFIGURED and lease.agent is member.profile:
             self._set_aside(seat, whole_agent=whole_agent)
-        self._free_slot(seat.member)
+        self._free_slot(member)
 
     def add_agent(self, profile: AgentProfile) -> None:
         """Take an agent into the fleet, or take over what changed of it: its speed stays known, its tasks go on."""
