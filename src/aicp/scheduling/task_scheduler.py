@@ -183,6 +183,9 @@ class TaskScheduler:
         member = lease.seat.member
         if not self._unlease(lease) or not self._is_current(member):
             return
+        if lease.agent.instance_id != member.profile.instance_id:
+            # The process it is about is gone: nothing of it says anything about the one that took its place.
+            outcome = Outcome.CANCELLED
         seat = member.seats.get(lease.key, lease.seat)
         self._tally(seat, outcome, elapsed_s)
         self._settle_permit(lease, outcome, elapsed_s, evidence=evidence)
