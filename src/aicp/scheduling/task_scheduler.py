@@ -190,7 +190,7 @@ class TaskScheduler:
         self._tally(seat, outcome, elapsed_s)
         self._settle_permit(lease, outcome, elapsed_s, evidence=evidence)
         if outcome is Outcome.OVERLOADED:
-            self._cool_down(member, retry_after_s)
+            self._cool_down(seat, retry_after_s)
         elif outcome is Outcome.MISCONFIGURED and lease.agent is member.profile:
             self._set_aside(seat, whole_agent=whole_agent)
         self._free_slot(member)
@@ -592,14 +592,18 @@ class TaskScheduler:
         elif outcome in _FAILURES:
             member.failures += 1
 
-    def _cool_down(self, member: Member, retry_after_s: float | None) -> None:
+    def _cool_down(self, seat: Seat, retry_after_s: float | None) -> None:
+        member = seat.member
         if retry_after_s is None:
+            if self._board.ready_in_s(member.profile.agent_id, seat.key):
+                # It rests already: this call was on its way before, and its refusal is the same news.
+                return
             guess = member.cool_down_s * COOL_DOWN_FACTOR or COOL_DOWN_FIRST_S
             member.cool_down_s = retry_after_s = min(guess, COOL_DOWN_MAX_S)
         rest_s = min(max(retry_after_s, COOL_DOWN_MIN_S), COOL_DOWN_MAX_S)
         self._board.cool_down(member.profile.agent_id, rest_s)
-        for seat in member.seats.values():
-            self._look_at(seat)
+        for other in member.seats.values():
+            self._look_at(other)
 
     def _set_aside(self, seat: Seat, *, whole_agent: bool) -> None:
         if whole_agent:
