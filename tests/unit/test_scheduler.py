@@ -229,6 +229,15 @@ class TestLeases:
             assert stage.scheduler.expired_leases == 100
 
     @virtual
+    async def test_leases_that_expire_together_free_their_slots_in_the_order_they_were_granted(self) -> None:
+        async with Stage(*(agent(f"a{number}") for number in range(30))) as stage:
+            lost = [(await stage.lease(task(timeout_s=1.0))).agent.agent_id for _ in range(30)]
+            asked = [stage.asking() for _ in lost]
+            leases = [await granted(each) for each in asked]
+            assert [lease.agent.agent_id for lease in leases] == lost
+            stage.succeed(*leases)
+
+    @virtual
     async def test_a_cancelled_waiter_leaves_the_line(self) -> None:
         async with Stage(agent("a")) as stage:
             lease = await stage.lease()

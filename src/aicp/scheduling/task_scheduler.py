@@ -121,7 +121,7 @@ class TaskScheduler:
         self._pools: dict[str, Pool] = {}
         self._lines: dict[str, WaitingLine] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._leases: dict[int, set[Lease]] = {}
+        self._leases: dict[int, dict[Lease, None]] = {}
         self._lease_timer: asyncio.TimerHandle | None = None
         self._waiting = 0
         self.expired_leases = 0
@@ -625,7 +625,7 @@ class TaskScheduler:
 
     def _watch(self, lease: Lease) -> None:
         second = int(lease.expires_at) + 1
-        self._leases.setdefault(second, set()).add(lease)
+        self._leases.setdefault(second, {})[lease] = None
         if self._lease_timer is None:
             self._lease_timer = asyncio.get_running_loop().call_later(1.0, self._expire_leases)
 
@@ -635,7 +635,7 @@ class TaskScheduler:
         lease.is_settled = True
         second = int(lease.expires_at) + 1
         leases = self._leases[second]
-        leases.discard(lease)
+        del leases[lease]
         if not leases:
             del self._leases[second]
         return True
