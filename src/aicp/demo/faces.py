@@ -19,8 +19,8 @@ from skimage.feature import Cascade
 
 from aicp.demo.findings import Box, Face
 
-# Votes were counted on 24 pictures inside scikit-image at sizes from 360 to 860 pixels: the astronaut gets 15 and more,
-# the most face-like of all else 11. Of 100 cut-out faces and 100 other patches, 86 and none get 12.
+# Measured on the 26 PNG and JPEG pictures inside scikit-image, each at up to 11 sizes from 360 to 860 pixels: the
+# astronaut's face gets 16 to 23 votes, nothing else gets 12. Of 100 cut-out faces 86 get them, of 100 others none.
 VOTES_MIN = 12
 FACES_MAX = 64
 
