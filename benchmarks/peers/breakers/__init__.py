@@ -1,0 +1,1 @@
+"""Circuit breakers side by side: one adapter a library, what they cost, and what they get right."""
