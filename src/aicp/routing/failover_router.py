@@ -228,6 +228,8 @@ class FailoverRouter:
 
     def _as_error(self, work: Work, error: TaskError) -> RoutingError | None:
         """The exception a direct call raises instead of a FAILED result; None when the agent itself said no."""
+        if work.attempts and work.attempts[-1].outcome is Outcome.TASK_FAILED:
+            return None
         if error.code == NoAgentAvailable.code:
             outage = self._scheduler.outage(work.task)
             tried = [f"{attempt.agent_id}: {attempt.reason}" for attempt in work.attempts]
