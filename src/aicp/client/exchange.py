@@ -3,6 +3,7 @@
 import asyncio
 import io
 import math
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
@@ -173,8 +174,8 @@ def _encode(body: Any) -> bytes:
 
 
 def _told(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.strerror:
-        return error.os_error.strerror.lower()
+    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno or 0) > 0:
+        return os.strerror(number).lower()
     return str(error) or type(error).__name__
 
 

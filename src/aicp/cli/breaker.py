@@ -1,0 +1,31 @@
+"""`aicp breaker …`."""
+
+from typing import Annotated
+
+import typer
+
+from aicp.cli.connection import ask
+from aicp.cli.output import Format, Output, Sheet, facts, seconds, write
+
+app = typer.Typer(help="The circuits between AICP and its agents.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_breakers(output: Output = Format.TABLE) -> None:
+    """Show every agent's circuit for every capability, and why it may not be used."""
+    health = ask(lambda client: client.health())
+    rows = [
+        (agent_id, key, each.state, each.why_out, seconds(each.retry_after_s), agent.success_count, agent.failure_count)
+        for agent_id, agent in health.agents.items()
+        for key, each in agent.capabilities.items()
+    ]
+    columns = ("agent", "capability", "state", "out because", "retry in", "successes", "failures")
+    lines = [{"agent_id": agent_id, "health": agent} for agent_id, agent in health.agents.items()]
+    write(health, output, Sheet(columns, rows), lines)
+
+
+@app.command()
+def reset(agent_id: Annotated[str, typer.Argument(help="Whose circuits.")], output: Output = Format.TABLE) -> None:
+    """Close an agent's circuits, forget that it was set aside, and use it again at once."""
+    state = ask(lambda client: client.reset(agent_id))
+    write(state, output, facts(agent=state.agent_id, state=state.state))

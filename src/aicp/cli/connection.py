@@ -1,0 +1,34 @@
+"""Asks the server that the environment names, and says what to do when it does not answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from aicp.errors import AccessDenied
+
+RETRIES_MAX = 2
+T = TypeVar("T")
+
+
+def ask(work: Callable[[Any], Awaitable[T]]) -> T:
+    """Run `work` with an `aicp.client.Client` of the server at `AICP_URL`.
+
+    Raises:
+        AicpError: What the server refused, or that it cannot be reached, with what to do.
+    """
+    from aicp.client import Client, ServerUnreachable
+    from aicp.runtime.settings import api_key, server_url
+
+    url = server_url()
+
+    async def main() -> T:
+        async with Client(url, api_key(), retries_max=RETRIES_MAX) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(main())
+    except ServerUnreachable as error:
+        raise ServerUnreachable(f"{error.message} Start it with `aicp serve`, or set AICP_URL.") from error
+    except AccessDenied as error:
+        told = "set AICP_API_KEY, or AICP_DATA_DIR to the data directory of the server"
+        raise AccessDenied(f"{url} does not accept the key: {told}.") from error

@@ -1,0 +1,82 @@
+"""The command `aicp`: puts the groups together, and turns whatever ends a command into a sentence and an exit code."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from types import TracebackType
+
+import typer
+
+from aicp.cli import agent, breaker, chain, scheduler, task
+from aicp.cli.exits import BAD_INPUT, DEFECT, EPILOG, INTERRUPTED, PIPE_CLOSED, code_of, say
+from aicp.cli.serve import serve
+from aicp.cli.version import version
+from aicp.errors import AicpError
+
+_DEMO = "aicp.cli.demo"
+
+
+def make_app() -> typer.Typer:
+    """Every command; a new group is a module with an `app`, added here."""
+    app = typer.Typer(
+        name="aicp",
+        help="Keeps work going when AI agents fail.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    if find_spec(_DEMO) is not None:
+        app.command(epilog=EPILOG)(importlib.import_module(_DEMO).demo)
+    app.command(epilog=EPILOG)(serve)
+    for name, group in (("chain", chain), ("task", task), ("agent", agent)):
+        app.add_typer(group.app, name=name, epilog=EPILOG)
+    for name, group in (("breaker", breaker), ("scheduler", scheduler)):
+        app.add_typer(group.app, name=name, epilog=EPILOG)
+    app.command(epilog=EPILOG)(version)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; whatever goes wrong is one sentence on stderr.
+
+    Args:
+        arguments: What follows `aicp`; those of the process when None.
+    """
+    try:
+        code = make_app()(args=arguments, prog_name="aicp", standalone_mode=False)
+    except typer.TyperException as error:
+        return _usage(error)
+    except AicpError as error:
+        say(error.message)
+        return code_of(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_stdout()
+        return PIPE_CLOSED
+    except Exception as error:  # noqa: BLE001 - a defect of ours shall not be a traceback in somebody's terminal
+        say(f"AICP has a defect: {type(error).__name__}: {error}{_place(error.__traceback__)}. Please report it.")
+        return DEFECT
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: typer.TyperException) -> int:
+    if not error.format_message():
+        return BAD_INPUT  # a group without a command: its help was shown
+    context = getattr(error, "ctx", None)
+    where = f" See `{context.command_path} --help`." if context is not None else ""
+    say(f"{error.format_message().rstrip('.')}.{where}")
+    return BAD_INPUT
+
+
+def _forget_stdout() -> None:
+    """Whoever read has gone: what is still buffered must not fail at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _place(trace: TracebackType | None) -> str:
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"

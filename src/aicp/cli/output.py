@@ -1,0 +1,125 @@
+"""Writes data to stdout, as a table for people or as JSON for programs."""
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from aicp.cli.exits import printable
+
+WIDTH_WHEN_PIPED = 400
+CELL_CHARS_MAX = 1_000
+
+
+class Format(StrEnum):
+    """How data is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+
+
+Output = Annotated[Format, typer.Option("--output", "-o", help="How data is written to stdout.")]
+
+
+class Sheet(msgspec.Struct, frozen=True):
+    """A table.
+
+    Attributes:
+        columns: Their titles.
+        rows: A value for each column; None is shown as a dash.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+def write(value: Any, output: Format, sheet: Sheet, lines: Sequence[Any] | None = None) -> None:
+    """Write data.
+
+    Args:
+        value: All of it, for `json`.
+        output: Which way.
+        sheet: For `table`.
+        lines: For `jsonl`, one each; the elements of a list, or the value itself, when left out.
+    """
+    if output is Format.TABLE:
+        _write_table(sheet)
+    elif output is Format.JSON:
+        _write_text(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    else:
+        for line in _lines(value) if lines is None else lines:
+            _write_text(msgspec.json.encode(line))
+    sys.stdout.flush()
+
+
+def facts(**named: Any) -> Sheet:
+    """A sheet that shows one thing: a row for each of its facts."""
+    return Sheet(("", ""), [(name.replace("_", " "), value) for name, value in named.items()])
+
+
+def seconds(value: float | None) -> str | None:
+    """A duration as people read it."""
+    return None if value is None else f"{value:.3f} s"
+
+
+def _lines(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _write_text(text: bytes) -> None:
+    sys.stdout.write(text.decode() + "\n")
+
+
+def _write_table(sheet: Sheet) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_WHEN_PIPED)
+    has_titles = any(sheet.columns)
+    table = Table(box=box.SIMPLE_HEAD if has_titles else None, show_header=has_titles, show_edge=False, pad_edge=False)
+    for column in sheet.columns:
+        table.add_column(column, overflow="fold")
+    for row in sheet.rows:
+        table.add_row(*map(_cell, row))
+    console.print(table)
+
+
+def _cell(value: Any) -> Any:
+    from rich.text import Text
+
+    text = _told(value)
+    shown = printable(" ".join(text.split()))[:CELL_CHARS_MAX]
+    return Text(shown, style=_STYLES.get(shown, ""))
+
+
+def _told(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        return value.astimezone().isoformat(sep=" ", timespec="seconds")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return msgspec.json.encode(value).decode()
+
+
+_STYLES = {
+    "COMPLETED": "green",
+    "FAILED": "red",
+    "CANCELLED": "yellow",
+    "SKIPPED": "yellow",
+    "RUNNING": "cyan",
+    "CLOSED": "green",
+    "OPEN": "red",
+    "HALF_OPEN": "yellow",
+    "FORCED_OPEN": "red",
+    "UNHEARD": "yellow",
+    "OFFLINE": "red",
+}

@@ -1,0 +1,24 @@
+"""`aicp serve`."""
+
+from typing import Annotated
+
+import typer
+
+from aicp.runtime.settings import DEFAULT_HOST, DEFAULT_PORT, server_settings
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to bind.")] = DEFAULT_HOST,
+    port: Annotated[int, typer.Option(help="Port to bind; 0 for any free one.")] = DEFAULT_PORT,
+    behind_tls_proxy: Annotated[
+        bool, typer.Option("--behind-tls-proxy", help="Only a proxy with TLS reaches this server.")
+    ] = False,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C.
+
+    What it accepted is remembered in memory only: work that is unfinished when it stops is lost.
+    """
+    settings = server_settings(host=host, port=port, behind_tls_proxy=behind_tls_proxy)
+    from aicp.server import serve_forever
+
+    serve_forever(settings)

@@ -1,0 +1,91 @@
+"""`aicp task …`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from aicp.cli.connection import ask
+from aicp.cli.exits import OK, WORK_FAILED, say
+from aicp.cli.output import Format, Output, facts, seconds, write
+from aicp.errors import Fault, InvalidTask
+from aicp.model.task import Priority, Task, TaskStatus
+
+app = typer.Typer(help="Tasks on their own.", no_args_is_help=True)
+
+TaskId = Annotated[str, typer.Argument(help="The id that `aicp task run` told.")]
+
+
+@app.command()
+def run(
+    capability: Annotated[str, typer.Argument(help="What is wanted: name, or name@major.")],
+    params: Annotated[str, typer.Option(help="JSON object for the agent, or @FILE with one.")] = "{}",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and show the result.")] = False,
+    priority: Annotated[Priority, typer.Option(help="Place in line.")] = Priority.NORMAL,
+    timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Longest single attempt, seconds.")] = None,
+    deadline_s: Annotated[
+        float | None, typer.Option("--deadline-s", help="Seconds until it must have ended, all attempts included.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Submit a task to the server."""
+    task = Task(capability, _params(params), priority=priority, timeout_s=timeout_s, deadline_s=deadline_s)
+    task_id = ask(lambda client: client.submit_task(task))
+    if wait:
+        _show_end(task_id, output)
+    write({"task_id": task_id}, output, facts(task=task_id))
+
+
+@app.command()
+def show(task_id: TaskId, output: Output = Format.TABLE) -> None:
+    """Show where a task stands, and its result."""
+    _write_view(ask(lambda client: client.get_task(task_id)), output)
+
+
+@app.command()
+def cancel(task_id: TaskId, output: Output = Format.TABLE) -> None:
+    """Cancel a task; one that has ended stays as it is."""
+    standing = ask(lambda client: client.cancel_task(task_id))
+    write(standing, output, facts(task=standing.task_id, status=standing.status))
+
+
+def _show_end(task_id: str, output: Format) -> None:
+    try:
+        view = ask(lambda client: client.wait_task(task_id))
+    except KeyboardInterrupt:
+        say(f"Task {task_id} goes on; see `aicp task show {task_id}`, or stop it with `aicp task cancel {task_id}`.")
+        raise
+    _write_view(view, output)
+    raise typer.Exit(OK if view.status is TaskStatus.COMPLETED else WORK_FAILED)
+
+
+def _write_view(view: Any, output: Format) -> None:
+    sheet = facts(
+        task=view.task_id,
+        capability=view.capability,
+        status=view.status,
+        result=view.result,
+        error=view.error and f"{view.error.code}: {view.error.message}",
+        agent=view.agent_id,
+        attempts=len(view.attempts),
+        waited=seconds(view.timings.queued_s),
+        ran=seconds(view.timings.running_s),
+    )
+    write(view, output, sheet)
+
+
+def _params(said: str) -> dict[str, Any]:
+    from aicp.runtime.documents import read_document
+
+    if said.startswith("@"):
+        value = read_document(Path(said[1:])).value
+    else:
+        try:
+            value = msgspec.json.decode(said.encode("utf-8", "surrogateescape"))
+        except (ValueError, RecursionError) as error:
+            raise InvalidTask([Fault("--params", f"is not JSON: {error}")]) from None
+    if not isinstance(value, dict):
+        raise InvalidTask([Fault("--params", f"must be a JSON object, not {json.dumps(value)[:80]}")])
+    return value
