@@ -93,7 +93,7 @@ class Attempts:
         if reply.outcome is Outcome.UNAVAILABLE and not reply.repeatable and not work.task.idempotent:
             reply = msgspec.structs.replace(reply, outcome=Outcome.AGENT_FAULT)
         if reply.outcome is Outcome.AGENT_FAULT and reply.evidence:
-            if work.may_be_poison and lease.agent.agent_id not in work.suspects:
+            if work.may_be_poison:
                 return msgspec.structs.replace(reply, evidence=False)
             work.suspects |= {lease.agent.agent_id}
         return reply
