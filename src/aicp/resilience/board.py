@@ -1,4 +1,4 @@
-"""Circuits by name in opaque groups, made on the first failure: whoever never failed costs nothing.
+"""Circuits by name in opaque groups, made on the first failure: whoever never failed (or lagged) costs nothing.
 
 In a node a group is an agent and a name one of its capabilities. Commands on a group also hold for circuits it gets
 later. A circuit that was not made yet admits with its group's absent permit, which is where its counter will begin.
@@ -75,6 +75,9 @@ class CircuitBoard:
         self._gated = gated
         self._listener = listener
         self._circuits_max = circuits_max
+        self._slow_call_s = math.inf
+        if policy.slow_call_rate is not None and policy.slow_call_s is not None:
+            self._slow_call_s = policy.slow_call_s
         self._groups: dict[str, _Group] = {}
         self._by_age: OrderedDict[tuple[str, str], CircuitBreaker] = OrderedDict()
         self.overflowed = 0
@@ -94,8 +97,10 @@ class CircuitBoard:
         return REFUSED if self._absent_wait_s(held) else held.absent_permit
 
     def record_success(self, group: str, name: str, permit: int, elapsed_s: float | None = None) -> None:
-        """Settle a permit: it went well."""
+        """Settle a permit: it went well; if slow calls count, the circuit is made if this is its first slow one."""
         circuit = self._find(group, name)
+        if circuit is None and elapsed_s is not None and elapsed_s >= self._slow_call_s:
+            circuit = self._find_or_make(group, name)
         if circuit is not None:
             circuit.record_success(permit, elapsed_s)
 
@@ -157,32 +162,28 @@ class CircuitBoard:
 
     def force_open(self, group: str) -> None:
         """Admit nobody to the group until `reset`."""
-        held = self._groups.setdefault(group, _Group())
+        held = self._next_generation(group)
         held.mode = CircuitState.FORCED_OPEN
         for circuit in held.circuits.values():
             circuit.force_open()
 
     def disable(self, group: str) -> None:
         """Admit everybody to the group and learn nothing until `reset`."""
-        held = self._groups.setdefault(group, _Group())
+        held = self._next_generation(group)
         held.mode = CircuitState.DISABLED
         for circuit in held.circuits.values():
             circuit.disable()
 
     def reset(self, group: str) -> None:
         """Close every circuit of the group and forget failures, waits, promises and orders."""
-        held = self._groups.get(group)
-        if held is None:
-            return
+        held = self._next_generation(group)
         held.mode, held.cool_until = None, -math.inf
         for circuit in held.circuits.values():
             circuit.reset()
 
     def new_instance(self, group: str) -> None:
         """Behind the group is a new process; orders of an operator stay."""
-        held = self._groups.get(group)
-        if held is None:
-            return
+        held = self._next_generation(group)
         held.cool_until = -math.inf
         for circuit in held.circuits.values():
             circuit.new_instance()
@@ -213,6 +214,12 @@ class CircuitBoard:
     def __len__(self) -> int:
         """How many circuits were made and are kept."""
         return len(self._by_age)
+
+    def _next_generation(self, group: str) -> _Group:
+        """What is in flight becomes late, for circuits that were not made yet as well."""
+        held = self._groups.setdefault(group, _Group())
+        held.absent_permit += 1
+        return held
 
     def _absent_wait_s(self, held: _Group) -> float:
         if held.mode is CircuitState.DISABLED:
