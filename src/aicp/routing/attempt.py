@@ -48,7 +48,7 @@ class Attempts:
         self._tell_start(work, lease, call, began_utc)
         reply = Reply(Outcome.CANCELLED, reason="the caller cancelled", evidence=False)
         try:
-            reply = await self._guarded(lease, call)
+            reply = await self._guarded(work, lease, call)
             reply = self._weighed(reply, work, lease, call)
         except Exception as error:  # noqa: BLE001 - a transport that raises is a bug of ours, not the task's
             _log.exception("the transport failed on task %s", work.task_id)
@@ -60,25 +60,24 @@ class Attempts:
         return reply
 
     def _call(self, work: Work, lease: Lease, now: float) -> Call:
-        work.dispatches += 1
+        work.number += 1
         remaining_s = max(0.001, work.deadline - now)
         return Call(
             task_id=work.task_id,
             capability=lease.key,
             params=work.task.params,
-            attempt=work.dispatches,
+            attempt=work.number,
             epoch=work.epoch,
             timeout_s=min(lease.timeout_s, remaining_s),
             remaining_s=remaining_s,
             idempotent=work.task.idempotent,
         )
 
-    async def _guarded(self, lease: Lease, call: Call) -> Reply:
+    async def _guarded(self, work: Work, lease: Lease, call: Call) -> Reply:
         declared = lease.seat.declared
-        if declared.input_schema is None and declared.output_schema is None:
-            return await self._transport.invoke(lease.agent, call)
         if misfit := self._schemas.misfit(declared.input_schema, call.params):
             return Reply(Outcome.CALLER_FAULT, reason=f"params do not fit: {misfit}", evidence=False, unsent=True)
+        work.dispatches += 1
         reply = await self._transport.invoke(lease.agent, call)
         if reply.outcome is Outcome.SUCCESS and (misfit := self._schemas.misfit(declared.output_schema, reply.result)):
             return Reply(Outcome.AGENT_FAULT, reason=f"result does not fit: {misfit}")

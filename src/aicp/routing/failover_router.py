@@ -134,6 +134,9 @@ class FailoverRouter:
         if reply.outcome is Outcome.SUCCESS:
             return self._succeeded(work, reply)
         self._history.remember(work, lease, reply, self._clock.utcnow())
+        if reply.unsent:
+            work.leave_out(lease.agent.agent_id)
+            return None if self._scheduler.has_candidate(work.task) else self._failed(work, reply)
         work.tried |= {lease.agent.agent_id}
         if work.doubted is not None:
             return self._failed(work, work.doubted[1])
@@ -165,9 +168,7 @@ class FailoverRouter:
 
     async def _begin_round(self, work: Work) -> TaskResult | None:
         """Everybody usable was tried: wait, longer each time, then all may be tried again."""
-        if all(attempt.outcome is Outcome.CALLER_FAULT for attempt in work.attempts[-len(work.tried) :]):
-            return self._ended(work, TaskError("caller_fault", work.attempts[-1].reason))
-        if not work.accepted and all(attempt.outcome in _NOTHING_WAS_EXECUTED for attempt in work.attempts):
+        if not work.accepted and all(attempt.outcome is not Outcome.AGENT_FAULT for attempt in work.attempts):
             return self._ended(work, TaskError(NoAgentAvailable.code, "nobody answers"))
         work.rounds += 1
         work.tried = frozenset()
@@ -183,9 +184,7 @@ class FailoverRouter:
         return work.ended(TaskStatus.COMPLETED, self._clock.utcnow(), result=reply.result)
 
     def _refused(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
-        """The params were refused: by an agent's declared schema, or by the agent, which is asked about once more."""
-        if reply.unsent:
-            return None if self._scheduler.has_another(work.task, work.tried) else self._failed(work, reply)
+        """The agent refused the params: another one is asked about them once, if that is safe."""
         if not work.task.idempotent or not self._scheduler.has_another(work.task, work.tried):
             return self._failed(work, reply)
         work.doubted = (lease, reply)

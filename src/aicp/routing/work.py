@@ -3,6 +3,8 @@
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
 from aicp.scheduling.lease import Lease
@@ -23,7 +25,8 @@ class Work:
         deadline: When its time is over, monotonic seconds.
         accepted: True when it waits for agents that are out; False for a direct call that rather comes back.
         attempts: What was tried; the last 30.
-        dispatches: How often it was sent.
+        number: Of the last attempt.
+        dispatches: How often it was sent; an attempt whose agent would not take the params is not.
         real_attempts: Of those, how many count against the limit.
         tried: Agents of this round.
         rounds: Rounds that began after every usable agent had been tried.
@@ -32,8 +35,8 @@ class Work:
     """
 
     __slots__ = (
-        "accepted", "attempts", "deadline", "dispatches", "doubted", "epoch", "ready_at", "ready_at_utc",
-        "real_attempts", "rounds", "suspects", "task", "task_id", "tried",
+        "accepted", "attempts", "deadline", "dispatches", "doubted", "epoch", "number", "ready_at",
+        "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +58,7 @@ class Work:
         self.deadline = deadline
         self.accepted = accepted
         self.attempts: list[Attempt] = []
+        self.number = 0
         self.dispatches = 0
         self.real_attempts = 0
         self.rounds = 0
@@ -66,6 +70,10 @@ class Work:
     def may_be_poison(self) -> bool:
         """True when so many agents failed it that the next failure says nothing about the agent."""
         return len(self.suspects) >= POISON_AGENTS
+
+    def leave_out(self, agent_id: str) -> None:
+        """Its params do not fit what this agent declares: it shall not go there again."""
+        self.task = msgspec.structs.replace(self.task, exclude_agents=(*self.task.exclude_agents, agent_id))
 
     def remember(self, attempt: Attempt) -> None:
         """An attempt ended."""

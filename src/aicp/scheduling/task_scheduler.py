@@ -294,6 +294,11 @@ class TaskScheduler:
         """True when somebody, present or gone, offered `name` or `name@major`."""
         return wanted_key(capability) in self._pools
 
+    def has_candidate(self, task: Task) -> bool:
+        """True when somebody offers what the task asks for, whether it may be used now or not."""
+        pool = self._pools.get(wanted_key(task.capability))
+        return pool is not None and any(True for _ in self._candidates(pool, task))
+
     def has_another(self, task: Task, tried: frozenset[str]) -> bool:
         """True when somebody not yet tried may be used for the task, free or busy."""
         pool = self._pools.get(wanted_key(task.capability))
