@@ -198,12 +198,11 @@ class FailoverRouter:
         return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=error)
 
     async def _pay(self, work: Work, reply: Reply) -> None:
-        """A retry takes a token; without one the task waits for it."""
-        if reply.outcome is Outcome.OVERLOADED:
-            return
-        budget = self._budget(work.task.capability)
-        while (wait_s := budget.withdraw()) and self._clock.monotonic() < work.deadline:
-            await self._sleep(work, wait_s)
+        """A retry takes a token, and without one the task waits for it; after many dispatches it waits besides."""
+        if reply.outcome is not Outcome.OVERLOADED:
+            budget = self._budget(work.task.capability)
+            while (wait_s := budget.withdraw()) and self._clock.monotonic() < work.deadline:
+                await self._sleep(work, wait_s)
         if work.dispatches >= DISPATCHES_MAX:
             await self._sleep(work, self._growing_wait_s(work.dispatches - DISPATCHES_MAX + 1))
 
