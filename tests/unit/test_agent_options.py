@@ -6,6 +6,9 @@ import pytest
 from aicp.agent.keys import data_dir, find_api_key
 from aicp.agent.options import AgentOptions, checked
 from aicp.errors import SettingsError
+from aicp.runtime.settings import api_key
+
+LOCAL = "http://127.0.0.1:8420"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
@@ -71,12 +74,22 @@ def test_key_comes_from_the_argument_then_the_variable_then_the_file(
 ) -> None:
     monkeypatch.setenv("AICP_DATA_DIR", str(tmp_path))
     monkeypatch.delenv("AICP_API_KEY", raising=False)
-    assert find_api_key(None) is None
+    assert find_api_key(None, LOCAL) is None
     (tmp_path / "admin.key").write_text("from-file\n")
-    assert find_api_key(None) == "from-file"
+    assert find_api_key(None, LOCAL) == "from-file"
     monkeypatch.setenv("AICP_API_KEY", "from-variable")
-    assert find_api_key(None) == "from-variable"
-    assert find_api_key("given") == "given"
+    assert find_api_key(None, LOCAL) == "from-variable"
+    assert find_api_key("given", LOCAL) == "given"
+
+
+def test_admin_key_of_this_machine_is_never_shown_to_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AICP_DATA_DIR", str(tmp_path))
+    monkeypatch.delenv("AICP_API_KEY", raising=False)
+    (tmp_path / "admin.key").write_text("from-file\n")
+    assert find_api_key(None, "http://aicp.example:8420") is None
+    assert find_api_key(None, "http://127.0.0.1.example:8420") is None
+    assert api_key("http://aicp.example:8420") is None
+    assert api_key(LOCAL) == "from-file"
 
 
 def test_data_directory_is_chosen_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

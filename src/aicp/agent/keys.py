@@ -3,17 +3,21 @@
 import os
 from pathlib import Path
 
+from aicp.model.endpoint import leads_to_loopback
+
 KEY_VARIABLE = "AICP_API_KEY"
 DATA_DIR_VARIABLE = "AICP_DATA_DIR"
 KEY_FILE = "admin.key"
 
 
-def find_api_key(given: str | None) -> str | None:
-    """The key given, else `AICP_API_KEY`, else the admin key of this machine; None when there is none.
+def find_api_key(given: str | None, server_url: str) -> str | None:
+    """The key given, else `AICP_API_KEY`, else, for a server on this machine, its admin key; None when there is none.
 
     Cheap, and asked again at every registration: the server may write its key after the agent has started.
     """
-    return given or os.environ.get(KEY_VARIABLE) or _read_line(data_dir() / KEY_FILE)
+    if key := given or os.environ.get(KEY_VARIABLE):
+        return key
+    return _read_line(data_dir() / KEY_FILE) if leads_to_loopback(server_url) else None
 
 
 def data_dir() -> Path:

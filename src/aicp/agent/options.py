@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from aicp.errors import InvalidAgent, SettingsError
-from aicp.model.endpoint import Endpoint
+from aicp.model.endpoint import Endpoint, is_loopback_host
 
 DRAIN_S = 30.0
 DRAIN_S_MAX = 3_600.0
@@ -53,7 +53,7 @@ def checked(options: AgentOptions) -> AgentOptions:
     if not (math.isfinite(options.drain_s) and 0 <= options.drain_s <= DRAIN_S_MAX):
         raise SettingsError(f"The drain bound must be 0 to {DRAIN_S_MAX:.0f} seconds, not {options.drain_s}.")
     token = _token(options)
-    if token is None and not is_loopback(options.host):
+    if token is None and not is_loopback_host(options.host):
         raise SettingsError(
             f"Binding {options.host} lets others reach this agent: give it a token (--token-file), or bind 127.0.0.1."
         )
@@ -62,16 +62,6 @@ def checked(options: AgentOptions) -> AgentOptions:
     if register is not None and endpoint is None and _is_wildcard(options.host):
         raise SettingsError(f"{options.host} is no address to be called at: say --endpoint http://<this host>:<port>.")
     return msgspec.structs.replace(options, token=token, token_file=None, register=register, endpoint=endpoint)
-
-
-def is_loopback(host: str) -> bool:
-    """True for `localhost` and the loopback addresses; a name is not looked up."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_wildcard(host: str) -> bool:

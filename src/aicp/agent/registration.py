@@ -184,7 +184,7 @@ class Registrar:
         self, method: str, url: str, body: bytes | None, bound_s: float = REQUEST_S_MAX
     ) -> tuple[int, bytes]:
         """Status and body; 0 and a sentence when there was no answer."""
-        key = find_api_key(self._api_key)
+        key = find_api_key(self._api_key, self._agents_url)
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         try:
             async with (

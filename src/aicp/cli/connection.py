@@ -22,7 +22,7 @@ def ask(work: Callable[[Any], Awaitable[T]]) -> T:
     url = server_url()
 
     async def main() -> T:
-        async with Client(url, api_key(), retries_max=RETRIES_MAX) as client:
+        async with Client(url, api_key(url), retries_max=RETRIES_MAX) as client:
             return await work(client)
 
     try:

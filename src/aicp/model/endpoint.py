@@ -104,6 +104,24 @@ def address_class(address: IPAddress) -> AddressClass:
     return next((found for found in classes if found is not AddressClass.PUBLIC), AddressClass.PUBLIC)
 
 
+def is_loopback_host(host: str) -> bool:
+    """True for `localhost` and the loopback addresses; a name is not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        return address_class(ip_address(host)) is AddressClass.LOOPBACK
+    except ValueError:
+        return False
+
+
+def leads_to_loopback(url: str) -> bool:
+    """True for a URL whose host is this machine itself, by name or address."""
+    try:
+        return is_loopback_host(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
+
+
 class AddressPolicy(msgspec.Struct, frozen=True):
     """Which addresses agents may have. Metadata, link-local, multicast and reserved ones never.
 

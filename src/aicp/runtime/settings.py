@@ -3,13 +3,12 @@
 import os
 import secrets
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.model.endpoint import PORT_MAX, AddressClass, AddressPolicy, address_class
+from aicp.model.endpoint import PORT_MAX, AddressPolicy, is_loopback_host, leads_to_loopback
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8420
@@ -49,23 +48,13 @@ def server_settings(
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
-    on_loopback = is_loopback(host)
+    on_loopback = is_loopback_host(host)
     if not (on_loopback or behind_tls_proxy):
         raise SettingsError(
             f"Binding {host} would send keys in the clear: bind 127.0.0.1, or put a proxy with TLS in front and say "
             "--behind-tls-proxy."
         )
     return Settings(host, port, data_dir(environ), AddressPolicy(loopback=on_loopback), behind_tls_proxy)
-
-
-def is_loopback(host: str) -> bool:
-    """True for `localhost` and the loopback addresses; a name is not looked up."""
-    if host == "localhost":
-        return True
-    try:
-        return address_class(ip_address(host)) is AddressClass.LOOPBACK
-    except ValueError:
-        return False
 
 
 def data_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -82,8 +71,8 @@ def server_url(environ: Mapping[str, str] | None = None) -> str:
     return env.get("AICP_URL") or f"http://{DEFAULT_HOST}:{DEFAULT_PORT}"
 
 
-def api_key(environ: Mapping[str, str] | None = None) -> str | None:
-    """`AICP_API_KEY`, else the admin key of this machine, else None.
+def api_key(url: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """The key for the server at `url`: `AICP_API_KEY`, else, for a server on this machine, its admin key, else None.
 
     Raises:
         SettingsError: There is an admin key, but it cannot be read.
@@ -91,6 +80,8 @@ def api_key(environ: Mapping[str, str] | None = None) -> str | None:
     env = os.environ if environ is None else environ
     if chosen := env.get("AICP_API_KEY"):
         return chosen.strip()
+    if not leads_to_loopback(url):
+        return None
     path = data_dir(env) / ADMIN_KEY_FILE
     try:
         return path.read_text(encoding="ascii").strip()
