@@ -150,8 +150,10 @@ class CircuitBreakerMachine(RuleBasedStateMachine):
     def come_back_when_told(self) -> None:
         wait_s = self.breaker.retry_after_s
         if wait_s < math.inf:
-            # What is added to a sum of floats may come out one bit short.
-            self.clock.advance(wait_s + 1e-9)
+            self.clock.advance(wait_s)
+        while 0 < self.breaker.retry_after_s < 1e-6:
+            # A sum of floats came out one bit short.
+            self.clock.advance(1e-9)
         self.acquire_for(None)
 
     @rule()
