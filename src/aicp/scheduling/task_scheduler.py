@@ -38,13 +38,15 @@ WAITING_MAX = 100_000
 REASONS_MAX = 8
 RETRY_AFTER_MIN_S = 0.05
 RETRY_AFTER_MAX_S = 3_600.0
+RETRY_SOON_S = 1.0
 
 
 class Outage(msgspec.Struct, frozen=True):
     """Why a capability has nobody.
 
     Attributes:
-        retry_after_s: Seconds until the first of its agents may be tried again; 0.05 s to an hour.
+        retry_after_s: Seconds until the first of its agents may be tried again, 0.05 s to an hour; a second when one
+            may be tried now, since whoever asks has just done so.
         reasons: `<agent>: <why>`, at most eight.
     """
 
@@ -266,12 +268,15 @@ class TaskScheduler:
     def outage(self, task: Task) -> Outage:
         """Who could do the task and why they may not be used now; at most eight agents are looked at."""
         pool = self._pools.get(wanted_key(task.capability), Pool())
-        out = [seat for seat in itertools.islice(self._candidates(pool, task), REASONS_MAX) if seat.why_out]
-        filtered = task.agents or task.labels or task.exclude_agents
-        ready_at = min((seat.ready_at for seat in out), default=math.inf) if filtered else pool.first_return()
-        wait_s = max(0.0, ready_at - self._clock.monotonic())
+        looked_at = list(itertools.islice(self._candidates(pool, task), REASONS_MAX))
+        out = [seat for seat in looked_at if seat.why_out]
         reasons = tuple(f"{seat.member.profile.agent_id}: {seat.why_out}" for seat in out)
-        return Outage(min(wait_s, RETRY_AFTER_MAX_S) if wait_s else RETRY_AFTER_MIN_S, reasons)
+        filtered = task.agents or task.labels or task.exclude_agents
+        if (len(out) < len(looked_at)) if filtered else pool.usable:
+            return Outage(RETRY_SOON_S, reasons)
+        ready_at = min((seat.ready_at for seat in out), default=math.inf) if filtered else pool.first_return()
+        wait_s = max(RETRY_AFTER_MIN_S, ready_at - self._clock.monotonic())
+        return Outage(min(wait_s, RETRY_AFTER_MAX_S), reasons)
 
     def member(self, agent_id: str) -> Member:
         """The agent as the fleet sees it, to be read only.
