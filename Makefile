@@ -42,7 +42,7 @@ fix: $(READY) ## Repair what the linter can, then format
 	@$(BIN)/ruff format
 
 bench: $(READY) ## Run every benchmark in turn, or one: BENCH=benchmarks/flow/parallel.py
-	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python $$bench $(ARGS) || exit 1; done
+	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python -m $$(echo $${bench%.py} | tr / .) $(ARGS) || exit 1; done
 
 clean: ## Remove what the targets above made, .venv too; databases stay
 	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

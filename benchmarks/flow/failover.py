@@ -51,7 +51,7 @@ class AgentProcess:
         self._process.wait()
 
     def _start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "benchmarks.flow.http_agent", self.agent_id, str(self.port)]
+        command = [sys.executable, "-m", "benchmarks.http_agent", self.agent_id, str(self.port)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
         assert process.stdout is not None
         self.port = int(process.stdout.readline().rpartition(":")[2])

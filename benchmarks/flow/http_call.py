@@ -27,7 +27,7 @@ PARAMS = {"text": "what a small task sends", "n": 7}
 @contextlib.contextmanager
 def agent_process() -> Iterator[str]:
     """The agent in its own process; yields its endpoint."""
-    command = [sys.executable, "-m", "benchmarks.flow.http_agent"]
+    command = [sys.executable, "-m", "benchmarks.http_agent"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

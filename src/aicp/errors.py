@@ -192,8 +192,16 @@ class NoAgentAvailable(RoutingError):
         self.capability = capability
         self.retry_after_s = retry_after_s
         self.reasons = tuple(reasons[:REASONS_MAX])
+        Exception.__init__(self, capability, retry_after_s, self.reasons)
+
+    @property
+    def message(self) -> str:
+        """Told only when somebody reads it: refusing stays cheap."""
         told = f" ({'; '.join(self.reasons)})" if self.reasons else ""
-        super().__init__(f"No agent for '{capability}' is available{told}; retry after {retry_after_s:.1f} s.")
+        return f"No agent for '{self.capability}' is available{told}; retry after {self.retry_after_s:.1f} s."
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class AllAgentsFailed(RoutingError):

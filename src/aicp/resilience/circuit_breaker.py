@@ -385,7 +385,7 @@ class CircuitBreaker:
             return self._guard_sync(f)
         if self._policy.is_failure is not None:
             return self._guard_judged(f)
-        return self._guard_timed(f) if self._timed else self._guard_plain(f)
+        return self._guard_plain(f) if self._window is None else self._guard_looking_back(f, self._window)
 
     def _guard_sync(self, f: Callable[..., T]) -> Callable[..., T]:
         def guarded(*args: Any, **kwargs: Any) -> T:
@@ -411,7 +411,7 @@ class CircuitBreaker:
             except BaseException as error:
                 self._settle_exception(permit, error, 0.0)
                 raise
-            if permit == self._current and not self._failures_in_row and self._window is None:
+            if permit == self._current and not self._failures_in_row:
                 self._total_successes += 1
             else:
                 self.record_success(permit)
@@ -419,9 +419,9 @@ class CircuitBreaker:
 
         return guarded
 
-    def _guard_timed(self, f: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
-        """The same, timed."""
-        clock, slow_call_s, window = self._clock, self._slow_call_s, self._window
+    def _guard_looking_back(self, f: Callable[..., Awaitable[T]], window: deque[int]) -> Callable[..., Awaitable[T]]:
+        """The same, timed and remembered for the rates."""
+        clock, slow_call_s = self._clock, self._slow_call_s
 
         async def guarded(*args: Any, **kwargs: Any) -> T:
             permit = self._open_door or self._acquire_carefully()
@@ -434,7 +434,7 @@ class CircuitBreaker:
                 self._settle_exception(permit, error, began)
                 raise
             elapsed_s = clock() - began
-            if permit == self._current and not self._failures_in_row and window is not None and elapsed_s < slow_call_s:
+            if permit == self._current and not self._failures_in_row and elapsed_s < slow_call_s:
                 self._total_successes += 1
                 window.append(0)
             else:
