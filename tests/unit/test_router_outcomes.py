@@ -204,10 +204,10 @@ class TestOverloaded:
         crowd = [ScriptedAgent(f"a{number}", otherwise=overloaded(5.0)) for number in range(20)]
         async with Flow(*crowd, ScriptedAgent("z")) as flow:
             await prefer(flow, "a0")
-            tokens = flow.router._budget(ECHO)._tokens
+            tokens = flow.router._retries(ECHO)._budget._tokens
             result = await flow.router.route_task(task())
             assert result.status is TaskStatus.COMPLETED
-            assert flow.router._budget(ECHO)._tokens >= tokens
+            assert flow.router._retries(ECHO)._budget._tokens >= tokens
 
     @virtual
     async def test_a_direct_call_that_finds_everybody_overloaded_is_told_when_to_come_again(self) -> None:

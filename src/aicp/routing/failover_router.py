@@ -5,6 +5,7 @@ round goes to distinct agents; retries take tokens from the capability's budget;
 """
 
 import asyncio
+import contextlib
 import random
 from collections import OrderedDict
 
@@ -17,10 +18,10 @@ from aicp.registry.naming import wanted_key
 from aicp.registry.schemas import Schemas
 from aicp.resilience.backoff import Backoff
 from aicp.resilience.board import CircuitBoard
-from aicp.resilience.retry_budget import RetryBudget
 from aicp.routing.attempt import Attempts, error_of
 from aicp.routing.health import FleetHealth, fleet_health
 from aicp.routing.history import Failure, FailureHistory
+from aicp.routing.retry_queue import RetryQueue
 from aicp.routing.work import Work
 from aicp.scheduling.lease import Lease, Unscheduled
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -62,7 +63,7 @@ class FailoverRouter:
         self._clock = clock or SystemClock()
         self._rng = rng or random.Random()
         self._backoff = Backoff()
-        self._budgets: OrderedDict[str, RetryBudget] = OrderedDict()
+        self._retry_queues: OrderedDict[str, RetryQueue] = OrderedDict()
         self._history = FailureHistory()
         self._attempts = Attempts(scheduler, transport, schemas or Schemas(), self._clock, observer)
 
@@ -104,7 +105,7 @@ class FailoverRouter:
 
     async def route(self, work: Work) -> TaskResult:
         """Carry work to its end; whatever goes wrong is a result, except the caller's own cancellation."""
-        self._budget(work.task.capability).deposit()
+        self._retries(work.task.capability).deposit()
         while True:
             lease = await self._scheduler.schedule_task(
                 work.task, ready_at=work.ready_at, deadline=work.deadline, tried=work.tried, wait=work.accepted
@@ -200,9 +201,9 @@ class FailoverRouter:
     async def _pay(self, work: Work, reply: Reply) -> None:
         """A retry takes a token, and without one the task waits for it; after many dispatches it waits besides."""
         if reply.outcome is not Outcome.OVERLOADED:
-            budget = self._budget(work.task.capability)
-            while (wait_s := budget.withdraw()) and self._clock.monotonic() < work.deadline:
-                await self._sleep(work, wait_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(work.deadline - self._clock.monotonic()):
+                    await self._retries(work.task.capability).withdraw()
         if work.dispatches >= DISPATCHES_MAX:
             await self._sleep(work, self._growing_wait_s(work.dispatches - DISPATCHES_MAX + 1))
 
@@ -215,14 +216,14 @@ class FailoverRouter:
     async def _sleep(self, work: Work, wait_s: float) -> None:
         await asyncio.sleep(max(0.0, min(wait_s, work.deadline - self._clock.monotonic())))
 
-    def _budget(self, capability: str) -> RetryBudget:
+    def _retries(self, capability: str) -> RetryQueue:
         key = wanted_key(capability)
-        budget = self._budgets.get(key)
-        if budget is None:
-            budget = self._budgets[key] = RetryBudget(clock=self._clock.monotonic)
-            if len(self._budgets) > BUDGETS_MAX:
-                self._budgets.popitem(last=False)
-        return budget
+        queue = self._retry_queues.get(key)
+        if queue is None:
+            queue = self._retry_queues[key] = RetryQueue(self._clock.monotonic)
+            if len(self._retry_queues) > BUDGETS_MAX:
+                self._retry_queues.popitem(last=False)
+        return queue
 
     def _as_error(self, work: Work, error: TaskError) -> RoutingError | None:
         """The exception a direct call raises instead of a FAILED result; None when the agent itself said no."""
