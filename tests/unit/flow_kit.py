@@ -12,7 +12,7 @@ from aicp.model.agent import AgentProfile, Capability
 from aicp.model.event import AttemptEnded, AttemptStarted, Event
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call, Task
-from aicp.ports import Journal
+from aicp.ports import Journal, Observer
 from aicp.resilience.board import CircuitBoard
 from aicp.resilience.circuit_breaker import BreakerPolicy, CircuitState
 from aicp.routing.failover_router import FailoverRouter
@@ -188,12 +188,14 @@ class Flow(Stage):
         seed: int = 0,
         transport: ScriptedTransport | None = None,
         accepted_max: int = 100_000,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__(policy=policy, seed=seed)
         self.transport = transport or ScriptedTransport(*agents)
         self.seen = Recorder()
+        observer = observer or self.seen
         self.router = FailoverRouter(
-            self.scheduler, self.transport, self.board, clock=self.clock, rng=self.rng, observer=self.seen
+            self.scheduler, self.transport, self.board, clock=self.clock, rng=self.rng, observer=observer
         )
         self.prober = Prober(self.transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self.prober.probe_soon
@@ -203,7 +205,7 @@ class Flow(Stage):
             self.journal,
             clock=self.clock,
             rng=self.rng,
-            observer=self.seen,
+            observer=observer,
             accepted_max=accepted_max,
         )
         for each in agents:

@@ -21,6 +21,7 @@ from aicp.model.validation import ChainGraph, check_chain, check_task
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import FailoverRouter
+from aicp.routing.telling import made_safe
 
 ACCEPTED_MAX = 100_000
 SINGLE_TASK = "task"
@@ -58,7 +59,7 @@ class TaskCoordinator:
         self._journal = journal
         self._clock = clock or SystemClock()
         self._rng = rng or random.SystemRandom()
-        self._observer = observer
+        self._observer = made_safe(observer)
         self._accepted_max = accepted_max
         self._runs: dict[str, ChainRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()

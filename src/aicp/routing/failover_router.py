@@ -22,6 +22,7 @@ from aicp.routing.attempt import Attempts, error_of
 from aicp.routing.health import FleetHealth, fleet_health
 from aicp.routing.history import Failure, FailureHistory
 from aicp.routing.retry_queue import RetryQueue
+from aicp.routing.telling import made_safe
 from aicp.routing.work import Work
 from aicp.scheduling.lease import Lease, Unscheduled
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -65,7 +66,7 @@ class FailoverRouter:
         self._backoff = Backoff()
         self._retry_queues: OrderedDict[str, RetryQueue] = OrderedDict()
         self._history = FailureHistory()
-        self._attempts = Attempts(scheduler, transport, schemas or Schemas(), self._clock, observer)
+        self._attempts = Attempts(scheduler, transport, schemas or Schemas(), self._clock, made_safe(observer))
 
     async def route_task(self, task: Task, *, wait: bool = False) -> TaskResult:
         """Send a task to the best agent, failing over until it has an answer.
