@@ -85,7 +85,9 @@ def error_of(problem: Problem, status: int) -> AicpError:
     message = problem.detail[:DETAIL_CHARS_MAX]
     if status in {401, 403}:
         return AccessDenied(message)
-    return NotFound(message) if status == 404 else ServerRefused(message, status, problem.code)
+    if status == 404 and problem.code:
+        return NotFound(message)
+    return ServerRefused(message, status, problem.code)
 
 
 def _with_detail(kind: type[AicpError]) -> Callable[[Problem], AicpError]:

@@ -1,0 +1,270 @@
+"""The client against a real server: every method, its answers, and problems as the errors they are."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from aicp.client import Client, ServerRefused, answers
+from aicp.coordination import chain_status
+from aicp.errors import (
+    AccessDenied,
+    AgentNotFound,
+    AgentReplaced,
+    ChainNotFound,
+    Conflict,
+    IdempotencyConflict,
+    InvalidAgent,
+    InvalidChain,
+    InvalidInput,
+    InvalidTask,
+    NoCapableAgent,
+    NotFound,
+    QueueFull,
+    SettingsError,
+    TaskNotFound,
+)
+from aicp.model.agent import Registration
+from aicp.model.chain import ChainSpec, TaskChain
+from aicp.model.task import Task, TaskStatus
+from aicp.routing import health, history
+from aicp.runtime import ains
+from aicp.scheduling import task_scheduler
+from aicp.server.routes import agents, chains, circuit_breakers, status, tasks
+from tests.integration.server_kit import Api, Gate, break_down, echoing_agent, with_api
+
+ECHO = Task("text.echo", {"text": "hello"})
+SERVED = (
+    chain_status.Timings, chain_status.TaskView, chain_status.ChainView, health.CapabilityHealth, health.AgentHealth,
+    health.FleetHealth, history.Failure, ains.LeaseTerms, ains.Registered, task_scheduler.CapabilityStatus,
+    task_scheduler.SchedulerStatus, agents.AgentView, agents.AgentPage, agents.Heard, chains.ChainStanding,
+    circuit_breakers.AgentState, status.Info, tasks.TaskStanding, tasks.ParallelAccepted,
+)  # fmt: skip
+
+
+def with_client(test: Callable[[Client, Api], Coroutine[Any, Any, None]]) -> None:
+    async def main(api: Api) -> None:
+        async with Client(api.url, api.key, retries_max=0) as client:
+            await test(client, api)
+
+    with_api(main)
+
+
+@pytest.mark.parametrize("served", SERVED, ids=lambda kind: kind.__name__)
+def test_answer_has_every_field_that_the_server_sends(served: type[msgspec.Struct]) -> None:
+    assert getattr(answers, served.__name__).__struct_fields__ == served.__struct_fields__
+
+
+def test_every_kind_of_answer_is_compared_with_the_server() -> None:
+    kinds = {
+        name for name, kind in vars(answers).items() if inspect.isclass(kind) and kind.__module__ == answers.__name__
+    }
+    assert kinds == {served.__name__ for served in SERVED}
+
+
+def test_task_is_submitted_waited_for_and_shown() -> None:
+    async def test(client: Client, api: Api) -> None:
+        task_id = await client.submit_task(ECHO)
+        ended = await client.wait_task(task_id)
+        assert (ended.status, ended.result) == (TaskStatus.COMPLETED, {"text": "hello"})
+        assert await client.get_task(task_id) == ended
+
+    with_client(test)
+
+
+def test_chain_is_submitted_waited_for_and_shown() -> None:
+    async def test(client: Client, api: Api) -> None:
+        chain = TaskChain("two steps")
+        once = chain.add_task("text.echo", {"text": "hello"})
+        chain.add_task("text.echo", {"text": once.output["text"]}, id="twice")
+        ended = await client.wait_chain(await client.submit_chain(chain))
+        assert (ended.status, ended.completed_tasks) == (TaskStatus.COMPLETED, 2)
+        assert ended.tasks["twice"].result == {"text": "hello"}
+        assert ended.edges == [("echo", "twice")]
+
+    with_client(test)
+
+
+def test_parallel_tasks_are_submitted_together() -> None:
+    async def test(client: Client, api: Api) -> None:
+        accepted = await client.submit_parallel([ECHO, ECHO])
+        assert (await client.wait_chain(accepted.chain_id)).completed_tasks == 2
+        assert (await client.get_task(accepted.task_ids[1])).result == {"text": "hello"}
+
+    with_client(test)
+
+
+def test_wait_gives_up_after_its_timeout() -> None:
+    async def test(client: Client, api: Api) -> None:
+        gate = Gate()
+        await api.node.add_agent("gate-1", {"text.gate": gate})
+        task_id = await client.submit_task(Task("text.gate"))
+        await gate.started.wait()
+        assert (await client.wait_task(task_id, timeout_s=0.05)).status is TaskStatus.RUNNING
+        assert (await client.wait_chain(task_id.partition(".")[0], timeout_s=0.05)).status is TaskStatus.RUNNING
+        gate.let_go.set()
+
+    with_client(test)
+
+
+def test_wait_goes_on_over_several_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aicp.client.client.POLL_S", 0.05)
+
+    async def test(client: Client, api: Api) -> None:
+        gate = Gate()
+        await api.node.add_agent("gate-1", {"text.gate": gate})
+        task_id = await client.submit_task(Task("text.gate"))
+        waiting = asyncio.create_task(client.wait_task(task_id))
+        for _ in range(3):
+            await client.get_task(task_id, wait_s=0.05)
+        assert not waiting.done()
+        gate.let_go.set()
+        assert (await waiting).status is TaskStatus.COMPLETED
+
+    with_client(test)
+
+
+def test_tasks_and_chains_are_cancelled() -> None:
+    async def test(client: Client, api: Api) -> None:
+        gate = Gate()
+        await api.node.add_agent("gate-1", {"text.gate": gate}, max_concurrent_tasks=4)
+        task_id = await client.submit_task(Task("text.gate"))
+        chain_id = await client.submit_chain(ChainSpec((Task("text.gate", id="a"), Task("text.gate", id="b"))))
+        await gate.started.wait()
+        assert (await client.cancel_task(task_id)).status is TaskStatus.CANCELLED
+        with pytest.raises(Conflict):
+            await client.cancel_task(f"{chain_id}.a")
+        assert (await client.cancel_chain(chain_id)).status is TaskStatus.CANCELLED
+
+    with_client(test)
+
+
+def test_agents_are_registered_found_drained_and_removed() -> None:
+    async def test(client: Client, api: Api) -> None:
+        async with echoing_agent().serving() as served:
+            registered = await client.register_agent(Registration(served.endpoint))
+            assert registered.lease is not None
+            assert (await client.agent("eyes-1")).endpoint == served.endpoint
+            assert [agent.agent_id for agent in await client.agents()] == ["echo-1", "eyes-1"]
+            assert [agent.agent_id for agent in await client.agents("image.label")] == ["eyes-1"]
+            assert (await client.heartbeat("eyes-1", served.instance_id)).lease == registered.lease
+            with pytest.raises(AgentReplaced):
+                await client.heartbeat("eyes-1", "another")
+            assert (await client.drain_agent("eyes-1")).draining
+            await client.remove_agent("eyes-1")
+            with pytest.raises(AgentNotFound):
+                await client.agent("eyes-1")
+
+    with_client(test)
+
+
+def test_agents_are_read_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "PAGE_MAX", 2)
+
+    async def test(client: Client, api: Api) -> None:
+        for number in range(1_001):
+            await api.node.add_agent(f"a-{number:04}", {"text.many": break_down})
+        found = await client.agents("text.many")
+        assert [agent.agent_id for agent in found] == [f"a-{number:04}" for number in range(1_001)]
+
+    with_client(test)
+
+
+def test_health_failures_reset_status_and_info_are_typed() -> None:
+    async def test(client: Client, api: Api) -> None:
+        await api.node.add_agent("broken-1", {"text.break": break_down})
+        await client.wait_task(await client.submit_task(Task("text.break", idempotent=False)))
+        assert (await client.health()).agents["broken-1"].failure_count == 1
+        failures = await client.failures(limit=5)
+        assert (failures[0].agent_id, failures[0].timestamp.utcoffset() is not None) == ("broken-1", True)
+        assert (await client.reset("broken-1")).state == "CLOSED"
+        assert (await client.scheduler_status()).by_capability["text.break"].agents == 1
+        assert not (await client.info()).durable
+
+    with_client(test)
+
+
+def test_same_key_gives_the_same_task_and_no_key_another() -> None:
+    async def test(client: Client, api: Api) -> None:
+        first = await client.submit_task(ECHO, key="k-1")
+        assert await client.submit_task(ECHO, key="k-1") == first
+        assert await client.submit_task(ECHO) != first
+        with pytest.raises(IdempotencyConflict):
+            await client.submit_task(Task("text.echo", {"text": "other"}), key="k-1")
+
+    with_client(test)
+
+
+def test_problems_come_back_as_the_errors_they_are() -> None:
+    async def test(client: Client, api: Api) -> None:
+        with pytest.raises(InvalidTask) as invalid:
+            await client.submit_task(Task("no name", timeout_s=-1))
+        assert [fault.place for fault in invalid.value.faults] == ["/capability", "/timeout_s"]
+        with pytest.raises(InvalidChain):
+            await client.submit_chain(ChainSpec(()))
+        with pytest.raises(NoCapableAgent) as unknown:
+            await client.submit_task(Task("text.ecko"))
+        assert unknown.value.capability == "text.ecko"
+        with pytest.raises(InvalidAgent):
+            await client.register_agent(Registration("http://127.0.0.1:9"))
+        with pytest.raises(InvalidInput):
+            await client.get_task("a.b", wait_s=61)
+        with pytest.raises(TaskNotFound):
+            await client.get_task("a.b?c=d#e")
+        with pytest.raises(NotFound):
+            await client.get_task("a.b/../c")
+        with pytest.raises(ChainNotFound):
+            await client.get_chain("nope")
+        with pytest.raises(AgentNotFound):
+            await client.reset("nobody")
+        api.node.coordinator._accepted_max = 0
+        with pytest.raises(QueueFull) as full:
+            await client.submit_task(ECHO)
+        assert full.value.retry_after_s == 1.0
+
+    with_client(test)
+
+
+def test_wrong_key_is_told_as_such() -> None:
+    async def main(api: Api) -> None:
+        for key in (None, "wrong"):
+            async with Client(api.url, key) as client:
+                with pytest.raises(AccessDenied):
+                    await client.info()
+
+    with_api(main)
+
+
+def test_params_that_are_not_json_are_refused_before_anything_is_sent() -> None:
+    async def test(client: Client, api: Api) -> None:
+        with pytest.raises(InvalidInput, match="not JSON"):
+            await client.submit_task(Task("text.echo", {"thing": object()}))
+
+    with_client(test)
+
+
+def test_answer_of_something_else_is_told_as_such() -> None:
+    async def test(client: Client, api: Api) -> None:
+        async with echoing_agent().serving() as served, Client(served.endpoint, "k", retries_max=0) as wrong:
+            with pytest.raises(ServerRefused, match="404"):
+                await wrong._exchange.send("POST", "/api/tasks", body={})
+
+    with_client(test)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "127.0.0.1:8420", "ftp://127.0.0.1", "http://", "http://h:0", "http://h:x", "http://u:p@h", "http://h?x=1"],
+)
+def test_url_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError, match="AICP_URL"):
+        Client(url)
+
+
+@pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "\N{SNOWMAN}"])
+def test_key_that_cannot_be_sent_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(SettingsError, match="AICP_API_KEY"):
+        Client("http://127.0.0.1:8420", key)

@@ -1,0 +1,80 @@
+"""The blocking client: the same methods without asyncio."""
+
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from aicp.client import Client
+from aicp.client.blocking import BlockingClient
+from aicp.errors import SettingsError, TaskNotFound
+from aicp.model.task import Task, TaskStatus
+from tests.integration.server_kit import Api, Test, shared_server
+
+METHODS = [
+    name for name, method in vars(Client).items() if inspect.iscoroutinefunction(method) and not name.startswith("_")
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
+
+    async def look(api: Api) -> None:
+        found.append((api.url, api.key))
+
+    with shared_server() as run_on_it:
+        ask: Callable[[Test], None] = run_on_it
+        ask(look)
+        yield found[0]
+
+
+def test_task_runs_without_asyncio(server: tuple[str, str]) -> None:
+    with BlockingClient(*server) as client:
+        task_id = client.submit_task(Task("text.echo", {"text": "hello"}))
+        view = client.wait_task(task_id, timeout_s=10.0)
+        assert (view.status, view.result) == (TaskStatus.COMPLETED, {"text": "hello"})
+        assert client.call(Client.get_task, task_id) == view
+        assert client.url == server[0]
+
+
+def test_errors_are_the_same(server: tuple[str, str]) -> None:
+    with BlockingClient(*server) as client, pytest.raises(TaskNotFound):
+        client.get_task("no.pe")
+
+
+def test_threads_share_one(server: tuple[str, str]) -> None:
+    with BlockingClient(*server) as client, ThreadPoolExecutor(8) as threads:
+        ids = list(threads.map(lambda number: client.submit_task(Task("text.echo", {"n": number})), range(32)))
+        views = list(threads.map(client.wait_task, ids))
+        assert [view.result["n"] for view in views] == list(range(32))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_of_the_client_is_there(name: str) -> None:
+    client = BlockingClient("http://127.0.0.1:9", "k")
+    assert name in dir(client)
+    assert name == "close" or callable(getattr(client, name))
+    client.close()
+
+
+def test_what_is_no_method_is_not_there() -> None:
+    with BlockingClient("http://127.0.0.1:9", "k") as client:
+        for name in ("nothing", "_ask", "_exchange"):
+            with pytest.raises(AttributeError, match=name):
+                getattr(client, name)
+
+
+def test_close_ends_the_thread_and_may_come_twice() -> None:
+    client = BlockingClient("http://127.0.0.1:9", "k")
+    client.close()
+    client.close()
+    assert "aicp client" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_url_that_cannot_be_used_leaves_no_thread_behind() -> None:
+    with pytest.raises(SettingsError):
+        BlockingClient("nonsense")
+    assert "aicp client" not in {thread.name for thread in threading.enumerate()}

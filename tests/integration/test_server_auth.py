@@ -1,0 +1,186 @@
+"""Every route asks for a key, and the Host header must name the server."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from litestar import Router, get
+from litestar.connection import ASGIConnection
+
+from aicp.errors import AccessDenied
+from aicp.runtime.node import Node
+from aicp.server import Keys, make_app
+from aicp.server.auth import Caller, Scope, UnscopedRoute, declared_routes, key_guard, loopback_hosts, needs
+from aicp.server.problems import ScopeMissing
+from tests.integration.server_kit import Api, Test, shared_server, with_api
+
+EXPECTED_ROUTES = {
+    "DELETE /ains/agents/{agent_id:str}",
+    "GET /ains/agents",
+    "GET /ains/agents/{agent_id:str}",
+    "GET /ains/search",
+    "GET /api/circuit-breaker/failures",
+    "GET /api/circuit-breaker/health",
+    "GET /api/info",
+    "GET /api/scheduler/status",
+    "GET /api/tasks/chain/{chain_id:str}",
+    "GET /api/tasks/{task_id:str}",
+    "GET /livez",
+    "POST /ains/agents",
+    "POST /ains/agents/{agent_id:str}/drain",
+    "POST /ains/agents/{agent_id:str}/heartbeat",
+    "POST /api/circuit-breaker/reset/{agent_id:str}",
+    "POST /api/tasks",
+    "POST /api/tasks/chain",
+    "POST /api/tasks/chain/{chain_id:str}/cancel",
+    "POST /api/tasks/parallel",
+    "POST /api/tasks/{task_id:str}/cancel",
+}
+
+
+OnServer = Callable[[Test], None]
+
+
+@pytest.fixture(scope="module")
+def on_server() -> Iterator[OnServer]:
+    with shared_server() as run_on_it:
+        yield run_on_it
+
+
+def routes() -> list[str]:
+    """`METHOD path` of every route of the app, as the app itself lists them."""
+    found: Any = declared_routes(make_app(Node(), Keys("k")))
+    return sorted(f"{method} {path}" for path, handler in found for method in handler.http_methods)
+
+
+def test_app_has_the_routes_of_the_contract_and_no_other() -> None:
+    assert set(routes()) == EXPECTED_ROUTES
+
+
+@pytest.mark.parametrize("route", routes())
+def test_route_asks_for_a_valid_key(on_server: OnServer, route: str) -> None:
+    async def test(api: Api) -> None:
+        method, _, template = route.partition(" ")
+        path = re.sub(r"\{\w+:str\}", "echo-1", template)
+        for authorization in (
+            None,
+            "Bearer wrong",
+            "Bearer",
+            "Bearer  ",
+            f"Basic {api.key}",
+            api.key,
+            f"Bearer {api.key}x",
+        ):
+            headers = {} if authorization is None else {"Authorization": authorization}
+            async with api.session.request(method, api.url + path, headers=headers) as response:
+                if path == "/livez":
+                    assert response.status == 200
+                    continue
+                assert response.status == 401
+                assert response.headers["WWW-Authenticate"].startswith("Bearer")
+                assert response.headers["Content-Type"] == "application/problem+json"
+                assert (await response.json(content_type=None))["code"] == "access_denied"
+
+    on_server(test)
+
+
+def test_options_asks_for_a_key_too(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        assert (await api.send("OPTIONS", "/api/tasks", key="wrong")).status == 401
+        assert (await api.send("OPTIONS", "/api/tasks")).headers["allow"] == "OPTIONS, POST"
+
+    on_server(test)
+
+
+def test_body_is_not_read_before_the_key_is_known(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.post("/api/tasks", {"capability": 5}, key="wrong")
+        assert refused.status == 401
+
+    on_server(test)
+
+
+def test_route_without_a_scope_does_not_start() -> None:
+    @get("/open")
+    async def forgotten() -> str:
+        return "anybody may read this"
+
+    with pytest.raises(UnscopedRoute, match="/open"):
+        make_app(Node(), Keys("k"), routers=[Router("/", route_handlers=[forgotten])])
+
+
+def test_caller_may_do_what_its_scopes_say() -> None:
+    reader = Caller(scopes=frozenset({Scope.TASKS_READ}))
+    assert reader.may(Scope.TASKS_READ)
+    assert reader.may(Scope.ANY_KEY)
+    assert not reader.may(Scope.TASKS_SUBMIT)
+    assert not reader.may(Scope.ADMIN)
+    assert all(Caller().may(scope) for scope in Scope)
+
+
+def test_key_with_another_scope_is_forbidden() -> None:
+    class ReadersKeys(Keys):
+        def find(self, key: str) -> Caller | None:
+            return Caller(scopes=frozenset({Scope.TASKS_READ})) if key == "reader" else None
+
+    @get("/x", opt=needs(Scope.AGENTS_WRITE))
+    async def write() -> None:
+        return None
+
+    async def main() -> None:
+        guard = key_guard(ReadersKeys("k"))
+        with pytest.raises(ScopeMissing, match="agents:write"):
+            await guard(connection("Bearer reader"), handler)
+        with pytest.raises(AccessDenied):
+            await guard(connection("Bearer k"), handler)
+
+    def connection(authorization: str) -> ASGIConnection[Any, Any, Any, Any]:
+        scope: Any = {"type": "http", "headers": [(b"authorization", authorization.encode())]}
+        return ASGIConnection(scope)
+
+    app = make_app(Node(), Keys("k"), routers=[Router("/", route_handlers=[write])])
+    handler = next(handler for _, handler in declared_routes(app))
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8420", "127.0.0.1.evil.example", "", "127.0.0.2"])
+def test_host_that_names_somebody_else_is_refused(on_server: OnServer, host: str) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.get("/api/info", headers={"Host": host})
+        assert (refused.status, refused.code) == (421, "host_refused")
+        assert (await api.get("/livez", headers={"Host": host})).status == 421
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1234", "127.0.0.1", "127.0.0.1:8420", "[::1]", "[::1]:8420"])
+def test_names_of_loopback_are_accepted(on_server: OnServer, host: str) -> None:
+    async def test(api: Api) -> None:
+        assert (await api.get("/api/info", headers={"Host": host})).status == 200
+
+    on_server(test)
+
+
+def test_bound_host_is_accepted_as_it_is_written_in_a_url() -> None:
+    assert "[::1]" in loopback_hosts("::1")
+    assert "127.0.0.2" in loopback_hosts("127.0.0.2")
+
+
+def test_proxy_in_front_minds_the_host() -> None:
+    async def test(api: Api) -> None:
+        assert (await api.get("/api/info", headers={"Host": "aicp.example"})).status == 200
+
+    with_api(test, behind_tls_proxy=True)
+
+
+def test_admin_key_is_written_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    async def test(api: Api) -> None:
+        key_file = tmp_path / "data" / "admin.key"
+        assert key_file.read_text() == api.key + "\n"
+        assert key_file.stat().st_mode & 0o777 == 0o600
+
+    with_api(test, data_dir=tmp_path / "data")
+    with_api(test, data_dir=tmp_path / "data")

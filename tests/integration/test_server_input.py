@@ -1,0 +1,456 @@
+"""What cannot be used is refused: 4xx, problem+json, with a place; never 500, never a hang."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from aicp.server import body as server_body
+from aicp.server.body import BODY_BYTES_MAX, CHAIN_BYTES_MAX
+from tests.integration.server_kit import Answered, Api, Test, shared_server, with_api
+
+TASK = {"capability": "text.echo"}
+TASK_A = {"id": "a", "capability": "text.echo"}
+AGENT = {
+    "endpoint": "http://127.0.0.1:9", "agent_id": "a-1", "max_concurrent_tasks": 1,
+    "capabilities": [{"name": "text.other"}],
+}  # fmt: skip
+PROBLEM_FIELDS = {"type", "title", "status", "detail", "code", "retryable", "retry_after_ms"}
+SUBMITS = ("/api/tasks", "/api/tasks/parallel", "/api/tasks/chain", "/ains/agents", "/ains/agents/echo-1/heartbeat")
+
+
+OnServer = Callable[[Test], None]
+
+
+@pytest.fixture(scope="module")
+def on_server() -> Iterator[OnServer]:
+    with shared_server() as run_on_it:
+        yield run_on_it
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def assert_is_problem(answered: Answered, status: int, code: str) -> None:
+    assert (answered.status, answered.code) == (status, code)
+    assert answered.headers["content-type"] == "application/problem+json"
+    assert answered.body.keys() >= PROBLEM_FIELDS
+    assert answered.body["status"] == status
+    assert answered.body["detail"]
+
+
+def assert_refused(on_server: OnServer, path: str, document: Any, code: str, *places: str) -> None:
+    """The document is refused with 422, this code, and a fault at each of these places and no other."""
+
+    async def test(api: Api) -> None:
+        refused = await api.post(path, document)
+        assert_is_problem(refused, 422, code)
+        assert sorted(refused.faults) == sorted(places)
+
+    on_server(test)
+
+
+# -- tasks
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ([], ""),
+        ("text", ""),
+        (5, ""),
+        ({}, ""),
+        ({"capability": 5}, "/capability"),
+        ({"capability": None}, "/capability"),
+        ({"capability": ""}, "/capability"),
+        ({"capability": "text echo"}, "/capability"),
+        ({"capability": "text..echo"}, "/capability"),
+        ({"capability": "text.echo@x"}, "/capability"),
+        ({"capability": "text.echo@99999999999"}, "/capability"),
+        ({"capability": "x" * 129}, "/capability"),
+        ({**TASK, "params": []}, "/params"),
+        ({**TASK, "params": None}, "/params"),
+        ({**TASK, "params": "{}"}, "/params"),
+        ({**TASK, "priority": "urgent"}, "/priority"),
+        ({**TASK, "priority": 1}, "/priority"),
+        ({**TASK, "timeout_s": "1"}, "/timeout_s"),
+        ({**TASK, "timeout_s": 0}, "/timeout_s"),
+        ({**TASK, "timeout_s": -1}, "/timeout_s"),
+        ({**TASK, "deadline_s": 0}, "/deadline_s"),
+        ({**TASK, "deadline_s": 1e12}, "/deadline_s"),
+        ({**TASK, "idempotent": "yes"}, "/idempotent"),
+        ({**TASK, "labels": ["a"]}, "/labels"),
+        ({**TASK, "labels": {"a": 1}}, "/labels/*"),
+        ({**TASK, "agents": "echo-1"}, "/agents"),
+        ({**TASK, "agents": [1]}, "/agents/0"),
+        ({**TASK, "exclude_agents": {}}, "/exclude_agents"),
+        ({**TASK, "colour": "red"}, ""),
+        ({**TASK, "id": "a"}, "/id"),
+        ({**TASK, "depends_on": ["a"]}, "/depends_on"),
+        ({**TASK, "on_failure": {"continue": 1}}, "/on_failure"),
+        ({**TASK, "params": {"x": {"$result": "other"}}}, "/params"),
+        ({**TASK, "params": {"x": {"$result": 5}}}, "/params/x/$result"),
+    ],
+)
+def test_unusable_task_is_refused_with_its_place(on_server: OnServer, document: Any, place: str) -> None:
+    assert_refused(on_server, "/api/tasks", document, "invalid_task", place)
+
+
+def test_every_fault_of_a_task_is_told_at_once(on_server: OnServer) -> None:
+    document = {"capability": "no name", "timeout_s": -1, "deadline_s": 0, "id": "a"}
+    assert_refused(on_server, "/api/tasks", document, "invalid_task", "/capability", "/timeout_s", "/deadline_s", "/id")
+
+
+def test_unknown_capability_is_refused_and_named(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.post("/api/tasks", {"capability": "text.ecko"})
+        assert_is_problem(refused, 422, "no_capable_agent")
+        assert refused.body["capability"] == "text.ecko"
+        assert "text.ecko" in refused.body["detail"]
+
+    on_server(test)
+
+
+# -- chains
+
+
+@pytest.mark.parametrize(
+    ("document", "places"),
+    [
+        ([], [""]),
+        ({}, ["/tasks"]),
+        ({"tasks": {}}, ["/tasks"]),
+        ({"tasks": []}, ["/tasks"]),
+        ({"tasks": ["a"]}, ["/tasks/0"]),
+        ({"tasks": [{"id": "a"}]}, ["/tasks/0"]),
+        ({"tasks": [{"capability": "text.echo"}]}, ["/tasks/0/id"]),
+        ({"tasks": [{**TASK_A, "id": "a.b"}]}, ["/tasks/0/id"]),
+        ({"tasks": [{**TASK_A, "id": "a\x00"}]}, ["/tasks/0/id"]),
+        ({"tasks": [{**TASK_A, "id": "x" * 65}]}, ["/tasks/0/id"]),
+        ({"tasks": [TASK_A, TASK_A]}, ["/tasks/1/id"]),
+        ({"tasks": [{**TASK_A, "depends_on": ["a"]}]}, ["/tasks/0/depends_on/0"]),
+        ({"tasks": [{**TASK_A, "depends_on": ["b"]}]}, ["/tasks/0/depends_on/0"]),
+        ({"tasks": [{**TASK_A, "depends_on": "b"}]}, ["/tasks/0/depends_on"]),
+        ({"tasks": [{**TASK_A, "on_failure": "continue"}]}, ["/tasks/0/on_failure"]),
+        ({"tasks": [{**TASK_A, "params": {"x": {"$result": "a"}}}]}, ["/tasks/0/params"]),
+        ({"tasks": [TASK_A], "name": 5}, ["/name"]),
+        ({"tasks": [TASK_A], "name": "x" * 257}, ["/name"]),
+        ({"tasks": [TASK_A], "deadline_s": -5}, ["/deadline_s"]),
+        ({"tasks": [TASK_A], "failure_policy": "shrug"}, ["/failure_policy"]),
+        ({"tasks": [TASK_A], "colour": "red"}, ["/colour"]),
+        ({"tasks": [{"id": "a"}, {"id": "b"}], "colour": 1, "name": 1}, ["/tasks/0", "/tasks/1", "/colour", "/name"]),
+        ({"tasks": [TASK_A] * 10_001}, ["/tasks"]),
+    ],
+)
+def test_unusable_chain_is_refused_whole_with_every_place(
+    on_server: OnServer, document: Any, places: list[str]
+) -> None:
+    assert_refused(on_server, "/api/tasks/chain", document, "invalid_chain", *places)
+
+
+def test_cycle_is_told_with_its_path(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        tasks = [{**TASK_A, "id": name, "depends_on": [other]} for name, other in (("a", "b"), ("b", "c"), ("c", "a"))]
+        refused = await api.post("/api/tasks/chain", {"tasks": tasks})
+        assert_is_problem(refused, 422, "invalid_chain")
+        assert "a -> c -> b -> a" in refused.faults["/tasks"] or "a -> b -> c -> a" in refused.faults["/tasks"]
+
+    on_server(test)
+
+
+@pytest.mark.parametrize(
+    ("document", "places"),
+    [
+        ([], [""]),
+        ({}, ["/tasks"]),
+        ({"tasks": []}, ["/tasks"]),
+        ({"tasks": [TASK], "name": "x"}, ["/name"]),
+        ({"tasks": [{**TASK_A, "depends_on": ["b"]}]}, ["/tasks/0/depends_on"]),
+        ({"tasks": [TASK, {"capability": 1}]}, ["/tasks/1/capability"]),
+        ({"tasks": [TASK_A, TASK_A]}, ["/tasks/1/id"]),
+    ],
+)
+def test_unusable_parallel_submit_is_refused_with_its_place(
+    on_server: OnServer, document: Any, places: list[str]
+) -> None:
+    assert_refused(on_server, "/api/tasks/parallel", document, "invalid_chain", *places)
+
+
+# -- agents
+
+
+@pytest.mark.parametrize(
+    ("document", "place"),
+    [
+        ([], ""),
+        ({}, ""),
+        ({**AGENT, "endpoint": 5}, "/endpoint"),
+        ({**AGENT, "endpoint": ""}, "/endpoint"),
+        ({**AGENT, "endpoint": "ftp://127.0.0.1"}, "/endpoint"),
+        ({**AGENT, "endpoint": "http://user:secret@127.0.0.1"}, "/endpoint"),
+        ({**AGENT, "endpoint": "http://127.0.0.1:99999"}, "/endpoint"),
+        ({**AGENT, "endpoint": "http://0x7f.1/"}, "/endpoint"),
+        ({**AGENT, "endpoint": "http://127.0.0.1/?a=b"}, "/endpoint"),
+        ({**AGENT, "agent_id": ""}, "/agent_id"),
+        ({**AGENT, "agent_id": "-a"}, "/agent_id"),
+        ({**AGENT, "agent_id": "a/b"}, "/agent_id"),
+        ({**AGENT, "agent_id": "x" * 129}, "/agent_id"),
+        ({**AGENT, "max_concurrent_tasks": 0}, "/max_concurrent_tasks"),
+        ({**AGENT, "max_concurrent_tasks": 1.5}, "/max_concurrent_tasks"),
+        ({**AGENT, "max_concurrent_tasks": 10**30}, "/max_concurrent_tasks"),
+        ({**AGENT, "capabilities": []}, "/capabilities"),
+        ({**AGENT, "capabilities": [{}]}, "/capabilities/0"),
+        ({**AGENT, "capabilities": [{"name": "a b"}]}, "/capabilities/0/name"),
+        ({**AGENT, "capabilities": [{"name": "a", "version": "x"}]}, "/capabilities/0/version"),
+        ({**AGENT, "capabilities": [{"name": "a", "timeout_s": 0}]}, "/capabilities/0/timeout_s"),
+        ({**AGENT, "capabilities": [{"name": "a", "input_schema": {"type": 5}}]}, "/capabilities/0/input_schema"),
+        (
+            {**AGENT, "capabilities": [{"name": "a", "input_schema": {"$ref": "http://127.0.0.1/x"}}]},
+            "/capabilities/0/input_schema",
+        ),
+        ({**AGENT, "capabilities": [{"name": "a"}, {"name": "a"}]}, "/capabilities/1"),
+        ({**AGENT, "labels": {"": "x"}}, "/labels/"),
+        ({**AGENT, "auth": "token"}, "/auth"),
+        ({**AGENT, "auth": {"basic": "x"}}, "/auth"),
+        ({**AGENT, "colour": "red"}, ""),
+    ],
+)
+def test_unusable_agent_is_refused_with_its_place(on_server: OnServer, document: Any, place: str) -> None:
+    assert_refused(on_server, "/ains/agents", document, "invalid_agent", place)
+
+
+def test_agent_that_does_not_answer_is_refused_with_the_reason(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.post("/ains/agents", {"endpoint": "http://127.0.0.1:9"})
+        assert_is_problem(refused, 422, "invalid_agent")
+        assert "refused" in refused.body["detail"]
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("document", [{}, [], {"instance_id": 5}, {"instance_id": "x", "load": 1}])
+def test_unusable_heartbeat_is_refused(on_server: OnServer, document: Any) -> None:
+    async def test(api: Api) -> None:
+        assert_is_problem(await api.post("/ains/agents/echo-1/heartbeat", document), 422, "invalid_input")
+
+    on_server(test)
+
+
+# -- bodies that are no documents
+
+
+@pytest.mark.parametrize("path", SUBMITS)
+def test_body_that_is_not_json_is_refused(on_server: OnServer, path: str) -> None:
+    async def test(api: Api) -> None:
+        bodies = [
+            b"", b"{", b'{"a": 1} x', b"{'a': 1}", b'{"a": NaN}', b'{"a": Infinity}', b'{"a": 1e999}', b"\xff\xfe",
+            b'{"a": "\xff"}', b'{"a": "\\ud800"}', b'{"a": 01}', b'{"a": ' + b"9" * 5_000 + b"}",
+        ]  # fmt: skip
+        for body in bodies:
+            assert_is_problem(await api.post_raw(path, body), 400, "invalid_json")
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("path", SUBMITS)
+def test_body_that_is_nested_too_deep_is_refused(on_server: OnServer, path: str) -> None:
+    async def test(api: Api) -> None:
+        for levels in (65, 500, 100_000):
+            body = b"[" * levels + b"]" * levels
+            refused = await api.post_raw(path, body)
+            assert_is_problem(refused, 400, "invalid_json")
+            assert "64" in refused.body["detail"]
+
+    on_server(test)
+
+
+def test_params_may_be_nested_as_deep_as_is_allowed(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        assert (await api.post("/api/tasks", {**TASK, "params": {"a": nested(62)}})).status == 202
+        assert (await api.post("/api/tasks", {**TASK, "params": {"a": nested(63)}})).status == 400
+
+    on_server(test)
+
+
+@pytest.mark.parametrize(("path", "bytes_max"), [("/api/tasks", BODY_BYTES_MAX), ("/api/tasks/chain", CHAIN_BYTES_MAX)])
+def test_body_that_is_too_large_is_refused(on_server: OnServer, path: str, bytes_max: int) -> None:
+    async def test(api: Api) -> None:
+        assert_is_problem(await api.post_raw(path, b" " * (bytes_max + 1)), 413, "body_too_large")
+        assert_is_problem(await api.post_raw(path, b" " * bytes_max), 400, "invalid_json")
+
+    on_server(test)
+
+
+def test_body_without_a_declared_length_is_bounded_too(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        async def pieces() -> Any:
+            for _ in range(20):
+                yield b" " * 65_536
+
+        headers = {"Content-Type": "application/json"}
+        assert_is_problem(await api.send("POST", "/api/tasks", data=pieces(), headers=headers), 413, "body_too_large")
+
+    on_server(test)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "application/jsonp"},
+        {"Content-Type": ""},
+        {"Content-Encoding": "gzip"},
+    ],
+)
+def test_body_of_another_type_is_refused(on_server: OnServer, headers: dict[str, str]) -> None:
+    async def test(api: Api) -> None:
+        for path in SUBMITS:
+            assert_is_problem(await api.post(path, TASK, headers=headers), 415, "media_type_refused")
+
+    on_server(test)
+
+
+def test_charset_of_json_does_not_matter(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+        assert (await api.post("/api/tasks", TASK, headers=headers)).status == 202
+
+    on_server(test)
+
+
+def test_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_body, "BODY_READ_S_MAX", 0.1)
+
+    async def test(api: Api) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+        head = f"POST /api/tasks HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.key}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert b" 408 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+    with_api(test)
+
+
+def test_body_that_is_cut_off_harms_nobody() -> None:
+    async def test(api: Api) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+        head = f"POST /api/tasks HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.key}\r\n"
+        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        assert (await api.get("/api/info")).body["unfinished_tasks"] == 0
+
+    with_api(test)
+
+
+# -- parameters, keys, paths
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        *((f"/api/tasks/x.y?wait_s={value}", "?wait_s") for value in ("-1", "60.1", "nan", "inf", "x", "1e99")),
+        *((f"/api/tasks/chain/x?wait_s={value}", "?wait_s") for value in ("-1", "61", "soon")),
+        *((f"/api/circuit-breaker/failures?limit={value}", "?limit") for value in ("0", "-1", "1001", "x", "1.5")),
+        *((f"/ains/agents?limit={value}", "?limit") for value in ("0", "1001", "all")),
+        *((f"/ains/search?capability={value}", "?capability") for value in ("", "a%20b", "a@b", "a@", "@1")),
+        ("/ains/search", "?capability"),
+    ],
+)
+def test_unusable_parameter_is_refused_with_its_name(on_server: OnServer, path: str, place: str) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.get(path)
+        assert_is_problem(refused, 422, "invalid_input")
+        assert list(refused.faults) == [place]
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("key", ["x" * 257, "", "a\tb", "\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_unusable_idempotency_key_is_refused(on_server: OnServer, key: str) -> None:
+    async def test(api: Api) -> None:
+        for path, document in (
+            ("/api/tasks", TASK), ("/api/tasks/chain", {"tasks": [TASK_A]}), ("/api/tasks/parallel", {"tasks": [TASK]}),
+        ):  # fmt: skip
+            refused = await api.post(path, document, headers={"Idempotency-Key": key})
+            assert_is_problem(refused, 422, "invalid_input")
+            assert list(refused.faults) == ["Idempotency-Key"]
+
+    on_server(test)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3, 4])
+def test_ids_that_name_nothing_are_not_found(on_server: OnServer, number: int) -> None:
+    ids = ["nope", "no.pe", "..%2f..%2fetc", "%00%ff", "x" * 2_000]
+
+    async def test(api: Api) -> None:
+        name = ids[number]
+        for method, path, code in (
+            ("GET", f"/api/tasks/{name}", "task_not_found"),
+            ("POST", f"/api/tasks/{name}/cancel", "task_not_found"),
+            ("GET", f"/api/tasks/chain/{name}", "chain_not_found"),
+            ("POST", f"/api/tasks/chain/{name}/cancel", "chain_not_found"),
+            ("GET", f"/ains/agents/{name}", "agent_not_found"),
+            ("DELETE", f"/ains/agents/{name}", "agent_not_found"),
+            ("POST", f"/ains/agents/{name}/drain", "agent_not_found"),
+            ("POST", f"/api/circuit-breaker/reset/{name}", "agent_not_found"),
+        ):
+            answered = await api.send(method, path)
+            assert answered.status == 404
+            assert answered.headers["content-type"] == "application/problem+json"
+            assert answered.code in {code, "not_found"}
+
+    on_server(test)
+
+
+def test_unknown_task_of_a_known_chain_is_not_found(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        task_id = (await api.post("/api/tasks", TASK)).body["task_id"]
+        assert_is_problem(await api.get(f"/api/tasks/{task_id}x"), 404, "task_not_found")
+
+    on_server(test)
+
+
+def test_unknown_routes_and_methods_are_problems_too(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        assert_is_problem(await api.get("/"), 404, "not_found")
+        assert_is_problem(await api.get("/api/task"), 404, "not_found")
+        assert_is_problem(await api.send("PUT", "/api/tasks"), 405, "method_not_allowed")
+        assert_is_problem(await api.send("DELETE", "/api/info"), 405, "method_not_allowed")
+
+    on_server(test)
+
+
+def test_defect_is_answered_without_its_inside(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(api: Api) -> None:
+        def fail() -> None:
+            raise RuntimeError("the secret of the inside")
+
+        monkeypatch.setattr(api.node.router, "health", fail)
+        answered = await api.get("/api/circuit-breaker/health")
+        assert_is_problem(answered, 500, "internal_error")
+        assert "secret" not in repr(answered.body)
+
+    with_api(test)
+    assert "GET /api/circuit-breaker/health failed" in caplog.text
+
+
+def test_full_queue_says_when_to_come_again() -> None:
+    async def test(api: Api) -> None:
+        api.node.coordinator._accepted_max = 0
+        refused = await api.post("/api/tasks", TASK)
+        assert_is_problem(refused, 429, "queue_full")
+        assert (refused.body["retryable"], refused.body["retry_after_ms"]) == (True, 1_000)
+        assert refused.headers["retry-after"] == "1"
+
+    with_api(test)

@@ -1,0 +1,204 @@
+"""The server as a whole: binds, says where, stops in bounded time, gives everything back."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import aiohttp
+import pytest
+
+import aicp
+from aicp.errors import SettingsError
+from aicp.runtime.node import Node
+from aicp.runtime.settings import Settings, find_or_make_admin_key, server_settings
+from aicp.server import running_server
+from aicp.server.waits import Waits
+from tests.integration.server_kit import BOUND_S, Api, Gate, asking, run, until
+
+
+@contextmanager
+def aicp_serve(data_dir: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(aicp.__file__).parent.parent),
+        "AICP_DATA_DIR": str(data_dir),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aicp", "serve", *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=BOUND_S)
+
+
+def line_of(process: "subprocess.Popen[str]") -> str:
+    assert process.stderr is not None
+    return process.stderr.readline()
+
+
+def fetch(url: str, key: str) -> tuple[int, str]:
+    try:
+        with urlopen(Request(url, headers={"Authorization": f"Bearer {key}"}), timeout=BOUND_S) as response:
+            return response.status, response.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_served_process_says_where_and_ends_cleanly_on_a_signal(tmp_path: Path, number: signal.Signals) -> None:
+    with aicp_serve(tmp_path, "--port", "0") as process:
+        line = line_of(process)
+        url = line.split()[2].rstrip(";")
+        assert url.startswith("http://127.0.0.1:")
+        assert str(tmp_path / "admin.key") in line
+        assert "in memory, so not durable" in line
+        assert fetch(f"{url}/api/info", (tmp_path / "admin.key").read_text().strip())[0] == 200
+        assert fetch(f"{url}/api/info", "wrong")[0] == 401
+        process.send_signal(number)
+        out, err = process.communicate(timeout=BOUND_S)
+        assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with aicp_serve(tmp_path, "--port", str(port)) as process:
+            out, err = process.communicate(timeout=BOUND_S)
+        assert (process.returncode, out) == (2, "")
+        assert err == f"Port {port} on 127.0.0.1 is in use: stop what uses it, or choose another port with --port.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "70000"], "Port 70000"),
+        (["--port", "x"], "--port"),
+        (["--host", "0.0.0.0"], "--behind-tls-proxy"),
+        (["--host", "192.0.2.1", "--behind-tls-proxy"], "192.0.2.1:8420 cannot be bound"),
+        (["--host", "no such host", "--behind-tls-proxy"], "no such host"),
+    ],
+)
+def test_address_that_cannot_be_served_is_one_sentence(tmp_path: Path, arguments: list[str], told: str) -> None:
+    with aicp_serve(tmp_path, *arguments) as process:
+        out, err = process.communicate(timeout=BOUND_S)
+    assert (process.returncode, out) == (2, "")
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "admin.key").write_text("secret\n")
+    (tmp_path / "admin.key").chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        find_or_make_admin_key(tmp_path)
+
+
+def test_key_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "admin.key").write_bytes(b"\xff\xfe")
+    (tmp_path / "admin.key").chmod(0o600)
+    with pytest.raises(SettingsError, match="not ASCII"):
+        find_or_make_admin_key(tmp_path)
+
+
+def test_agents_on_loopback_are_for_servers_on_loopback() -> None:
+    assert server_settings(host="127.0.0.1").policy.loopback
+    assert server_settings(host="::1").policy.loopback
+    assert not server_settings(host="0.0.0.0", behind_tls_proxy=True).policy.loopback
+
+
+def test_stop_answers_who_waits_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with Node() as node, aiohttp.ClientSession() as session:
+            await node.add_agent("gate-1", {"text.gate": gate})
+            async with running_server(Settings(port=0, data_dir=tmp_path), node) as server:
+                api = Api(server, node, session)
+                task_id = (await api.post("/api/tasks", {"capability": "text.gate"})).body["task_id"]
+                waiting = asyncio.create_task(api.get(f"/api/tasks/{task_id}?wait_s=60"))
+                await gate.started.wait()
+                waits = next(observer for observer in node._observers._observers if isinstance(observer, Waits))
+                await until(lambda: task_id in waits._waiting)
+            assert (await waiting).body["status"] == "RUNNING"
+
+    begun = time.monotonic()
+    run(main)
+    assert time.monotonic() - begun < BOUND_S / 2
+
+
+def test_server_gives_its_port_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Node() as node:
+            async with running_server(Settings(port=0, data_dir=tmp_path), node) as server:
+                port = int(server.url.rpartition(":")[2])
+            async with running_server(Settings(port=port, data_dir=tmp_path), node) as again:
+                assert again.url == server.url
+
+    run(main)
+
+
+def test_block_that_fails_stops_the_server_and_raises_its_own_error(tmp_path: Path) -> None:
+    ports: list[int] = []
+
+    async def fail_while_serving(node: Node) -> None:
+        async with running_server(Settings(port=0, data_dir=tmp_path), node) as server:
+            ports.append(int(server.url.rpartition(":")[2]))
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        async with Node() as node:
+            with pytest.raises(ZeroDivisionError):
+                await fail_while_serving(node)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", ports[0])
+
+    run(main)
+
+
+def test_cancelled_block_stops_the_server(tmp_path: Path) -> None:
+    async def main() -> None:
+        serving = asyncio.Event()
+        ports: list[int] = []
+
+        async def serve() -> None:
+            async with Node() as node, running_server(Settings(port=0, data_dir=tmp_path), node) as server:
+                ports.append(int(server.url.rpartition(":")[2]))
+                serving.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(serve())
+        await serving.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", ports[0])
+
+    run(main)
+
+
+def test_ipv6_loopback_is_served(tmp_path: Path) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+
+    async def main() -> None:
+        try:
+            async with asking(host="::1") as api:
+                assert api.url.startswith("http://[::1]:")
+                assert (await api.get("/api/info")).status == 200
+        except SettingsError:
+            pytest.skip("this machine has no IPv6 loopback")
+
+    run(main)
