@@ -478,6 +478,16 @@ class TestEvidence:
             assert [after_s for after_s, _ in stage.due] == [1.0, 2.5, 4.75, 8.125]
 
     @virtual
+    async def test_what_happens_at_the_very_end_of_the_wait_does_not_keep_it_from_being_probed(self) -> None:
+        async with Stage(agent("a", LABEL, TEXT, slots=2)) as stage:
+            other = await stage.lease(task(TEXT))
+            asyncio.get_running_loop().call_later(1.0, stage.succeed, other)
+            await stage.fault("a", capability=LABEL)
+            await asyncio.sleep(30)
+            assert stage.due
+            stage.board.admit_probe("a", [LABEL])
+
+    @virtual
     async def test_without_a_gate_the_end_of_the_wait_brings_it_back(self) -> None:
         async with Stage(agent("a"), gated=False) as stage:
             await stage.fault("a")

@@ -506,8 +506,12 @@ class TaskScheduler:
         wait_s = self._board.ready_in_s(agent_id, seat.key)
         seat.is_fragile = state is CircuitState.HALF_OPEN
         if not wait_s:
-            return ("circuit open", math.inf) if self._board.needs_probe(agent_id, seat.key) else ("", 0.0)
+            return ("circuit open", self._probe_wait_s()) if self._board.needs_probe(agent_id, seat.key) else ("", 0.0)
         return _TOLD_WAIT.get(state, "cooling down"), wait_s
+
+    def _probe_wait_s(self) -> float:
+        """A probe is due now: asked for once more by every look, since this look may have taken the timer's place."""
+        return 0.0 if self.on_probe_due is not None else math.inf
 
     def _set_timer(self, member: Member) -> None:
         """One timer a member: when the first of its seats may come back."""
