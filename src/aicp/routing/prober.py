@@ -1,15 +1,18 @@
 """Asks agents whose circuits wait at the gate whether they live, so that no user's task has to find out."""
 
 import asyncio
+import logging
 
 from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome, Reply
 from aicp.ports import Transport
 from aicp.resilience.board import CircuitBoard
-from aicp.scheduling.task_scheduler import TaskScheduler
+from aicp.scheduling.task_scheduler import TaskScheduler, rest_s
 
 PROBES_IN_FLIGHT_MAX = 64
 WAIT_S_MAX_WHILE_OUT = 5.0
+PROBE_TIMEOUT_S = 5.0
+_log = logging.getLogger(__name__)
 
 
 class Prober:
@@ -52,9 +55,20 @@ class Prober:
 
     async def _probe(self, agent: AgentProfile) -> None:
         async with self._places:
-            reply = await self._transport.probe(agent)
+            reply = await self._ask(agent)
         self._learn(agent, reply)
         self._scheduler.refresh(agent.agent_id)
+
+    async def _ask(self, agent: AgentProfile) -> Reply:
+        """What the agent says; a transport that hangs or raises has no answer, and frees its place."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                return await self._transport.probe(agent)
+        except TimeoutError:
+            return Reply(Outcome.AGENT_FAULT, reason="no answer to the probe", timed_out=True)
+        except Exception as error:  # noqa: BLE001 - one agent's probe is not the others' trouble
+            _log.exception("the transport failed to probe agent %s", agent.agent_id)
+            return Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)
 
     def _learn(self, agent: AgentProfile, reply: Reply) -> None:
         waiting = [
@@ -63,9 +77,10 @@ class Prober:
         if reply.outcome is Outcome.SUCCESS:
             self._board.admit_probe(agent.agent_id, waiting)
             return
+        if reply.outcome is Outcome.OVERLOADED and reply.retry_after_s is not None:
+            self._board.cool_down(agent.agent_id, rest_s(reply.retry_after_s))
+            return
         self._board.probe_failed(agent.agent_id, waiting)
         for key in waiting:
             if self._scheduler.is_out(key):
                 self._board.cap_waits([agent.agent_id], key, WAIT_S_MAX_WHILE_OUT)
-        if reply.outcome is Outcome.OVERLOADED and reply.retry_after_s is not None:
-            self._board.cool_down(agent.agent_id, reply.retry_after_s)

@@ -614,8 +614,7 @@ class TaskScheduler:
                 return
             guess = member.cool_down_s * COOL_DOWN_FACTOR or COOL_DOWN_FIRST_S
             member.cool_down_s = retry_after_s = min(guess, COOL_DOWN_MAX_S)
-        rest_s = min(max(retry_after_s, COOL_DOWN_MIN_S), COOL_DOWN_MAX_S)
-        self._board.cool_down(member.profile.agent_id, rest_s)
+        self._board.cool_down(member.profile.agent_id, rest_s(retry_after_s))
         for other in member.seats.values():
             self._look_at(other)
 
@@ -682,6 +681,11 @@ _TOLD_WAIT = {
     CircuitState.HALF_OPEN: "being probed",
     CircuitState.FORCED_OPEN: "opened by an operator",
 }
+
+
+def rest_s(retry_after_s: float) -> float:
+    """How long an agent is left alone that asked for so many seconds: 50 ms to 5 minutes."""
+    return min(max(retry_after_s, COOL_DOWN_MIN_S), COOL_DOWN_MAX_S)
 
 
 def _told_out(seat: Seat) -> str:
