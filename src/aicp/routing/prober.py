@@ -71,9 +71,7 @@ class Prober:
             return Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)
 
     def _learn(self, agent: AgentProfile, reply: Reply) -> None:
-        waiting = [
-            key for key in self._scheduler.keys_of(agent.agent_id) if self._board.needs_probe(agent.agent_id, key)
-        ]
+        waiting = [key for key in self._scheduler.keys_of(agent.agent_id) if self._is_due(agent.agent_id, key)]
         if reply.outcome is Outcome.SUCCESS:
             self._board.admit_probe(agent.agent_id, waiting)
             return
@@ -84,3 +82,6 @@ class Prober:
         for key in waiting:
             if self._scheduler.is_out(key):
                 self._board.cap_waits([agent.agent_id], key, WAIT_S_MAX_WHILE_OUT)
+
+    def _is_due(self, agent_id: str, key: str) -> bool:
+        return self._board.needs_probe(agent_id, key) and not self._board.ready_in_s(agent_id, key)
