@@ -98,6 +98,11 @@ class PolicedConnector(aiohttp.TCPConnector):
             connection.protocol.force_close()
         return connection
 
+    @property
+    def in_use(self) -> int:
+        """Connections that calls hold now."""
+        return len(self._acquired)
+
     def _make_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, proto, _, sockaddr = addr_info
         dial, address = current_dial.get(), ip_address(sockaddr[0])

@@ -106,6 +106,12 @@ class HttpTransport:
             raise InvalidAgent([Fault(_PLACE, f"{route.describe_url} gave no description: {reply.reason}")])
         return reply.result
 
+    @property
+    def connections_in_use(self) -> int:
+        """Connections that calls hold now; idle ones do not count."""
+        connectors = (session.connector for session in self._sessions.values())
+        return sum(connector.in_use for connector in connectors if isinstance(connector, PolicedConnector))
+
     async def close(self) -> None:
         """End calls under way as local trouble and give every connection back; later calls are local trouble too."""
         await self._under_way.close()
