@@ -120,7 +120,7 @@ class ChainRun:
     async def _follow(self, task: str, tasks: asyncio.TaskGroup) -> None:
         """Run a task, then one that became ready through it, and so on; the others get runners of their own."""
         runner = self._runners[task]
-        while True:
+        while not self.readiness.is_over():
             try:
                 result = await self._run_task(task)
             finally:
@@ -132,6 +132,8 @@ class ChainRun:
             task = ready.pop()
             self._runners[task] = runner
             self._start(ready, tasks)
+        # It was stopped between the moment this task became ready and now: nothing of it starts any more.
+        self._runners.pop(task, None)
 
     async def _run_task(self, local_id: str) -> TaskResult:
         task = self.readiness.graph.tasks[local_id]
