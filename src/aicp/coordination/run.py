@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from aicp.coordination.readiness import Readiness
+from aicp.errors import AicpError
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.outcome import TaskError
@@ -94,8 +95,15 @@ class ChainRun:
             self.is_recorded.set()
 
     async def cancel(self) -> None:
-        """Make the cancel a fact: from now on no attempt starts, running ones are cut off."""
+        """Make the cancel a fact: from now on no attempt starts, running ones are cut off.
+
+        Raises:
+            AicpError: The chain stopped here before its end was on record.
+        """
         await self._stop([ChainCancelled(self.chain_id, self._clock.utcnow())])
+        await self.is_recorded.wait()
+        if self.readiness.end is None:
+            raise AicpError(f"Chain {self.chain_id} stopped before its end was on record; cancel it again.")
 
     async def _expire(self) -> None:
         """Its time ran out."""
@@ -110,8 +118,10 @@ class ChainRun:
         self._decide([*facts, *cut_off])
         if not isinstance(facts[-1], ChainEnded):
             facts.append(self._end_fact())
-        await self._record([*cut_off, *facts])
-        self._cancel_runners(fact.task for fact in cut_off)
+        try:
+            await self._record([*cut_off, *facts])
+        finally:
+            self._cancel_runners(fact.task for fact in cut_off)
 
     def _start(self, ready: Iterable[str], tasks: asyncio.TaskGroup) -> None:
         for task in ready:

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ SINGLE_TASK = "task"
 PARALLEL_NAME = "parallel tasks"
 RETRY_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class TaskCoordinator:
@@ -63,6 +64,7 @@ class TaskCoordinator:
         self._accepted_max = accepted_max
         self._runs: dict[str, ChainRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unstoppable: set[asyncio.Task[Any]] = set()
         self._accepted = 0
 
     async def __aenter__(self) -> Self:
@@ -76,6 +78,7 @@ class TaskCoordinator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop every chain where it is and close the journal; what is recorded stays so."""
+        await asyncio.gather(*self._unstoppable, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -156,12 +159,14 @@ class TaskCoordinator:
     async def cancel(self, chain_id: str) -> None:
         """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
 
+        It is cancelled even if whoever asks leaves before that is on record.
+
         Raises:
             ChainNotFound: There is none.
         """
         run = self._runs.get(chain_id)
         if run is not None:
-            await run.cancel()
+            await self._to_its_end(run.cancel())
         else:
             await self._read(chain_id)
 
@@ -218,6 +223,13 @@ class TaskCoordinator:
     def unfinished(self) -> int:
         """Tasks accepted and not ended."""
         return self._accepted
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do what must not stop half-way, such as a record and what follows from it, even if the caller leaves."""
+        task = asyncio.create_task(work)
+        self._unstoppable.add(task)
+        task.add_done_callback(self._unstoppable.discard)
+        return await asyncio.shield(task)
 
     def _begin(self, submitted: ChainSubmitted, readiness: Readiness, epoch: int) -> None:
         run = ChainRun(submitted, readiness, epoch, self._router, self._journal, self._clock, self._observer)
