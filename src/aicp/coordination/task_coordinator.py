@@ -121,6 +121,8 @@ class TaskCoordinator:
     ) -> str:
         """Accept a chain: when this returns its id, it is recorded and will run to its end.
 
+        What is on record runs, even if whoever submits it leaves before that is confirmed.
+
         Args:
             chain: What to run.
             tenant: Whose it is.
@@ -137,11 +139,7 @@ class TaskCoordinator:
         self._check_capabilities(graph)
         self._check_room(len(graph.tasks))
         submitted = ChainSubmitted(self._new_id(), graph.spec, self._clock.utcnow(), tenant, retry_of)
-        chain_id = await self._journal.submit(submitted, key)
-        if chain_id == submitted.chain_id:
-            self._tell(submitted)
-            self._begin(submitted, Readiness(graph), epoch=1)
-        return chain_id
+        return await self._to_its_end(self._accept(submitted, graph, key))
 
     async def submit_task(self, task: Task, *, tenant: str = DEFAULT_TENANT, key: SubmitKey | None = None) -> str:
         """Accept a task on its own, as a chain of one, and return its global id.
@@ -223,6 +221,13 @@ class TaskCoordinator:
     def unfinished(self) -> int:
         """Tasks accepted and not ended."""
         return self._accepted
+
+    async def _accept(self, submitted: ChainSubmitted, graph: ChainGraph, key: SubmitKey | None) -> str:
+        chain_id = await self._journal.submit(submitted, key)
+        if chain_id == submitted.chain_id:
+            self._tell(submitted)
+            self._begin(submitted, Readiness(graph), epoch=1)
+        return chain_id
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Do what must not stop half-way, such as a record and what follows from it, even if the caller leaves."""
