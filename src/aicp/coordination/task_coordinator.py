@@ -71,6 +71,7 @@ class TaskCoordinator:
         """Open the journal and go on with what it has unfinished."""
         await self._journal.open()
         for record in await self._journal.unfinished():
+            self._accepted += len(record.submitted.spec.tasks)
             self._begin(record.submitted, fold(record), record.epoch)
         return self
 
@@ -137,7 +138,7 @@ class TaskCoordinator:
         """
         graph = check_chain(chain.freeze() if isinstance(chain, TaskChain) else chain)
         self._check_capabilities(graph)
-        self._check_room(len(graph.tasks))
+        self._reserve(len(graph.tasks))
         submitted = ChainSubmitted(self._new_id(), graph.spec, self._clock.utcnow(), tenant, retry_of)
         return await self._to_its_end(self._accept(submitted, graph, key))
 
@@ -223,10 +224,16 @@ class TaskCoordinator:
         return self._accepted
 
     async def _accept(self, submitted: ChainSubmitted, graph: ChainGraph, key: SubmitKey | None) -> str:
-        chain_id = await self._journal.submit(submitted, key)
+        try:
+            chain_id = await self._journal.submit(submitted, key)
+        except BaseException:
+            self._accepted -= len(graph.tasks)
+            raise
         if chain_id == submitted.chain_id:
             self._tell(submitted)
             self._begin(submitted, Readiness(graph), epoch=1)
+        else:
+            self._accepted -= len(graph.tasks)
         return chain_id
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
@@ -239,7 +246,6 @@ class TaskCoordinator:
     def _begin(self, submitted: ChainSubmitted, readiness: Readiness, epoch: int) -> None:
         run = ChainRun(submitted, readiness, epoch, self._router, self._journal, self._clock, self._observer)
         self._runs[run.chain_id] = run
-        self._accepted += run.size
         task = asyncio.create_task(self._follow(run), name=f"chain {run.chain_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -258,10 +264,12 @@ class TaskCoordinator:
             if not self._router.knows(key):
                 raise NoCapableAgent(key)
 
-    def _check_room(self, tasks: int) -> None:
+    def _reserve(self, tasks: int) -> None:
+        """Count them as accepted before they are: submits that wait for the journal side by side share the room."""
         if self._accepted + tasks > self._accepted_max:
             message = f"{self._accepted} accepted tasks are unfinished, at most {self._accepted_max}; submit later."
             raise QueueFull(message, RETRY_AFTER_S)
+        self._accepted += tasks
 
     def _new_id(self) -> str:
         """Sorts by time, and nobody guesses it."""
