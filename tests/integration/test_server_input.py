@@ -93,7 +93,6 @@ def assert_refused(on_server: OnServer, path: str, document: Any, code: str, *pl
         ({**TASK, "id": "a"}, "/id"),
         ({**TASK, "depends_on": ["a"]}, "/depends_on"),
         ({**TASK, "on_failure": {"continue": 1}}, "/on_failure"),
-        ({**TASK, "params": {"x": {"$result": "other"}}}, "/params"),
         ({**TASK, "params": {"x": {"$result": 5}}}, "/params/x/$result"),
     ],
 )
@@ -104,6 +103,25 @@ def test_unusable_task_is_refused_with_its_place(on_server: OnServer, document: 
 def test_every_fault_of_a_task_is_told_at_once(on_server: OnServer) -> None:
     document = {"capability": "no name", "timeout_s": -1, "deadline_s": 0, "id": "a"}
     assert_refused(on_server, "/api/tasks", document, "invalid_task", "/capability", "/timeout_s", "/deadline_s", "/id")
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "place"),
+    [
+        ("/api/tasks", {**TASK, "params": {"x": {"$result": "other"}}}, "/params"),
+        ("/api/tasks/chain", {"tasks": [{**TASK_A, "params": {"x": {"$result": "a"}}}]}, "/tasks/0/params"),
+        ("/api/tasks/parallel", {"tasks": [{**TASK_A, "params": {"x": {"$result": "b"}}}]}, "/tasks/0/params"),
+    ],
+)
+def test_reference_that_leads_nowhere_is_refused_where_it_stands(
+    on_server: OnServer, path: str, document: Any, place: str
+) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.post(path, document)
+        assert refused.status == 422
+        assert [found.startswith(place) for found in refused.faults] == [True]
+
+    on_server(test)
 
 
 def test_unknown_capability_is_refused_and_named(on_server: OnServer) -> None:
@@ -137,7 +155,6 @@ def test_unknown_capability_is_refused_and_named(on_server: OnServer) -> None:
         ({"tasks": [{**TASK_A, "depends_on": ["b"]}]}, ["/tasks/0/depends_on/0"]),
         ({"tasks": [{**TASK_A, "depends_on": "b"}]}, ["/tasks/0/depends_on"]),
         ({"tasks": [{**TASK_A, "on_failure": "continue"}]}, ["/tasks/0/on_failure"]),
-        ({"tasks": [{**TASK_A, "params": {"x": {"$result": "a"}}}]}, ["/tasks/0/params"]),
         ({"tasks": [TASK_A], "name": 5}, ["/name"]),
         ({"tasks": [TASK_A], "name": "x" * 257}, ["/name"]),
         ({"tasks": [TASK_A], "deadline_s": -5}, ["/deadline_s"]),

@@ -1,8 +1,6 @@
 """The command `aicp`: puts the groups together, and turns whatever ends a command into a sentence and an exit code."""
 
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from types import TracebackType
@@ -10,7 +8,7 @@ from types import TracebackType
 import typer
 
 from aicp.cli import agent, breaker, chain, scheduler, task
-from aicp.cli.exits import BAD_INPUT, DEFECT, EPILOG, INTERRUPTED, PIPE_CLOSED, code_of, say
+from aicp.cli.exits import BAD_INPUT, DEFECT, EPILOG, INTERRUPTED, code_of, say
 from aicp.cli.serve import serve
 from aicp.cli.version import version
 from aicp.errors import AicpError
@@ -53,9 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code_of(error)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        _forget_stdout()
-        return PIPE_CLOSED
     except Exception as error:  # noqa: BLE001 - a defect of ours shall not be a traceback in somebody's terminal
         say(f"AICP has a defect: {type(error).__name__}: {error}{_place(error.__traceback__)}. Please report it.")
         return DEFECT
@@ -69,11 +64,6 @@ def _usage(error: typer.TyperException) -> int:
     where = f" See `{context.command_path} --help`." if context is not None else ""
     say(f"{error.format_message().rstrip('.')}.{where}")
     return BAD_INPUT
-
-
-def _forget_stdout() -> None:
-    """Whoever read has gone: what is still buffered must not fail at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _place(trace: TracebackType | None) -> str:

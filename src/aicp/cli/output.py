@@ -1,5 +1,6 @@
 """Writes data to stdout, as a table for people or as JSON for programs."""
 
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from aicp.cli.exits import printable
+from aicp.cli.exits import PIPE_CLOSED, printable
 
 WIDTH_WHEN_PIPED = 400
 CELL_CHARS_MAX = 1_000
@@ -47,14 +48,13 @@ def write(value: Any, output: Format, sheet: Sheet, lines: Sequence[Any] | None 
         sheet: For `table`.
         lines: For `jsonl`, one each; the elements of a list, or the value itself, when left out.
     """
-    if output is Format.TABLE:
-        _write_table(sheet)
-    elif output is Format.JSON:
-        _write_text(msgspec.json.format(msgspec.json.encode(value), indent=2))
-    else:
-        for line in _lines(value) if lines is None else lines:
-            _write_text(msgspec.json.encode(line))
-    sys.stdout.flush()
+    try:
+        _write(value, output, sheet, lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has gone: what is still buffered must not fail when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(PIPE_CLOSED) from None
 
 
 def facts(**named: Any) -> Sheet:
@@ -65,6 +65,16 @@ def facts(**named: Any) -> Sheet:
 def seconds(value: float | None) -> str | None:
     """A duration as people read it."""
     return None if value is None else f"{value:.3f} s"
+
+
+def _write(value: Any, output: Format, sheet: Sheet, lines: Sequence[Any] | None) -> None:
+    if output is Format.TABLE:
+        _write_table(sheet)
+    elif output is Format.JSON:
+        _write_text(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    else:
+        for line in _lines(value) if lines is None else lines:
+            _write_text(msgspec.json.encode(line))
 
 
 def _lines(value: Any) -> Sequence[Any]:
@@ -87,7 +97,10 @@ def _write_table(sheet: Sheet) -> None:
         table.add_column(column, overflow="fold")
     for row in sheet.rows:
         table.add_row(*map(_cell, row))
-    console.print(table)
+    # Captured, because the console would end the process itself when nobody reads any more.
+    with console.capture() as captured:
+        console.print(table)
+    sys.stdout.write(captured.get())
 
 
 def _cell(value: Any) -> Any:

@@ -1,12 +1,14 @@
 """Reads a JSON, YAML or TOML file into JSON values, strictly, and remembers on which line each value began.
 
 Strict means: at most 8 MiB, nested at most 64 deep, no key twice in an object, no value that JSON has not, and in YAML
-no aliases and no tags that make other objects. YAML dates stay the text they are.
+no aliases and no tags that make other objects. YAML is read as version 1.2 has it: dates, yes, no and on are text.
 """
 
 import json
+import math
+import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -129,22 +131,23 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _checked(value: Any, path: Path) -> Any:
     level = [value]
-    for _ in range(NESTING_MAX + 1):
+    for _ in range(NESTING_MAX):
         level = [inner for outer in level for inner in _inside(outer, path)]
-        if not level:
-            return value
-    raise _Unusable(_too_deep(path))
+    if any(isinstance(deepest, dict | list) for deepest in level):
+        raise _Unusable(_too_deep(path))
+    return value
 
 
-def _inside(value: Any, path: Path) -> Iterator[Any]:
+def _inside(value: Any, path: Path) -> Iterable[Any]:
     if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
-    elif isinstance(value, float) and not -_INFINITE < value < _INFINITE:
+        return value.values()
+    if isinstance(value, list):
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
         raise _Unusable(f"{path} cannot be used: {value} is no JSON number.")
-    elif not isinstance(value, str | int | float | bool | None):
+    if not isinstance(value, str | int | float | bool | None):
         raise _Unusable(f"{path} cannot be used: {value} has no form in JSON; write it in quotes.")
+    return ()
 
 
 class _Frame:
@@ -233,19 +236,14 @@ class _YamlReader:
         return pointer
 
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
-        tag = event.tag
-        if tag is None or tag == "!":
-            tag = _tag_of(event)
-        kind = tag.removeprefix(_TAG)
-        if kind in {"str", "timestamp", "value", "merge"}:
-            return event.value
-        if kind not in _SCALARS:
-            self._refuse(event, f"the tag {tag} is not taken")
+        kind = _kind_of(event)
+        if kind not in _READERS:
+            self._refuse(event, f"the tag {event.tag} is not taken")
         try:
-            value = _SCALARS[kind](_CONSTRUCTOR, yaml.ScalarNode(tag, event.value))
+            value = _READERS[kind](event.value)
         except (ValueError, KeyError):
             self._refuse(event, f"'{event.value[:80]}' is no {kind}; put text in quotes")
-        if isinstance(value, float) and not -_INFINITE < value < _INFINITE:
+        if isinstance(value, float) and not math.isfinite(value):
             self._refuse(event, f"{event.value} is no JSON number")
         return value
 
@@ -253,26 +251,37 @@ class _YamlReader:
         raise _Unusable(f"{self._path} cannot be used: {told} (line {_line(event)}).")
 
 
-_INFINITE = float("inf")
 _TAG = "tag:yaml.org,2002:"
 # The same loader in C, where libyaml is there: some fifty times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_RESOLVER: Any = yaml.resolver.Resolver()
-_CONSTRUCTOR = yaml.constructor.SafeConstructor()
-_SCALARS = {
-    "null": yaml.constructor.SafeConstructor.construct_yaml_null,
-    "bool": yaml.constructor.SafeConstructor.construct_yaml_bool,
-    "int": yaml.constructor.SafeConstructor.construct_yaml_int,
-    "float": yaml.constructor.SafeConstructor.construct_yaml_float,
+# What text without quotes means: the core schema of YAML 1.2, so that yes, no, on and 1:30 stay text.
+_PLAIN = (
+    ("null", re.compile(r"null|Null|NULL|~|")),
+    ("bool", re.compile(r"true|True|TRUE|false|False|FALSE")),
+    ("int", re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")),
+    ("float", re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")),
+    ("float", re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")),
+)
+_BASES = {"0o": 8, "0x": 16}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "null": lambda _: None,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": lambda text: int(text, _BASES.get(text[:2], 10)),
+    "float": lambda text: float(text.lower().replace(".inf", "inf").replace(".nan", "nan")),
+    "str": str,
 }
+
+
+def _kind_of(event: yaml.ScalarEvent) -> str:
+    if event.tag is not None and event.tag != "!":
+        return str(event.tag).removeprefix(_TAG)
+    if not event.implicit[0]:
+        return "str"
+    return next((kind for kind, pattern in _PLAIN if pattern.fullmatch(event.value)), "str")
 
 
 def _line(event: yaml.Event) -> int:
     return event.start_mark.line + 1 if event.start_mark is not None else 1
-
-
-def _tag_of(event: yaml.ScalarEvent) -> str:
-    return str(_RESOLVER.resolve(yaml.ScalarNode, event.value, event.implicit))
 
 
 def _too_deep(path: Path) -> str:

@@ -1,0 +1,386 @@
+"""The command line as people use it: real processes, a real server, real agents."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import aicp
+from aicp.cli.main import main
+
+pytestmark = pytest.mark.xdist_group("cli")  # one server and one agent for all of them
+
+BOUND_S = 60.0
+AGENTS = """
+import asyncio
+from aicp.agent import Agent, AgentFailure
+
+agent = Agent("eyes-1", max_concurrent_tasks=4, labels={"zone": "a"})
+
+@agent.capability("text.echo")
+async def echo(params: dict) -> dict:
+    return params
+
+@agent.capability("text.upper")
+def upper(params: dict) -> dict:
+    return {"text": params["text"].upper()}
+
+@agent.capability("text.no")
+async def refuse(params: dict) -> None:
+    raise AgentFailure("not_me", "this one cannot be done")
+
+@agent.capability("text.slow")
+async def be_slow(params: dict) -> None:
+    print("started", flush=True)
+    await asyncio.sleep(600)
+"""
+CHAIN = """
+name: two steps
+tasks:
+  - {id: once, capability: text.echo, params: {text: hello}}
+  - {id: twice, capability: text.upper, params: {text: {$result: once, path: /text}}}
+"""
+FILES = {
+    "eyes.py": AGENTS,
+    "chain.yaml": CHAIN,
+    "no.yaml": "tasks: [{id: no, capability: text.no}]",
+    "slow.json": '{"tasks": [{"id": "slow", "capability": "text.slow"}]}',
+    "unknown.yaml": "tasks: [{id: a, capability: text.ecko}]",
+    "missing.yaml": "tasks:\n  - {id: a, capability: text.echo, depends_on: [b]}\n",
+    "circle.yaml": "tasks: [{id: a, capability: x, depends_on: [b]}, {id: b, capability: x, depends_on: [a]}]",
+    "wrong.yaml": "tasks: [\n",
+    "agents.yaml": "agents: [{python: 'eyes:agent'}]",
+    "some.yaml": "agents: [{python: 'eyes:agent'}, {endpoint: 'http://127.0.0.1:9'}]",
+    "dead.yaml": "agents: [{endpoint: 'http://127.0.0.1:9'}]",
+    "dead.toml": (
+        "[[agents]]\nendpoint = 'http://127.0.0.1:9'\nagent_id = 'gone'\nmax_concurrent_tasks = 1\n"
+        "capabilities = [{name = 'text.echo'}, {name = 'text.upper'}]\n"
+    ),
+    "twins.yaml": "agents: [{python: 'eyes:agent'}, {python: 'eyes:agent'}]",
+    "nobody.yaml": "agents: [{python: 'eyes:nobody'}]",
+}
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+class Shell:
+    """A directory with files, and the environment in which commands run there."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        for name, content in FILES.items():
+            (where / name).write_text(content)
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(aicp.__file__).parent.parent),
+            "AICP_DATA_DIR": str(where / "data"),
+            "AICP_URL": "http://127.0.0.1:9",
+        }
+
+    @contextmanager
+    def started(self, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aicp", *arguments], cwd=self.where, env=self.environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate(timeout=BOUND_S)
+
+    def call(self, *arguments: str, **environment: str) -> Ran:
+        """Like `run`, in this process and so faster, for commands that start nothing."""
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            redirect_stdout(StringIO()) as out,
+            redirect_stderr(StringIO()) as err,
+        ):
+            patch.chdir(self.where)
+            for name, text in {**self.environment, **environment}.items():
+                patch.setenv(name, text)
+            code = main(arguments)
+        return Ran(code, out.getvalue(), err.getvalue())
+
+    def run(self, *arguments: str, **environment: str) -> Ran:
+        ran = subprocess.run(
+            [sys.executable, "-m", "aicp", *arguments], cwd=self.where, env={**self.environment, **environment},
+            capture_output=True, text=True, timeout=BOUND_S, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in ran.stderr
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+
+def assert_one_sentence(ran: Ran, code: int, *told: str) -> None:
+    assert (ran.code, ran.out) == (code, "")
+    assert len(ran.err.splitlines()) == 1, ran.err
+    for text in told:
+        assert text in ran.err
+
+
+def line_of(stream: Any) -> str:
+    """The next line, within the bound: the process is killed from outside when the test ends."""
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
+    reader.start()
+    reader.join(BOUND_S)
+    assert lines, "no line came"
+    return lines[0]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """A server and an agent that is registered with it."""
+    shell = Shell(tmp_path_factory.mktemp("fleet"))
+    with shell.started("serve", "--port", "0") as server:
+        found = re.search(r"http://\S+:\d+", line_of(server.stderr))
+        assert found is not None
+        shell.environment["AICP_URL"] = found[0]
+        with shell.started("agent", "run", "eyes:agent", "--register", found[0]) as agent:
+            assert "eyes-1 serves" in line_of(agent.stderr)
+            ends_at = time.monotonic() + BOUND_S
+            while "eyes-1" not in shell.call("agent", "list").out:
+                assert time.monotonic() < ends_at
+            yield shell
+            agent.send_signal(signal.SIGTERM)
+            assert agent.wait(BOUND_S) == 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(BOUND_S) == 0
+
+
+# -- a chain in this process
+
+
+def test_chain_runs_with_the_agents_of_a_file(shell: Shell) -> None:
+    ran = shell.run("chain", "run", "chain.yaml", "--agents", "agents.yaml")
+    assert ran.code == 0
+    assert [line.split()[:5] for line in ran.out.splitlines()[2:]] == [
+        ["once", "text.echo", "COMPLETED", "eyes-1", "1"],
+        ["twice", "text.upper", "COMPLETED", "eyes-1", "1"],
+    ]
+    assert re.fullmatch(r"Chain \w+ is COMPLETED after \d+\.\d+ s, 2 of 2 tasks\.\n", ran.err)
+
+
+def test_chain_is_told_as_json_and_as_lines(shell: Shell) -> None:
+    whole = shell.run("chain", "run", "chain.yaml", "--agents", "agents.yaml", "-o", "json").data
+    assert (whole["status"], whole["tasks"]["twice"]["result"]) == ("COMPLETED", {"text": "HELLO"})
+    lines = shell.run("chain", "run", "chain.yaml", "--agents", "agents.yaml", "-o", "jsonl").out.splitlines()
+    assert [json.loads(line)["result"] for line in lines] == [{"text": "hello"}, {"text": "HELLO"}]
+
+
+def test_chain_that_fails_says_so_by_its_exit_code(shell: Shell) -> None:
+    ran = shell.run("chain", "run", "no.yaml", "--agents", "agents.yaml")
+    assert ran.code == 1
+    assert "FAILED" in ran.out
+    assert "this one cannot be done" in ran.err
+
+
+def test_agents_that_do_not_answer_are_told_and_the_others_work(shell: Shell) -> None:
+    ran = shell.run("chain", "run", "chain.yaml", "--agents", "some.yaml")
+    assert ran.code == 0
+    assert "http://127.0.0.1:9" in ran.err.splitlines()[0]
+    assert "refused" in ran.err.splitlines()[0]
+
+
+@pytest.mark.parametrize("agents", ["dead.yaml", "dead.toml"])
+def test_no_agent_alive_is_one_sentence_at_once(shell: Shell, agents: str) -> None:
+    ran = shell.run("chain", "run", "chain.yaml", "--agents", agents)
+    assert_one_sentence(ran, 3, agents, "'text.echo'", "http://127.0.0.1:9", "refused", "start one")
+
+
+@pytest.mark.parametrize(
+    ("chain", "agents", "told"),
+    [
+        ("missing.yaml", "agents.yaml", "missing.yaml:2 /tasks/0/depends_on/0: there is no task 'b'"),
+        ("circle.yaml", "agents.yaml", "a -> b -> a"),
+        ("wrong.yaml", "agents.yaml", "wrong.yaml is not YAML"),
+        ("nothing.yaml", "agents.yaml", "nothing.yaml cannot be read: no such file"),
+        ("chain.yaml", "nothing.yaml", "nothing.yaml cannot be read: no such file"),
+        ("chain.yaml", "chain.yaml", "must hold a list under 'agents'"),
+    ],
+)
+def test_bad_input_is_one_sentence(shell: Shell, chain: str, agents: str, told: str) -> None:
+    assert_one_sentence(shell.call("chain", "run", chain, "--agents", agents), 2, told)
+
+
+@pytest.mark.parametrize(
+    ("chain", "agents", "told"),
+    [
+        ("unknown.yaml", "agents.yaml", "No agent of agents.yaml offers 'text.ecko': they offer"),
+        ("chain.yaml", "twins.yaml", "two agents with the id 'eyes-1'"),
+        ("chain.yaml", "nobody.yaml", "Module 'eyes' has no 'nobody'; its agents are agent."),
+        ("wrong.yaml", "agents.yaml", "wrong.yaml is not YAML"),
+    ],
+)
+def test_bad_input_is_one_sentence_of_a_process_too(shell: Shell, chain: str, agents: str, told: str) -> None:
+    assert_one_sentence(shell.run("chain", "run", chain, "--agents", agents), 2, told)
+
+
+def test_interrupted_chain_ends_at_once_without_a_traceback(shell: Shell) -> None:
+    with shell.started("chain", "run", "slow.json", "--agents", "agents.yaml") as process:
+        assert line_of(process.stdout) == "started\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=BOUND_S)
+        assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_data_that_nobody_reads_any_more_is_no_failure(shell: Shell) -> None:
+    with shell.started("version") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(BOUND_S) in {0, 141}
+        process.stdout = None
+
+
+# -- without a server
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["agent", "list"], ["agent", "show", "x"], ["breaker", "list"], ["breaker", "reset", "x"],
+        ["scheduler", "status"], ["task", "run", "x"], ["task", "show", "x"], ["task", "cancel", "x"],
+        ["chain", "run", "chain.yaml"], ["chain", "show", "x"], ["chain", "cancel", "x"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_server_that_is_not_there_is_one_sentence(shell: Shell, arguments: list[str]) -> None:
+    ran = shell.call(*arguments)
+    assert_one_sentence(ran, 3, "http://127.0.0.1:9 cannot be reached: connection refused.", "`aicp serve`", "AICP_URL")
+
+
+def test_url_that_cannot_be_used_is_one_sentence(shell: Shell) -> None:
+    assert_one_sentence(shell.call("agent", "list", AICP_URL="nonsense"), 2, "AICP_URL", "nonsense")
+
+
+def test_port_in_use_is_one_sentence_for_an_agent_too(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert_one_sentence(shell.run("agent", "run", "eyes:agent", "--port", port), 2, port, "in use")
+
+
+def test_agent_ends_with_its_standard_input(shell: Shell) -> None:
+    with shell.started("agent", "run", "eyes:agent", "--until-stdin-closes") as process:
+        assert "eyes-1 serves" in line_of(process.stderr)
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+        assert process.wait(BOUND_S) == 0
+
+
+# -- with a server
+
+
+def test_agents_are_listed_and_shown(fleet: Shell) -> None:
+    assert "eyes-1" in fleet.call("agent", "list", "--capability", "text.upper").out
+    assert fleet.call("agent", "list", "--capability", "text.other", "-o", "json").data == []
+    (agent,) = fleet.call("agent", "list", "-o", "json").data
+    assert fleet.call("agent", "show", "eyes-1", "-o", "json").data.keys() == agent.keys()
+    assert agent["labels"] == {"zone": "a"}
+    assert "zone=a" in fleet.call("agent", "show", "eyes-1").out
+
+
+def test_task_runs_and_shows_its_result(fleet: Shell) -> None:
+    ran = fleet.run("task", "run", "text.upper", "--params", '{"text": "hello"}', "--wait", "-o", "json")
+    assert (ran.code, ran.data["status"], ran.data["result"]) == (0, "COMPLETED", {"text": "HELLO"})
+    shown = fleet.call("task", "show", ran.data["task_id"])
+    assert (shown.code, "HELLO" in shown.out) == (0, True)
+
+
+def test_params_come_from_a_file_too(fleet: Shell) -> None:
+    (fleet.where / "params.yaml").write_text("text: hello")
+    ran = fleet.call("task", "run", "text.upper", "--params", "@params.yaml", "--wait", "-o", "json")
+    assert ran.data["result"] == {"text": "HELLO"}
+
+
+def test_task_that_fails_says_so_by_its_exit_code(fleet: Shell) -> None:
+    ran = fleet.call("task", "run", "text.no", "--wait", "-o", "json")
+    assert (ran.code, ran.data["error"]) == (1, {"code": "not_me", "message": "this one cannot be done"})
+
+
+def test_task_is_cancelled(fleet: Shell) -> None:
+    task_id = fleet.call("task", "run", "text.slow", "-o", "json").data["task_id"]
+    assert fleet.call("task", "show", task_id, "-o", "json").data["status"] in {"PENDING", "RUNNING"}
+    assert fleet.call("task", "cancel", task_id, "-o", "json").data == {"task_id": task_id, "status": "CANCELLED"}
+
+
+def test_chain_runs_at_the_server_and_is_shown(fleet: Shell) -> None:
+    ran = fleet.run("chain", "run", "chain.yaml", "-o", "json")
+    assert (ran.code, ran.data["status"]) == (0, "COMPLETED")
+    assert fleet.call("chain", "show", ran.data["chain_id"], "-o", "json").data == ran.data
+    cancelled = fleet.call("chain", "cancel", ran.data["chain_id"], "-o", "json").data
+    assert cancelled == {"chain_id": ran.data["chain_id"], "status": "COMPLETED"}
+
+
+def test_interrupted_chain_goes_on_at_the_server(fleet: Shell) -> None:
+    with fleet.started("chain", "run", "slow.json") as process:
+        found = re.search(r"Chain (\w+) is accepted", line_of(process.stderr))
+        assert found is not None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=BOUND_S)
+        assert process.returncode == 130
+        assert re.fullmatch(rf"(Chain {found[1]} goes on; see .*\n)?", err)
+    assert fleet.call("chain", "cancel", found[1], "-o", "json").data["status"] == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["chain", "run", "unknown.yaml"], "No agent has ever offered 'text.ecko'"),
+        (["task", "run", "text.ecko"], "No agent has ever offered 'text.ecko'"),
+        (["task", "run", "no name"], "/capability"),
+        (["task", "run", "text.echo", "--timeout-s", "-1"], "/timeout_s"),
+        (["task", "show", "no.pe"], "There is no task 'no.pe'"),
+        (["task", "show", "nope"], "a task id looks like"),
+        (["chain", "show", "nope"], "There is no chain 'nope'"),
+        (["chain", "cancel", "nope"], "There is no chain 'nope'"),
+        (["agent", "show", "nobody"], "There is no agent 'nobody'"),
+        (["breaker", "reset", "nobody"], "There is no agent 'nobody'"),
+        (["agent", "list", "--capability", "no name"], "?capability"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusal_of_the_server_is_one_sentence(fleet: Shell, arguments: list[str], told: str) -> None:
+    assert_one_sentence(fleet.call(*arguments), 2, told)
+
+
+def test_wrong_key_is_one_sentence(fleet: Shell) -> None:
+    assert_one_sentence(fleet.call("agent", "list", AICP_API_KEY="wrong"), 3, "AICP_API_KEY", "AICP_DATA_DIR")
+
+
+def test_breakers_and_scheduler_are_shown(fleet: Shell) -> None:
+    rows = [line.split() for line in fleet.call("breaker", "list").out.splitlines()[2:]]
+    assert {tuple(row[:2]) for row in rows} == {("eyes-1", f"text.{name}") for name in ("echo", "no", "slow", "upper")}
+    assert fleet.call("breaker", "reset", "eyes-1", "-o", "json").data == {"agent_id": "eyes-1", "state": "CLOSED"}
+    assert fleet.call("scheduler", "status", "-o", "json").data["total_capacity"] == 4
+    assert "text.echo" in fleet.call("scheduler", "status").out

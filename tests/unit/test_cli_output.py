@@ -1,0 +1,169 @@
+"""What the command line writes: data on stdout, one sentence on stderr, an exit code that tells."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+from aicp.cli import main as cli_main
+from aicp.cli.exits import BAD_INPUT, DEFECT, INTERRUPTED, SERVER, WORK_FAILED, code_of, say
+from aicp.cli.main import main
+from aicp.cli.output import Format, Sheet, facts, seconds, write
+from aicp.client import ServerRefused, ServerUnreachable
+from aicp.errors import (
+    AccessDenied,
+    AicpError,
+    AllAgentsFailed,
+    ChainNotFound,
+    IdempotencyConflict,
+    InvalidChain,
+    NoCapableAgent,
+    QueueFull,
+    SettingsError,
+)
+
+GROUPS: tuple[list[str], ...] = ([], ["chain"], ["task"], ["agent"], ["breaker"], ["scheduler"])
+COMMANDS = (
+    ["serve"], ["version"], ["chain", "run"], ["chain", "show"], ["chain", "cancel"], ["task", "run"], ["task", "show"],
+    ["task", "cancel"], ["agent", "run"], ["agent", "list"], ["agent", "show"], ["breaker", "list"],
+    ["breaker", "reset"], ["scheduler", "status"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InvalidChain("x"), BAD_INPUT),
+        (SettingsError("x"), BAD_INPUT),
+        (NoCapableAgent("x"), BAD_INPUT),
+        (ChainNotFound("x"), BAD_INPUT),
+        (IdempotencyConflict(), BAD_INPUT),
+        (ServerUnreachable("x"), SERVER),
+        (ServerRefused("x", 500), SERVER),
+        (AccessDenied(), SERVER),
+        (QueueFull("x", 1.0), SERVER),
+        (AllAgentsFailed("x", []), WORK_FAILED),
+        (AicpError("x"), WORK_FAILED),
+    ],
+)
+def test_exit_code_tells_whose_matter_it_is(error: AicpError, code: int) -> None:
+    assert code_of(error) == code
+
+
+def test_sentence_is_one_line_and_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("two\nlines \x1b[31mred\x07 \N{SNOWMAN}")
+    assert (
+        capsys.readouterr().err == "two lines \N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER} \N{SNOWMAN}\n"
+    )
+
+
+def test_table_shows_every_cell_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    row = ("a-1", None, True, 1.5, {"b": [1]}, "[bold]x\x1b[0m", "y" * 100, datetime(2026, 1, 31, tzinfo=UTC))
+    write([], Format.TABLE, Sheet([f"c{number}" for number in range(8)], [row]))
+    shown = capsys.readouterr().out
+    for text in (
+        "c0",
+        "a-1",
+        " - ",
+        "yes",
+        "1.5",
+        '{"b":[1]}',
+        "[bold]x\N{REPLACEMENT CHARACTER}[0m",
+        "y" * 100,
+        "2026-01-31",
+    ):
+        assert text in shown
+    assert "\x1b" not in shown
+
+
+def test_json_is_one_document_and_jsonl_one_each_line(capsys: pytest.CaptureFixture[str]) -> None:
+    values = [{"a": 1}, {"a": "\N{SNOWMAN}"}]
+    write(values, Format.JSON, Sheet((), ()))
+    assert json.loads(capsys.readouterr().out) == values
+    write(values, Format.JSONL, Sheet((), ()))
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == values
+    write(values[0], Format.JSONL, Sheet((), ()))
+    assert json.loads(capsys.readouterr().out) == values[0]
+
+
+def test_facts_are_rows_with_readable_names(capsys: pytest.CaptureFixture[str]) -> None:
+    write({}, Format.TABLE, facts(last_seen="now", nothing=None))
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["last", "seen", "now"],
+        ["nothing", "-"],
+    ]
+
+
+def test_durations_are_told_in_seconds() -> None:
+    assert (seconds(1.23456), seconds(None)) == ("1.235 s", None)
+
+
+@pytest.mark.parametrize("command", [*GROUPS, *COMMANDS], ids=" ".join)
+def test_help_is_shown_with_the_exit_codes(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--help"]) == 0
+    told = capsys.readouterr()
+    assert "Usage: aicp" in told.out
+    assert command in COMMANDS or "Exit codes" in told.out
+    assert told.err == ""
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda group: " ".join(group) or "aicp")
+def test_group_without_a_command_shows_its_help(group: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(group) == BAD_INPUT
+    assert "Usage: aicp" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nonsense"], "No such command 'nonsense'. See `aicp --help`."),
+        (["chain", "run"], "Missing argument 'file'. See `aicp chain run --help`."),
+        (["version", "--colour"], "No such option: --colour. See `aicp version --help`."),
+        (["version", "-o", "xml"], "xml"),
+        (["serve", "--port", "many"], "--port"),
+        (["task", "run", "text.echo", "--params", "{"], "--params: is not JSON"),
+        (["task", "run", "text.echo", "--params", "[]"], "--params: must be a JSON object, not []"),
+        (["task", "run", "text.echo", "--params", "@/nowhere.json"], "/nowhere.json cannot be read"),
+        (["task", "run", "text.echo", "--priority", "urgent"], "urgent"),
+        (["chain", "run", "/nowhere.yaml"], "/nowhere.yaml cannot be read: no such file or directory."),
+        (["agent", "run", "nonsense"], "'nonsense' names no agent"),
+        (["agent", "run", "no_such_module:agent"], "no module 'no_such_module'"),
+    ],
+)
+def test_bad_usage_is_one_sentence(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == BAD_INPUT
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert (captured.out, len(captured.err.splitlines())) == ("", 1)
+
+
+def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["version", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == {"aicp", "python", "platform"}
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(KeyboardInterrupt(), INTERRUPTED), (RuntimeError("two\nlines"), DEFECT), (QueueFull("Full.", 1.0), SERVER)],
+)
+def test_whatever_ends_a_command_is_a_code_and_no_traceback(
+    raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(cli_main, "make_app", lambda: lambda **_: fail())
+    assert main([]) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert len(captured.err.splitlines()) <= 1
+
+
+def test_command_line_is_light_until_it_works(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys; from aicp.cli.main import main; main(['version']); "
+        "sys.exit(bool({'aiohttp', 'litestar', 'uvicorn', 'yaml'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 0
