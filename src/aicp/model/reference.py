@@ -3,16 +3,28 @@
 The path is a JSON pointer (RFC 6901) into the result; absent or empty it means the whole result.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
-from aicp.errors import AicpError, Fault
+from aicp.errors import AicpError
 
 RESULT_KEY = "$result"
 PATH_KEY = "path"
 NESTING_MAX = 64
+PATH_CHARS_SHOWN = 256
+
+Trail = tuple[Any, ...]
+"""The keys and indexes that lead from the params to a value."""
+
+_STRING = frozenset({str})
+_PLAIN = frozenset({str, int, bool, type(None)})
+_HOLDERS = (dict, list, tuple)
+_LONE_TILDE = re.compile(r"~(?![01])")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 class PointsNowhere(AicpError):
@@ -33,6 +45,8 @@ class Reference(msgspec.Struct, frozen=True):
 
     task_id: str
     path: str = ""
+    # Python would take __getitem__ for a sequence's and step from 0 for ever.
+    __iter__: ClassVar[None] = None
 
     def __getitem__(self, key: str | int) -> "Reference":
         """The same reference, one step deeper."""
@@ -45,40 +59,49 @@ class Reference(msgspec.Struct, frozen=True):
 
 
 def freeze(params: Any) -> Any:
-    """A deep copy of params in which every `Reference` has its JSON form."""
-    if isinstance(params, Reference):
-        return params.as_json()
-    if isinstance(params, Mapping):
-        return {key: freeze(value) for key, value in params.items()}
-    if isinstance(params, list | tuple):
-        return [freeze(value) for value in params]
-    return params
+    """A deep copy of params in which every `Reference` has its JSON form, and every tuple is a list.
+
+    What lies deeper than 64 is not looked at: the check of the chain refuses it.
+    """
+    return _frozen(params, 0)
 
 
-def scan(params: Any, place: str) -> Iterator[Reference | Fault]:
-    """Every reference in params, and a fault for each that is malformed or nested deeper than 64."""
-    open_values: list[tuple[Any, str, int]] = [(params, place, 0)]
-    while open_values:
-        value, where, depth = open_values.pop()
-        if depth > NESTING_MAX:
-            yield Fault(where, f"is nested deeper than {NESTING_MAX}")
-        elif isinstance(value, dict):
+def scan(params: Any) -> Iterator[tuple[Trail, Reference | str]]:
+    """Every reference in params, and what is wrong with them, each with the keys that lead there.
+
+    Wrong is a malformed reference, what is nested deeper than 64, and what JSON has no word for. The shallow comes
+    first. Linear in the size of the params.
+    """
+    found: list[tuple[Any, Trail]] = [(params, ())]
+    # Grows while it is walked through: first come, first looked into.
+    for value, trail in found:
+        if len(trail) > NESTING_MAX:
+            yield trail, f"is nested deeper than {NESTING_MAX}"
+            continue
+        if isinstance(value, dict):
             if RESULT_KEY in value:
-                yield _parse(value, where)
+                yield _parse(value, trail)
                 continue
-            for key, inner in value.items():
-                if isinstance(inner, dict | list):
-                    open_values.append((inner, f"{where}/{_escape(key)}", depth + 1))
-        elif isinstance(value, list):
-            for index, inner in enumerate(value):
-                if isinstance(inner, dict | list):
-                    open_values.append((inner, f"{where}/{index}", depth + 1))
+            if not _STRING.issuperset(map(type, value)):
+                yield from _key_faults(value, trail)
+        for key, inner in _items(value):
+            if inner.__class__ in _PLAIN:
+                continue
+            if isinstance(inner, _HOLDERS):
+                found.append((inner, (*trail, key)))
+            elif told := _misfit(inner):
+                yield (*trail, key), told
+
+
+def place_of(trail: Trail, place: str) -> str:
+    """The JSON pointer of what the keys lead to, under `place`."""
+    return place + "".join(f"/{_escape(str(key))}" for key in trail)
 
 
 def substitute(params: Any, result_of: Callable[[str], Any]) -> Any:
     """Params with every reference replaced by what it points at.
 
-    Values without a reference are shared, not copied.
+    Objects and arrays of the params are new; what is put in is the result itself, not a copy.
 
     Args:
         params: As `scan` found them free of faults.
@@ -90,9 +113,9 @@ def substitute(params: Any, result_of: Callable[[str], Any]) -> Any:
     if isinstance(params, dict):
         if RESULT_KEY in params:
             return look_up(result_of(params[RESULT_KEY]), Reference(params[RESULT_KEY], params.get(PATH_KEY, "")))
-        return {key: substitute(v, result_of) if isinstance(v, dict | list) else v for key, v in params.items()}
-    if isinstance(params, list):
-        return [substitute(value, result_of) for value in params]
+        return {key: _filled(value, result_of) for key, value in params.items()}
+    if isinstance(params, list | tuple):
+        return [_filled(value, result_of) for value in params]
     return params
 
 
@@ -106,26 +129,69 @@ def look_up(result: Any, reference: Reference) -> Any:
     for step in _steps(reference.path):
         if isinstance(value, dict) and step in value:
             value = value[step]
-        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+        elif isinstance(value, list) and _INDEX.fullmatch(step) and int(step) < len(value):
             value = value[int(step)]
         else:
-            raise PointsNowhere(f"'{reference.path}' is nowhere in the result of '{reference.task_id}'.")
+            message = f"'{reference.path[:PATH_CHARS_SHOWN]}' is nowhere in the result of '{reference.task_id}'."
+            raise PointsNowhere(message)
     return value
+
+
+def _filled(value: Any, result_of: Callable[[str], Any]) -> Any:
+    return substitute(value, result_of) if isinstance(value, _HOLDERS) else value
+
+
+def _frozen(params: Any, depth: int) -> Any:
+    if isinstance(params, Reference):
+        return params.as_json()
+    if depth > NESTING_MAX:
+        return params
+    if isinstance(params, Mapping):
+        return {key: _frozen(value, depth + 1) for key, value in params.items()}
+    if isinstance(params, list | tuple):
+        return [_frozen(value, depth + 1) for value in params]
+    return params
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, dict) else enumerate(value)
+
+
+def _key_faults(value: dict[Any, Any], trail: Trail) -> Iterator[tuple[Trail, str]]:
+    for key in value:
+        if not isinstance(key, str):
+            yield (*trail, key), f"has a key that is no string but {type(key).__name__}; put it in quotes"
+
+
+def _misfit(value: Any) -> str:
+    """Why a value is no plain JSON; empty when it is."""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"is {value}, which JSON does not have"
+    if isinstance(value, str | int):
+        return ""
+    if isinstance(value, Reference):
+        return "is a reference as Python has it; build the chain with TaskChain, or write reference.as_json()"
+    return f"is a {type(value).__name__}, which JSON does not have; write it as a string or a number"
 
 
 def _steps(path: str) -> list[str]:
     return [step.replace("~1", "/").replace("~0", "~") for step in path.split("/")[1:]]
 
 
-def _parse(value: dict[str, Any], where: str) -> Reference | Fault:
+def _parse(value: dict[Any, Any], trail: Trail) -> tuple[Trail, Reference | str]:
     task_id, path = value[RESULT_KEY], value.get(PATH_KEY, "")
     if not isinstance(task_id, str):
-        return Fault(f"{where}/{RESULT_KEY}", "must be the id of a task, a string")
-    if not isinstance(path, str) or (path and not path.startswith("/")):
-        return Fault(f"{where}/{PATH_KEY}", "must be a JSON pointer: empty, or starting with '/'")
-    if unknown := value.keys() - {RESULT_KEY, PATH_KEY}:
-        return Fault(where, f"a reference has only '$result' and 'path', not '{min(map(str, unknown))}'")
-    return Reference(task_id, path)
+        return (*trail, RESULT_KEY), "must be the id of a task, a string"
+    if not isinstance(path, str) or not _is_pointer(path):
+        return (*trail, PATH_KEY), "must be a JSON pointer: empty, or starting with '/'; '~' is written '~0'"
+    if len(value) > 1 + (PATH_KEY in value):
+        unknown = min(str(key) for key in value if key not in (RESULT_KEY, PATH_KEY))
+        return trail, f"a reference has only '$result' and 'path', not '{unknown[:80]}'"
+    return trail, Reference(task_id, path)
+
+
+def _is_pointer(path: str) -> bool:
+    return not path or (path[0] == "/" and ("~" not in path or not _LONE_TILDE.search(path)))
 
 
 def _escape(key: str) -> str:
