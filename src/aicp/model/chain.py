@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from aicp.errors import InvalidTask
 from aicp.model.outcome import TaskError
 from aicp.model.reference import Reference, freeze
 from aicp.model.task import OnFailure, Task, TaskResult, TaskStatus
@@ -61,8 +62,8 @@ class TaskChain:
         fetch = chain.add_task("image.fetch", {"url": url})
         label = chain.add_task("image.label", {"image": fetch.output})
 
-    Whoever refers to an output waits for it; everything else runs in parallel. Nothing is checked before
-    `freeze()` is handed to a coordinator, which then reports all faults at once.
+    Whoever refers to an output waits for it; everything else runs in parallel. Nothing but the types of options is
+    checked before `freeze()` is handed to a coordinator, which then reports all faults at once.
 
     Args:
         name: What people call it.
@@ -88,7 +89,7 @@ class TaskChain:
         params: dict[str, Any] | None = None,
         *,
         id: str | None = None,  # noqa: A002 - the name it has in JSON
-        depends_on: Iterable[ChainTask | str] = (),
+        depends_on: Iterable[ChainTask | str] | ChainTask = (),
         on_failure: OnFailure | None = None,
         **options: Any,
     ) -> ChainTask:
@@ -104,15 +105,21 @@ class TaskChain:
 
         Raises:
             ValueError: A task with this id was added before.
+            InvalidTask: An option is none, or of the wrong type.
         """
         local_id = id or self._fresh_id(capability)
         if local_id in self._tasks:
             message = f"The chain has a task '{local_id}' already; give this one another id."
             raise ValueError(message)
-        awaited = tuple(task.id if isinstance(task, ChainTask) else task for task in depends_on)
-        self._tasks[local_id] = Task(
-            capability, freeze(params or {}), id=local_id, depends_on=awaited, on_failure=on_failure, **options
-        )
+        named = [depends_on] if isinstance(depends_on, ChainTask | str) else depends_on
+        awaited = [task.id if isinstance(task, ChainTask) else task for task in named]
+        fields = {"capability": capability, "id": local_id, "depends_on": awaited, "on_failure": on_failure, **options}
+        try:
+            # As JSON would be: what it freezes into is the same value, whichever way it was written.
+            task = msgspec.convert(fields, Task)
+        except msgspec.ValidationError as error:
+            raise InvalidTask(f"task '{local_id}': {error}") from None
+        self._tasks[local_id] = msgspec.structs.replace(task, params=freeze(params or {}))
         return ChainTask(local_id)
 
     def freeze(self) -> ChainSpec:
