@@ -695,6 +695,16 @@ def test_evidence_without_a_permit_opens_half_open() -> None:
     assert rig.breaker.retry_after_s == pytest.approx(1.5)
 
 
+def test_evidence_finds_out_that_the_probes_were_lost() -> None:
+    rig = Rig(BreakerPolicy(half_open_max_probes=2))
+    rig.to_first_probe()
+    assert rig.breaker.try_acquire()
+    rig.clock.advance(PROBE_LEASE_S)
+    rig.breaker.record_evidence()
+    assert rig.breaker.state is OPEN
+    assert (rig.breaker.metrics.lost_probes, rig.breaker.metrics.failures) == (2, 5)
+
+
 def test_evidence_without_a_permit_is_ignored_in_open() -> None:
     rig = Rig()
     rig.to_open()
