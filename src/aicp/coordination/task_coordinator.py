@@ -1,6 +1,7 @@
 """The coordinator: accepts chains, runs them, tells where they stand."""
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Coroutine, Sequence
@@ -246,18 +247,18 @@ class TaskCoordinator:
     def _begin(self, submitted: ChainSubmitted, readiness: Readiness, epoch: int) -> None:
         run = ChainRun(submitted, readiness, epoch, self._router, self._journal, self._clock, self._observer)
         self._runs[run.chain_id] = run
-        task = asyncio.create_task(self._follow(run), name=f"chain {run.chain_id}")
+        task = asyncio.create_task(run.run(), name=f"chain {run.chain_id}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(functools.partial(self._stopped, run))
 
-    async def _follow(self, run: ChainRun) -> None:
-        try:
-            await run.run()
-        except Exception:  # noqa: BLE001 - one chain's trouble is not the others'
-            _log.exception("chain %s stopped without an end", run.chain_id)
-        finally:
-            del self._runs[run.chain_id]
-            self._accepted -= run.size
+    def _stopped(self, run: ChainRun, task: asyncio.Task[None]) -> None:
+        """A chain runs here no more; one that was cancelled before it began never ran a line of its own."""
+        self._tasks.discard(task)
+        del self._runs[run.chain_id]
+        self._accepted -= run.size
+        run.is_recorded.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("chain %s stopped without an end", run.chain_id, exc_info=error)
 
     def _check_capabilities(self, graph: ChainGraph) -> None:
         for key in {wanted_key(task.capability): None for task in graph.spec.tasks}:
