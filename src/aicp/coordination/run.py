@@ -1,6 +1,7 @@
 """One chain on its way: decided in memory, recorded, and only then acted upon."""
 
 import asyncio
+import logging
 import math
 from collections.abc import Iterable, Sequence
 
@@ -16,6 +17,12 @@ from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, Task, TaskResult, 
 from aicp.ports import Clock, Journal, Observer
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.work import Work
+
+_log = logging.getLogger(__name__)
+
+
+class _OwnershipLost(Exception):
+    """An agent knows a newer fencing token of one of the tasks."""
 
 
 class ChainRun:
@@ -91,6 +98,8 @@ class ChainRun:
                         self._start(self.readiness.ready(), tasks)
                 finally:
                     expiry.cancel()
+        except* _OwnershipLost:
+            _log.warning("chain %s belongs to another owner now: dropped here, nothing recorded", self.chain_id)
         finally:
             self.is_recorded.set()
 
@@ -148,14 +157,16 @@ class ChainRun:
     async def _run_task(self, local_id: str) -> TaskResult:
         task = self.readiness.graph.tasks[local_id]
         work = self._works[local_id] = self._work(task)
-        if not self.readiness.graph.dependencies[local_id]:
-            return await self._router.route(work)
-        try:
-            params = substitute(task.params, self.readiness.output_of)
-        except PointsNowhere as error:
-            return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=TaskError(error.code, error.message))
-        work.task = msgspec.structs.replace(task, params=params)
-        return await self._router.route(work)
+        if self.readiness.graph.dependencies[local_id]:
+            try:
+                params = substitute(task.params, self.readiness.output_of)
+            except PointsNowhere as error:
+                return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=TaskError(error.code, error.message))
+            work.task = msgspec.structs.replace(task, params=params)
+        result = await self._router.route(work)
+        if work.is_lost:
+            raise _OwnershipLost
+        return result
 
     def _work(self, task: Task) -> Work:
         now = self._clock.monotonic()

@@ -140,6 +140,7 @@ class FailoverRouter:
             work.leave_out(lease.agent.agent_id)
             return None if self._scheduler.has_candidate(work.task) else self._failed(work, reply)
         work.tried |= {lease.agent.agent_id}
+        work.is_lost = reply.stale
         if work.doubted is not None:
             return self._failed(work, work.doubted[1])
         if reply.outcome is Outcome.CALLER_FAULT:

@@ -32,10 +32,11 @@ class Work:
         rounds: Rounds that began after every usable agent had been tried.
         suspects: Agents that failed it so that their circuits learned of it.
         doubted: The first agent's no, while a second opinion is asked.
+        is_lost: True when an agent knows a newer fencing token: another owner has the task.
     """
 
     __slots__ = (
-        "accepted", "attempts", "deadline", "dispatches", "doubted", "epoch", "number", "ready_at",
+        "accepted", "attempts", "deadline", "dispatches", "doubted", "epoch", "is_lost", "number", "ready_at",
         "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tried",
     )  # fmt: skip
 
@@ -65,6 +66,7 @@ class Work:
         self.tried: frozenset[str] = frozenset()
         self.suspects: frozenset[str] = frozenset()
         self.doubted: tuple[Lease, Reply] | None = None
+        self.is_lost = False
 
     @property
     def may_be_poison(self) -> bool:
