@@ -93,6 +93,15 @@ def fold(record: ChainRecord) -> Readiness:
     return readiness
 
 
+def results_of(chain_id: str, readiness: Readiness) -> dict[str, TaskResult]:
+    """How each task of an ended chain ended, those that never ran included."""
+    return {
+        task: readiness.ended.get(task)
+        or TaskResult(f"{chain_id}.{task}", wanted.capability, readiness.status_of(task))
+        for task, wanted in readiness.graph.tasks.items()
+    }
+
+
 def view_chain(record: ChainRecord, in_flight: Mapping[str, tuple[Attempt, ...]]) -> ChainView:
     """What people see; `in_flight` has the attempts so far of each task that runs here."""
     readiness = fold(record)

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from aicp.coordination.chain_status import ChainView, fold, view_chain
+from aicp.coordination.chain_status import ChainView, fold, results_of, view_chain
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.run import ChainRun
 from aicp.errors import AicpError, ChainNotFound, NoCapableAgent, QueueFull, TaskNotFound
@@ -213,7 +213,7 @@ class TaskCoordinator:
         if readiness.end is None:
             raise AicpError(f"Chain {chain_id} has not ended: this coordinator stopped.")
         status, spec = readiness.end.status, readiness.graph.spec
-        return ChainResult(chain_id, spec.name, status, dict(readiness.ended), readiness.end.error)
+        return ChainResult(chain_id, spec.name, status, results_of(chain_id, readiness), readiness.end.error)
 
     async def list_chains(self, query: ChainQuery) -> list[ChainRecord]:
         """Newest first, one page."""
