@@ -300,9 +300,22 @@ class TestDeadlines:
             assert result.status is FAILED
             assert result.error is not None
             assert result.error.code == "deadline_exceeded"
-            assert await statuses(flow, result.chain_id) == {"a": COMPLETED, "b": CANCELLED, "c": SKIPPED}
+            ended = await statuses(flow, result.chain_id)
+            assert (ended["a"], ended["c"]) == (COMPLETED, SKIPPED)
+            assert ended["b"] in {CANCELLED, FAILED}
             await asyncio.sleep(0.001)
             assert agent.under_way.value == 0
+
+    @virtual
+    async def test_a_chain_whose_time_runs_out_says_so_whatever_its_tasks_were_doing(self) -> None:
+        for deadline_s in (0.1, 0.3, 0.7, 1.1, 3.3, 10.0, 20.7):
+            for slots in (1, 2):
+                async with Flow(worker(slots)) as flow:
+                    chain = spec(step("a", s=50), step("b", s=50), step("c", "a"), deadline_s=deadline_s)
+                    result = await flow.coordinator.execute_chain(chain)
+                    assert result.status is FAILED
+                    assert result.error is not None
+                    assert result.error.code == "deadline_exceeded"
 
     @virtual
     async def test_the_earlier_of_the_two_wins(self) -> None:
@@ -622,6 +635,34 @@ class TestRecord:
                 assert "c" not in started(flow)
                 assert flow.left_over() == {}
                 assert (await flow.coordinator.execute_chain(spec(step("a")))).status is COMPLETED
+
+    @virtual
+    async def test_an_end_that_is_not_on_record_is_no_end(self, caplog: Log) -> None:
+        fails: list[bool] = []
+        journal = WatchedJournal(lambda: 0.5, fails=lambda: bool(fails))
+        with caplog.at_level(logging.CRITICAL, logger="aicp.coordination.task_coordinator"):
+            async with Flow(worker(), journal=journal) as flow:
+                chain_id = await flow.coordinator.submit(spec(step("a", s=9.8), step("b", "a"), deadline_s=10.8))
+                fails.append(True)
+                with pytest.raises(AicpError, match="not ended"):
+                    await flow.coordinator.wait_result(chain_id)
+                assert journal.of(chain_id) == []
+
+    @virtual
+    async def test_a_cancel_that_cannot_be_recorded_fails_and_still_cuts_off_what_runs(self, caplog: Log) -> None:
+        fails: list[bool] = []
+        journal = WatchedJournal(lambda: 0.5, fails=lambda: bool(fails))
+        agent = worker()
+        with caplog.at_level(logging.CRITICAL, logger="aicp.coordination.task_coordinator"):
+            async with Flow(agent, journal=journal) as flow:
+                chain_id = await flow.coordinator.submit(spec(step("a", s=50)))
+                fails.append(True)
+                first, second = await asyncio.gather(
+                    flow.coordinator.cancel(chain_id), flow.coordinator.cancel(chain_id), return_exceptions=True
+                )
+                assert isinstance(first, OSError)
+                assert isinstance(second, AicpError)
+                assert agent.under_way.value == 0
 
     @virtual
     async def test_lost_ownership_records_nothing_and_drops_the_chain_here(

@@ -18,6 +18,8 @@ from aicp.ports import Clock, Journal, Observer
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.work import Work
 
+DEADLINE_TOLERANCE_S = 0.001
+_TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
 _log = logging.getLogger(__name__)
 
 
@@ -30,6 +32,7 @@ class ChainRun:
 
     Attributes:
         readiness: Where it stands, decided facts included: ahead of the record by what is being written.
+        end: How it ended, once that is on record.
         is_recorded: Set when its end is on record, or when this run of it ended without one.
 
     Args:
@@ -63,6 +66,7 @@ class ChainRun:
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._deadline = math.inf
         self.is_recorded = asyncio.Event()
+        self.end: ChainEnded | None = None
 
     @property
     def chain_id(self) -> str:
@@ -111,13 +115,12 @@ class ChainRun:
         """
         await self._stop([ChainCancelled(self.chain_id, self._clock.utcnow())])
         await self.is_recorded.wait()
-        if self.readiness.end is None:
+        if self.end is None:
             raise AicpError(f"Chain {self.chain_id} stopped before its end was on record; cancel it again.")
 
     async def _expire(self) -> None:
         """Its time ran out."""
-        error = TaskError("deadline_exceeded", "the chain's time ran out")
-        await self._stop([ChainEnded(self.chain_id, TaskStatus.FAILED, self._clock.utcnow(), error)])
+        await self._stop([ChainEnded(self.chain_id, TaskStatus.FAILED, self._clock.utcnow(), _TIME_RAN_OUT)])
 
     async def _stop(self, facts: list[Fact]) -> None:
         """Record why it ends and that everything in flight is cancelled, then cut that off."""
@@ -202,6 +205,7 @@ class ChainRun:
         await self._journal.append(facts)
         if isinstance(facts[-1], ChainEnded):
             self.readiness.apply(facts[-1])
+            self.end = facts[-1]
             self.is_recorded.set()
         if self._observer is not None:
             for fact in facts:
@@ -209,6 +213,9 @@ class ChainRun:
 
     def _end_fact(self) -> ChainEnded:
         status, error = self.readiness.verdict
+        if status is TaskStatus.FAILED and self._clock.monotonic() > self._deadline - DEADLINE_TOLERANCE_S:
+            # Its last tasks share its deadline: whichever timer is first, it is the chain's time that ran out.
+            error = _TIME_RAN_OUT
         return ChainEnded(self.chain_id, status, self._clock.utcnow(), error)
 
     def _cut_off_facts(self, why: str) -> list[TaskEnded]:

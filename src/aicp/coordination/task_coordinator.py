@@ -209,11 +209,14 @@ class TaskCoordinator:
         run = self._runs.get(chain_id)
         if run is not None:
             await run.is_recorded.wait()
-        readiness = run.readiness if run is not None else fold(await self._read(chain_id))
-        if readiness.end is None:
+            readiness, end = run.readiness, run.end
+        else:
+            readiness = fold(await self._read(chain_id))
+            end = readiness.end
+        if end is None:
             raise AicpError(f"Chain {chain_id} has not ended: this coordinator stopped.")
-        status, spec = readiness.end.status, readiness.graph.spec
-        return ChainResult(chain_id, spec.name, status, results_of(chain_id, readiness), readiness.end.error)
+        name = readiness.graph.spec.name
+        return ChainResult(chain_id, name, end.status, results_of(chain_id, readiness), end.error)
 
     async def list_chains(self, query: ChainQuery) -> list[ChainRecord]:
         """Newest first, one page."""
