@@ -9,6 +9,7 @@ import msgspec
 CAPABILITIES_MAX = 64
 LABELS_MAX = 64
 LABEL_CHARS_MAX = 256
+NAME_CHARS_MAX = 256
 SLOTS_MAX = 10_000
 ATTEMPT_TIMEOUT_S_MAX = 86_400.0
 CAPABILITY_PATTERN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
@@ -65,8 +66,8 @@ class AgentProfile(msgspec.Struct, frozen=True):
         capabilities: What it can do, 1 to 64.
         max_concurrent_tasks: Its slots, 1 to 10,000.
         endpoint: Base URL of an agent in its own process; None for a local callable.
-        instance_id: Changes with every start of the agent's process.
-        name: What people call it; empty when it is its id.
+        instance_id: Changes with every start of the agent's process; at most 256 characters.
+        name: What people call it, at most 256 characters; empty when it is its id.
         labels: Free key-value pairs that tasks may ask for; at most 64.
         auth: How AICP proves itself to the agent.
         tenant: Whose tasks it serves.

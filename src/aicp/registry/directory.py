@@ -1,7 +1,7 @@
 """Who is registered: look-up by id, name and capability."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aicp.errors import AgentNotFound, Fault, InvalidAgent
 from aicp.model.agent import (
@@ -12,6 +12,7 @@ from aicp.model.agent import (
     CAPABILITY_PATTERN,
     LABEL_CHARS_MAX,
     LABELS_MAX,
+    NAME_CHARS_MAX,
     SLOTS_MAX,
     AgentProfile,
     Capability,
@@ -108,14 +109,13 @@ class Directory:
             yield Fault("/max_concurrent_tasks", f"must be 1 to {SLOTS_MAX}, not {profile.max_concurrent_tasks}")
         if not 1 <= len(profile.capabilities) <= CAPABILITIES_MAX:
             yield Fault("/capabilities", f"must be 1 to {CAPABILITIES_MAX}, not {len(profile.capabilities)}")
+        for field, text in (("name", profile.name), ("instance_id", profile.instance_id)):
+            if len(text) > NAME_CHARS_MAX:
+                yield Fault(f"/{field}", f"is longer than {NAME_CHARS_MAX} characters")
         yield from _label_faults(profile.labels)
-        seen: set[tuple[str, str]] = set()
         for index, capability in enumerate(profile.capabilities[: CAPABILITIES_MAX + 1]):
             yield from self._capability_faults(capability, f"/capabilities/{index}")
-            identity = (capability.name, capability.version.partition(".")[0])
-            if identity in seen:
-                yield Fault(f"/capabilities/{index}", f"'{capability.name}' of this major is offered twice")
-            seen.add(identity)
+        yield from _repetition_faults(profile.capabilities)
 
     def _capability_faults(self, capability: Capability, place: str) -> Iterator[Fault]:
         if len(capability.name) > CAPABILITY_CHARS_MAX or not CAPABILITY_PATTERN.fullmatch(capability.name):
@@ -134,9 +134,21 @@ class Directory:
                 yield Fault(f"{place}/{field}", str(error))
 
 
+def _repetition_faults(capabilities: Sequence[Capability]) -> Iterator[Fault]:
+    seen: set[str] = set()
+    for index, capability in enumerate(capabilities[: CAPABILITIES_MAX + 1]):
+        if VERSION_PATTERN.fullmatch(capability.version):
+            key = offered_key(capability)
+            if key in seen:
+                yield Fault(f"/capabilities/{index}", f"'{capability.name[:80]}' of this major is offered twice")
+            seen.add(key)
+
+
 def _label_faults(labels: dict[str, str]) -> Iterator[Fault]:
     if len(labels) > LABELS_MAX:
         yield Fault("/labels", f"has {len(labels)} entries; at most {LABELS_MAX} are allowed")
     for key, value in list(labels.items())[:LABELS_MAX]:
         if not key or len(key) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
-            yield Fault(f"/labels/{key[:80]}", f"key and value must have 1 to {LABEL_CHARS_MAX} characters")
+            yield Fault(
+                f"/labels/{key[:80]}", f"key and value may have {LABEL_CHARS_MAX} characters, the key at least 1"
+            )

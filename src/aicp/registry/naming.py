@@ -8,6 +8,7 @@ import re
 from aicp.model.agent import Capability
 
 VERSION_PATTERN = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,2}")
+MAJOR_PATTERN = re.compile(r"[0-9]{1,6}")
 
 
 def offered_key(capability: Capability) -> str:
@@ -17,6 +18,10 @@ def offered_key(capability: Capability) -> str:
 
 
 def wanted_key(capability: str) -> str:
-    """The key a task's capability asks for: `name`, or `name@major`."""
-    name, _, major = capability.partition("@")
-    return f"{name}@{int(major)}" if major and int(major) != 1 else name
+    """The key a task's capability asks for: `name`, or `name@major`. What is neither is a key nobody answers to."""
+    name, at, major = capability.partition("@")
+    if not at:
+        return name
+    if not MAJOR_PATTERN.fullmatch(major):
+        return capability
+    return name if int(major) == 1 else f"{name}@{int(major)}"
