@@ -121,8 +121,16 @@ class Leases:
         if found is not lease.liveness and found is not Liveness.HEARD:
             lease.liveness = found
             changes.append(LivenessChange(agent_id, found))
-        next_look = lease.heard_at + self.ttl_s if found is Liveness.HEARD else now + self.ttl_s
-        self._look_at(next_look, agent_id, lease)
+        self._look_at(self._next_look(lease, found, now), agent_id, lease)
+
+    def _next_look(self, lease: _Lease, found: Liveness, now: float) -> float:
+        """When it would be worse off; but within a lease, since it may be heard and fall silent again."""
+        worse_after_s = {
+            Liveness.HEARD: self.ttl_s,
+            Liveness.UNHEARD: OFFLINE_AFTER_LEASES * self.ttl_s,
+            Liveness.OFFLINE: PURGE_AFTER_S,
+        }
+        return min(lease.heard_at + worse_after_s[found], now + self.ttl_s)
 
     def _look_at(self, when: float, agent_id: str, lease: _Lease) -> None:
         heapq.heappush(self._due, (when, next(self._numbers), agent_id, lease))
