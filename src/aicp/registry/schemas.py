@@ -9,6 +9,7 @@ import msgspec
 SCHEMA_BYTES_MAX = 64 * 1024
 COMPILED_MAX = 4_096
 REASON_CHARS_MAX = 300
+_HOLD_DATA = frozenset({"const", "default", "enum", "examples"})
 
 
 class Validator(Protocol):
@@ -41,7 +42,7 @@ class Schemas:
         Raises:
             UnusableSchema: Too large, not a schema, or with references that lead elsewhere.
         """
-        digest = msgspec.json.encode(schema, order="deterministic")
+        digest = _written(schema)
         if digest in self._compiled:
             self._compiled.move_to_end(digest)
             return self._compiled[digest]
@@ -58,11 +59,21 @@ class _JsonSchema:
         self._validator = validator
 
     def misfit(self, value: Any) -> str:
-        if self._validator.is_valid(value):
-            return ""
-        error = next(iter(self._validator.iter_errors(value)))
-        place = "".join(f"/{step}" for step in error.instance_path)
-        return f"{place}: {error.message}".removeprefix(": ")[:REASON_CHARS_MAX]
+        try:
+            if self._validator.is_valid(value):
+                return ""
+            first = next(iter(self._validator.iter_errors(value)))
+        except (TypeError, ValueError) as error:
+            return f"is no JSON: {_first_line(error)}"
+        place = "".join(f"/{step}" for step in first.instance_path)
+        return f"{place}: {first.message}".removeprefix(": ")[:REASON_CHARS_MAX]
+
+
+def _written(schema: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(schema, order="deterministic")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnusableSchema(f"the schema is no JSON: {_first_line(error)}") from error
 
 
 def _compile(schema: dict[str, Any]) -> Validator:
@@ -73,7 +84,12 @@ def _compile(schema: dict[str, Any]) -> Validator:
         options = jsonschema_rs.RegexOptions()
         return _JsonSchema(jsonschema_rs.validator_for(schema, pattern_options=options, retriever=_retrieve_nothing))
     except (ValueError, jsonschema_rs.ReferencingError) as error:
-        raise UnusableSchema(f"the schema cannot be used: {str(error)[:REASON_CHARS_MAX]}") from error
+        raise UnusableSchema(f"the schema cannot be used: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What happened, without the drawing of the schema that comes after it."""
+    return str(error).partition("\n")[0][:REASON_CHARS_MAX]
 
 
 def _refuse_remote_references(schema: dict[str, Any]) -> None:
@@ -84,7 +100,7 @@ def _refuse_remote_references(schema: dict[str, Any]) -> None:
             target = value.get("$ref", "#")
             if isinstance(target, str) and not target.startswith("#"):
                 raise UnusableSchema(f"$ref {json.dumps(target[:80])} leads outside the schema; inline it under $defs")
-            open_values.extend(value.values())
+            open_values.extend(inner for key, inner in value.items() if key not in _HOLD_DATA)
         elif isinstance(value, list):
             open_values.extend(value)
 
