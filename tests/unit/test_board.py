@@ -298,6 +298,7 @@ def test_reset_forgets_failures_promises_and_orders() -> None:
     rig.board.reset("eyes-1")
     assert rig.board.get_state("eyes-1") is CLOSED
     assert rig.admits("eyes-1", "label")
+    assert rig.admits("eyes-1", "never made")
     rig.to_open("eyes-1", "label")
     assert rig.board.ready_in_s("eyes-1", "label") == pytest.approx(1.0)
 

@@ -224,7 +224,7 @@ def test_slow_calls_open_it_though_they_succeed() -> None:
 def test_a_slow_failure_counts_for_both_rates() -> None:
     rig = Rig(BreakerPolicy(failure_rate=1.0, slow_call_s=2.0, slow_call_rate=0.5, window=10, window_calls_min=2))
     rig.breaker.record_success(rig.breaker.try_acquire(), 0.1)
-    rig.breaker.record_failure(rig.breaker.try_acquire(), 5.0)
+    rig.breaker.record_failure(rig.breaker.try_acquire(), 2.0)
     assert rig.breaker.state is OPEN
 
 
@@ -793,6 +793,17 @@ def test_a_call_returns_what_the_function_returns_and_raises_what_it_raises(
     asyncio.run(main())
     metrics = rig.breaker.metrics
     assert (metrics.successes, metrics.failures, metrics.failures_in_row) == (1, 1, 1)
+
+
+@POLICIES
+@CALLS
+def test_a_call_that_succeeds_begins_the_row_anew(call: WaysToCall, policy: BreakerPolicy) -> None:
+    rig = Rig(policy)
+    for _ in range(3):
+        rig.fail(times=2)
+        assert asyncio.run(cast("Any", call(rig.breaker, answer))) == "a cat"
+        assert rig.breaker.metrics.failures_in_row == 0
+    assert rig.breaker.state is CLOSED
 
 
 @POLICIES
