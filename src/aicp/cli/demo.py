@@ -1,0 +1,76 @@
+"""`aicp demo`."""
+
+import asyncio
+import io
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from aicp.cli.exits import OK, say
+from aicp.cli.output import Format, Output, Sheet, write
+
+TERMINATED = 128 + signal.SIGTERM
+_ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+T = TypeVar("T")
+
+
+def demo(
+    image: Annotated[
+        str | None, typer.Option(metavar="PATH|URL", help="The picture; without, one made of scikit-image's samples.")
+    ] = None,
+    no_kill: Annotated[bool, typer.Option("--no-kill", help="Let every agent live.")] = False,
+    out: Annotated[Path, typer.Option(help="Where the annotated picture and the report go.")] = Path("demo-out"),
+    output: Output = Format.TABLE,
+) -> None:
+    """Analyse a picture with seven agents in their own processes; one is killed on the way, and the job succeeds.
+
+    Needs no server: it brings its own, on a free port. Works without a network.
+    """
+    from aicp.demo.extra import check_extra
+
+    check_extra()
+    from aicp.cli.demo_ending import show_ending
+    from aicp.cli.demo_screen import watching
+    from aicp.demo.run import DemoOrder, run_demo
+
+    _prepare_terminal()
+    with watching() as tell:
+        result = _run_to_the_end(lambda: run_demo(DemoOrder(out, image, kills=not no_kill), tell))
+    if output is Format.TABLE:
+        show_ending(result)
+    else:
+        write(result.report, output, Sheet((), ()))
+    raise typer.Exit(OK)
+
+
+def _run_to_the_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run it; SIGTERM and a closed terminal end it as Ctrl-C does: in order, with every agent's process."""
+
+    async def main() -> T:
+        loop = asyncio.get_running_loop()
+        running = loop.create_task(work())
+        for number in _ENDINGS:
+            loop.add_signal_handler(number, running.cancel)
+        return await running
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        say("Terminated; every agent has ended.")
+        raise typer.Exit(TERMINATED) from None
+    except KeyboardInterrupt:
+        say("Interrupted; every agent has ended.")
+        raise
+
+
+def _prepare_terminal() -> None:
+    # The story says what happened; the node's own log would write across it.
+    logging.getLogger("aicp").addHandler(logging.NullHandler())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot draw a bar shall not end the demo
