@@ -133,6 +133,16 @@ class Shell:
         assert "Traceback" not in ran.stderr
         return Ran(ran.returncode, ran.stdout, ran.stderr)
 
+    def run_in_terminal(self, *arguments: str) -> tuple[str, str]:
+        """What comes on stdout, which is a pipe, and on stderr, which is a terminal."""
+        screen, terminal = os.openpty()
+        with os.fdopen(screen, "rb"), os.fdopen(terminal, "wb") as stderr:
+            ran = subprocess.run(
+                [sys.executable, "-m", "aicp", *arguments], cwd=self.where, env={**self.environment, "TERM": "xterm"},
+                stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=BOUND_S, check=True,
+            )  # fmt: skip
+            return ran.stdout, os.read(screen, 100_000).decode()
+
 
 def assert_one_sentence(ran: Ran, code: int, *told: str) -> None:
     assert (ran.code, ran.out) == (code, "")
@@ -262,6 +272,13 @@ def test_data_that_nobody_reads_any_more_is_no_failure(shell: Shell) -> None:
         process.stdout = None
 
 
+def test_progress_is_shown_to_a_terminal_and_data_stays_clean(shell: Shell) -> None:
+    arguments = ("chain", "run", "chain.yaml", "--agents", "agents.yaml", "-o", "json")
+    out, screen = shell.run_in_terminal(*arguments)
+    assert "2/2" in screen
+    assert json.loads(out)["status"] == "COMPLETED"
+
+
 # -- without a server
 
 
@@ -315,6 +332,11 @@ def test_task_runs_and_shows_its_result(fleet: Shell) -> None:
     assert (ran.code, ran.data["status"], ran.data["result"]) == (0, "COMPLETED", {"text": "HELLO"})
     shown = fleet.call("task", "show", ran.data["task_id"])
     assert (shown.code, "HELLO" in shown.out) == (0, True)
+
+
+def test_wait_is_shown_to_a_terminal(fleet: Shell) -> None:
+    out, screen = fleet.run_in_terminal("task", "run", "text.echo", "--wait", "-o", "json")
+    assert f"task {json.loads(out)['task_id']}" in screen
 
 
 def test_params_come_from_a_file_too(fleet: Shell) -> None:

@@ -36,6 +36,19 @@ async def follow(
                 _tell_waits(view, await capabilities_out(), told)
 
 
+@contextmanager
+def waiting(told: str) -> Iterator[None]:
+    """Show on stderr, when somebody looks, that the command waits and for what."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(told)):
+        yield
+
+
 def _tell_waits(view: ChainView, out: Collection[str], told: set[str]) -> None:
     wanted = {wanted_key(task.capability) for task in view.tasks.values() if not task.status.is_terminal}
     for key in sorted(wanted.intersection(out) - told):

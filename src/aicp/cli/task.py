@@ -52,8 +52,11 @@ def cancel(task_id: TaskId, output: Output = Format.TABLE) -> None:
 
 
 def _show_end(task_id: str, output: Format) -> None:
+    from aicp.cli.progress import waiting
+
     try:
-        view = ask(lambda client: client.wait_task(task_id))
+        with waiting(f"task {task_id}"):
+            view = ask(lambda client: client.wait_task(task_id))
     except KeyboardInterrupt:
         say(f"Task {task_id} goes on; see `aicp task show {task_id}`, or stop it with `aicp task cancel {task_id}`.")
         raise
