@@ -175,15 +175,18 @@ def test_a_circuit_that_closed_a_moment_ago_is_not_idle_yet() -> None:
 
 
 def test_a_verdict_from_before_a_circuit_was_forgotten_is_late() -> None:
-    rig = Rig(BreakerPolicy(failure_threshold=1), circuits_max=1)
+    rig = Rig(BreakerPolicy(failure_threshold=1, success_threshold=1), circuits_max=1)
+    very_slow = rig.board.try_acquire("eyes-1", "label")
     rig.fail("eyes-1")
     rig.clock.advance(1.0)
-    old_probe = rig.board.try_acquire("eyes-1", "label")
-    rig.board.reset("eyes-1")
+    rig.succeed("eyes-1")
+    rig.clock.advance(10.0)
     rig.fail("eyes-2")
-    assert rig.board.get_metrics("eyes-1") == {}
-    rig.board.reset("eyes-2")
-    rig.board.record_failure("eyes-1", "label", old_probe)
+    assert rig.board.get_metrics("eyes-1") == {}, "forgotten"
+    rig.clock.advance(1.0)
+    rig.succeed("eyes-2")
+    rig.clock.advance(10.0)
+    rig.board.record_failure("eyes-1", "label", very_slow)
     assert rig.board.get_state("eyes-1", "label") is CLOSED
 
 
