@@ -124,6 +124,24 @@ def test_exception_of_a_handler_is_the_agents_fault_named_in_one_line(handler: H
     assert not reply.repeatable
 
 
+def test_result_is_what_it_would_be_over_the_wire() -> None:
+    async def handler(_: dict[str, Any]) -> Any:
+        return {"point": (1, 2), 3: TaskError("a", "b")}
+
+    reply = asyncio.run(reply_of(handler))
+    assert reply.outcome is Outcome.SUCCESS
+    assert reply.result == {"point": [1, 2], "3": {"code": "a", "message": "b"}}
+
+
+def test_result_that_is_not_json_is_the_agents_fault() -> None:
+    async def handler(_: dict[str, Any]) -> Any:
+        return {"handle": object()}
+
+    reply = asyncio.run(reply_of(handler))
+    assert reply.outcome is Outcome.AGENT_FAULT
+    assert reply.reason.startswith("result is not JSON: ")
+
+
 def test_handler_may_say_no_without_being_at_fault() -> None:
     async def say_no(params: dict[str, Any]) -> Any:
         raise TaskFailed("no_face", "There is no face in it.")

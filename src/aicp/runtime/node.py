@@ -166,6 +166,7 @@ class Node:
             AgentNotFound: There is none.
         """
         self.ains.remove(agent_id)
+        self._local.remove(agent_id)
 
     def reset_agent(self, agent_id: str) -> None:
         """Close its circuits, forget that it was set aside, and use it again at once.

@@ -558,7 +558,8 @@ class TaskScheduler:
             is_out = self.is_out(key)
             if is_out is not pool.is_known_out:
                 pool.is_known_out = is_out
-                if self.on_outage is not None:
+                # Whom nobody offers any more is neither out nor back.
+                if self.on_outage is not None and pool.seats:
                     self.on_outage(key, is_out)
             if pool.out or not pool.seats:
                 self._wake_hopeless(key)

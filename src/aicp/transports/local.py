@@ -14,7 +14,7 @@ import msgspec
 from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
-from aicp.model.wire import AgentError
+from aicp.model.wire import ANSWER_BYTES_MAX, AgentError
 from aicp.transports.replies import SHUT_DOWN, fault, late, local_trouble, misconfigured, refusal, unavailable
 from aicp.transports.under_way import UnderWay, is_being_cancelled
 
@@ -114,7 +114,7 @@ class LocalTransport:
         scope = self._under_way.begin(call.timeout_s)
         try:
             async with scope:
-                return Reply(Outcome.SUCCESS, await handler(call.params))
+                return _answer(await handler(call.params))
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
@@ -130,6 +130,17 @@ class LocalTransport:
         if not is_late:
             return fault(f"{type(error).__name__}: {error}")
         return SHUT_DOWN if self._under_way.is_closed else late("no answer", call.timeout_s)
+
+
+def _answer(result: Any) -> Reply:
+    """A result as it would have come over the wire: plain JSON values of at most 16 MiB."""
+    try:
+        encoded = msgspec.json.encode(result)
+        if len(encoded) > ANSWER_BYTES_MAX:
+            return fault(f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken")
+        return Reply(Outcome.SUCCESS, msgspec.json.decode(encoded))
+    except (TypeError, ValueError, RecursionError) as error:
+        return fault(f"result is not JSON: {error}")
 
 
 class _Skill(msgspec.Struct, frozen=True):
