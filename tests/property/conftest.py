@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @dataclass
 class Marathon:
-    """Runs of one machine, each a little longer than the last is remembered: memory stays flat over any distance."""
+    """Many short rounds instead of one long one: what hypothesis remembers of a round goes with it."""
 
     steps: int
     first_seed: int
