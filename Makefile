@@ -12,7 +12,7 @@ UV    := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test check fix bench clean
+.PHONY: help setup demo serve test check fix property bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ check: $(READY) ## Lint, check format, types and layers; change nothing
 fix: $(READY) ## Repair what the linter can, then format
 	@$(BIN)/ruff check --fix --exit-zero
 	@$(BIN)/ruff format
+
+property: $(READY) ## Drive the state machines against their models for a million steps each: ARGS=--seed=7
+	@$(BIN)/python -m pytest tests/property -s --steps=1000000 $(ARGS)
 
 bench: $(READY) ## Run every benchmark in turn, or one: BENCH=benchmarks/flow/parallel.py
 	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python -m $$(echo $${bench%.py} | tr / .) $(ARGS) || exit 1; done
