@@ -193,9 +193,10 @@ def test_demo_that_is_told_to_stop_ends_its_agents_first(
         assert out == ""
 
 
-def test_agents_of_a_demo_that_was_killed_end_by_themselves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["combine-1 starts", "extract: extract-"], ids=["at the start", "at work"])
+def test_agents_of_a_demo_that_was_killed_end_by_themselves(tmp_path: Path, moment: str) -> None:
     with DemoProcess(tmp_path) as demo:
-        demo.read_until("extract: extract-")
+        demo.read_until(moment)
         assert len(demo.agents()) >= 6
         os.kill(demo.popen.pid, signal.SIGKILL)
         demo.ended()

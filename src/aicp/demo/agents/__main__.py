@@ -4,8 +4,11 @@ It loads what its work needs, then registers, and ends when its standard input d
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
@@ -45,12 +48,35 @@ def main() -> int:
     """Be one agent until standard input ends; returns the exit code."""
     asked = _parser().parse_args()
     part = _PARTS[asked.agent_id]
-    work = resolve_name(_WORKS[part.step])
-    if part.step in _WARM_UPS:
-        resolve_name(_WARM_UPS[part.step])()
+    with _dying_with_the_demo():
+        work = _load(part.step)
     receipts = Receipts(asked.receipts, find_api_key(None, asked.register) or "")
     options = AgentOptions(register=asked.register, drain_s=0.0, until_stdin_closes=True)
     return run_agent(make_agent(part, work, receipts), options)
+
+
+def _load(step: str) -> Work:
+    """Import what the work needs, and warm it up: up to some seconds."""
+    work: Work = resolve_name(_WORKS[step])
+    if step in _WARM_UPS:
+        resolve_name(_WARM_UPS[step])()
+    return work
+
+
+@contextmanager
+def _dying_with_the_demo() -> Iterator[None]:
+    """End the process at once if standard input ends inside the block; after it the agent itself looks there."""
+    loaded = threading.Event()
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 1):
+            pass
+        if not loaded.is_set():
+            os._exit(1)
+
+    threading.Thread(target=watch, name="stdin while loading", daemon=True).start()
+    yield
+    loaded.set()
 
 
 def _done(work: Work, params: dict[str, Any]) -> dict[str, Any]:
