@@ -34,14 +34,16 @@ def demo(
     from aicp.demo.extra import check_extra
 
     check_extra()
-    from aicp.cli.demo_ending import show_ending
     from aicp.cli.demo_screen import watching
-    from aicp.demo.run import DemoOrder, run_demo
 
     _prepare_terminal()
     with watching() as tell:
+        from aicp.demo.run import DemoOrder, run_demo
+
         result = _run_to_the_end(lambda: run_demo(DemoOrder(out, image, kills=not no_kill), tell))
     if output is Format.TABLE:
+        from aicp.cli.demo_ending import show_ending
+
         show_ending(result)
     else:
         write(result.report, output, Sheet((), ()))

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from rich import box
 from rich.columns import Columns
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,8 @@ _BAR_CELLS_MAX = 40
 # What the columns beside the bars need.
 _OTHER_CELLS = 46
 _FINDINGS_CELLS = 28
+# As the table's cells are.
+_INDENTED = (0, 1)
 _LINES_SHOWN_MAX = 3
 _LINE_CHARS_MAX = 64
 
@@ -32,9 +35,9 @@ def show_ending(result: DemoResult) -> None:
     """Write it to stdout."""
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH_WHEN_PIPED, highlight=False)
     console.print()
-    console.print(Text(printable(result.report.summary), "bold"))
+    console.print(Padding(Text(printable(result.report.summary), "bold"), _INDENTED))
     console.print(_steps(result, console.width))
-    console.print(_facts(result))
+    console.print(Padding(_facts(result), _INDENTED))
 
 
 def _steps(result: DemoResult, width: int) -> Table:

@@ -62,7 +62,9 @@ class Screen:
             case AgentRegistered(agent_id=agent_id):
                 self._row_of[agent_id].marks[agent_id] = _READY
             case AgentKilled(agent_id=agent_id):
-                self._row_of[agent_id].mourn(agent_id)
+                self._row_of[agent_id].lose(agent_id, "killed")
+            case AttemptFailed():
+                self._rows[progress.step].lose(progress.agent_id, "failed")
             case StepStarted():
                 self._rows[progress.step].start(progress.agent_id)
                 self._note = "the chain runs, every task over HTTP"
@@ -90,19 +92,23 @@ class _Row:
         self._status = TaskStatus.PENDING
         self._began_at = 0.0
         self._took_s = 0.0
-        self._note = Text()
+        self._note = self._trouble = Text()
         self._spinner = Spinner("dots", style="cyan")
 
     def start(self, agent_id: str) -> None:
         if self._status is TaskStatus.PENDING:
             self._began_at = time.monotonic()
         else:
-            self._note = self._note.copy().append(f", {agent_id} took over", "green")
+            self._note = Text.assemble(self._trouble, (f", {agent_id} took over", "green"))
         self._agent_id, self._status = agent_id, TaskStatus.RUNNING
 
-    def mourn(self, agent_id: str) -> None:
-        self.marks[agent_id] = _DEAD
-        self._note = Text(f"{agent_id} was killed", "red")
+    def lose(self, agent_id: str, how: str) -> None:
+        """An agent that was killed is marked dead; that its attempt then fails is no second trouble."""
+        if how == "killed":
+            self.marks[agent_id] = _DEAD
+        elif self.marks[agent_id] is _DEAD:
+            return
+        self._note = self._trouble = Text(how, "red")
 
     def end(self, status: TaskStatus) -> None:
         self._took_s, self._status = self._time_s(), status
