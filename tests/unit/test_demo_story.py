@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aicp import Attempt, Outcome, TaskStatus
-from aicp.client.answers import ChainView, TaskView, Timings
 from aicp.demo.killing import Killed
 from aicp.demo.story import Story, tell_story
+from aicp.model.views import ChainView, TaskView, Timings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PIDS = {"fetch-1": 11, "label-1": 21, "label-2": 22}

@@ -11,11 +11,11 @@ import msgspec
 from aicp.agent import load_agent
 from aicp.cli.exits import say
 from aicp.cli.progress import follow
-from aicp.client.answers import ChainView
 from aicp.errors import AicpError, InvalidAgent, SettingsError
 from aicp.model.agent import AgentAuth, AgentProfile, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.outcome import Outcome
+from aicp.model.views import ChainView
 from aicp.registry.naming import offered_key, wanted_key
 from aicp.runtime.files import AgentEntry, PythonAgent
 from aicp.runtime.node import Node

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from aicp.cli.exits import say
-from aicp.client.answers import ChainView
 from aicp.model.task import TaskStatus
+from aicp.model.views import ChainView
 from aicp.registry.naming import wanted_key
 
 LOOK_EVERY_S = 0.5

@@ -5,8 +5,8 @@ from aicp.cli.exits import say
 from aicp.cli.output import Format, Sheet, seconds, write
 from aicp.cli.progress import follow
 from aicp.client import Client
-from aicp.client.answers import ChainView, TaskView
 from aicp.model.chain import ChainSpec
+from aicp.model.views import ChainView, TaskView
 
 
 def run_at_server(spec: ChainSpec) -> ChainView:

@@ -9,7 +9,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from aicp.client.answers import (
+from aicp.client.exchange import Exchange
+from aicp.client.problems import ServerRefused
+from aicp.model.agent import Registration
+from aicp.model.chain import ChainSpec, TaskChain
+from aicp.model.task import Task
+from aicp.model.views import (
     AgentPage,
     AgentState,
     AgentView,
@@ -25,11 +30,6 @@ from aicp.client.answers import (
     TaskStanding,
     TaskView,
 )
-from aicp.client.exchange import Exchange
-from aicp.client.problems import ServerRefused
-from aicp.model.agent import Registration
-from aicp.model.chain import ChainSpec, TaskChain
-from aicp.model.task import Task
 
 TIMEOUT_S = 30.0
 RETRIES_MAX = 4

@@ -2,87 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
-
-import msgspec
 
 from aicp.coordination.readiness import Readiness
-from aicp.model.outcome import TaskError
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.validation import check_chain
+from aicp.model.views import ChainView, TaskView, Timings
 from aicp.ports import ChainRecord
-
-
-class Timings(msgspec.Struct, frozen=True):
-    """Where a task's time went, seconds; None where it did not get there.
-
-    Attributes:
-        queued_s: From ready to the first attempt.
-        running_s: From the first attempt to the end.
-        total_s: From ready to the end.
-    """
-
-    queued_s: float | None = None
-    running_s: float | None = None
-    total_s: float | None = None
-
-
-class TaskView(msgspec.Struct, frozen=True):
-    """A task as people see it.
-
-    Attributes:
-        task_id: Global id.
-        capability: What was asked for.
-        status: Where it stands.
-        result: Its result once COMPLETED.
-        error: Why there is none.
-        agent_id: Who had it last.
-        attempts: What was tried.
-        timings: Where its time went.
-        ready_at: UTC.
-        started_at: UTC.
-        ended_at: UTC.
-    """
-
-    task_id: str
-    capability: str
-    status: TaskStatus
-    result: Any
-    error: TaskError | None
-    agent_id: str | None
-    attempts: tuple[Attempt, ...]
-    timings: Timings
-    ready_at: datetime | None
-    started_at: datetime | None
-    ended_at: datetime | None
-
-
-class ChainView(msgspec.Struct, frozen=True):
-    """A chain as people see it.
-
-    Attributes:
-        chain_id: Its id.
-        name: What people call it.
-        status: Where it stands.
-        total_tasks: How many it has.
-        completed_tasks: Of those, how many are COMPLETED.
-        tasks: By local id.
-        edges: Every (task, dependent).
-        error: Why it failed.
-        started_at: When it was submitted, UTC.
-        ended_at: UTC.
-    """
-
-    chain_id: str
-    name: str
-    status: TaskStatus
-    total_tasks: int
-    completed_tasks: int
-    tasks: dict[str, TaskView]
-    edges: list[tuple[str, str]]
-    error: TaskError | None
-    started_at: datetime
-    ended_at: datetime | None
 
 
 def fold(record: ChainRecord) -> Readiness:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from aicp.coordination.chain_status import ChainView, fold, results_of, view_chain
+from aicp.coordination.chain_status import fold, results_of, view_chain
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.run import ChainRun
 from aicp.errors import AicpError, ChainNotFound, NoCapableAgent, QueueFull, TaskNotFound
@@ -19,6 +19,7 @@ from aicp.model.chain import ChainResult, ChainSpec, FailurePolicy, TaskChain
 from aicp.model.event import ChainSubmitted
 from aicp.model.task import Attempt, Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_task
+from aicp.model.views import ChainView
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import FailoverRouter

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from aicp.client import Client
-from aicp.client.answers import ChainView
 from aicp.demo.cast import CAST, LABEL
 from aicp.demo.files import DemoReport, OutputFiles, make_report
 from aicp.demo.killing import Killing
@@ -29,6 +28,7 @@ from aicp.demo.workflow import DEADLINE_S, make_chain
 from aicp.errors import AicpError
 from aicp.model.outcome import Outcome
 from aicp.model.task import TaskStatus
+from aicp.model.views import ChainView
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings
 from aicp.server import RunningServer, running_server

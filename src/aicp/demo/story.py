@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from aicp.client.answers import ChainView, TaskView
 from aicp.demo.killing import Killed
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, TaskStatus
+from aicp.model.views import ChainView, TaskView
 
 
 class AttemptTold(msgspec.Struct, frozen=True):

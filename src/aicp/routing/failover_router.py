@@ -13,14 +13,15 @@ from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoC
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
 from aicp.model.validation import check_task
+from aicp.model.views import Failure, FleetHealth
 from aicp.ports import Clock, Observer, SystemClock, Transport
 from aicp.registry.naming import wanted_key
 from aicp.registry.schemas import Schemas
 from aicp.resilience.backoff import Backoff
 from aicp.resilience.board import CircuitBoard
 from aicp.routing.attempt import Attempts, error_of
-from aicp.routing.health import FleetHealth, fleet_health
-from aicp.routing.history import Failure, FailureHistory
+from aicp.routing.health import fleet_health
+from aicp.routing.history import FailureHistory
 from aicp.routing.retry_queue import RetryQueue
 from aicp.routing.telling import made_safe
 from aicp.routing.work import Work

@@ -2,82 +2,11 @@
 
 import math
 
-import msgspec
-
+from aicp.model.views import AgentHealth, CapabilityHealth, FleetHealth
 from aicp.resilience.board import CircuitBoard
 from aicp.resilience.circuit_breaker import CircuitState
 from aicp.scheduling.fleet import Member, Seat
 from aicp.scheduling.task_scheduler import TaskScheduler
-
-
-class CapabilityHealth(msgspec.Struct, frozen=True):
-    """One agent at one capability.
-
-    Attributes:
-        state: Of the circuit.
-        why_out: Why it may not be used; empty when it may.
-        retry_after_s: Seconds until it may be tried; None when only an operator or a registration brings it back.
-        latency_ms: Smoothed milliseconds of its successes; None while unmeasured.
-    """
-
-    state: CircuitState
-    why_out: str
-    retry_after_s: float | None
-    latency_ms: float | None
-
-
-class AgentHealth(msgspec.Struct, frozen=True):
-    """One agent.
-
-    Attributes:
-        state: The worst of its circuits.
-        liveness: Whether it is heard.
-        failure_count: Attempts that failed at it.
-        success_count: Attempts that succeeded.
-        total_rejections: Permits its circuits refused.
-        retry_after_s: Seconds until every circuit may be tried; None when only an operator brings one back.
-        backoff_s: The longest current wait of its circuits.
-        latency_ms: Mean over its measured capabilities; None while none is.
-        success_rate: 0 to 1; None while nothing was tried.
-        slots: How many tasks it takes at a time.
-        taken: How many it has.
-        draining: True when it gets no new ones.
-        capabilities: Each by key.
-    """
-
-    state: CircuitState
-    liveness: str
-    failure_count: int
-    success_count: int
-    total_rejections: int
-    retry_after_s: float | None
-    backoff_s: float
-    latency_ms: float | None
-    success_rate: float | None
-    slots: int
-    taken: int
-    draining: bool
-    capabilities: dict[str, CapabilityHealth]
-
-
-class FleetHealth(msgspec.Struct, frozen=True):
-    """The fleet.
-
-    Attributes:
-        total_agents: Registered.
-        healthy_agents: Of those, who may be used for everything they offer.
-        open_circuits: Circuits that admit nobody.
-        half_open_circuits: Circuits that admit probes.
-        capabilities_out: Capabilities that have nobody.
-        agents: By id.
-    """
-
-    total_agents: int
-    healthy_agents: int
-    open_circuits: int
-    half_open_circuits: int
-    capabilities_out: list[str]
-    agents: dict[str, AgentHealth]
 
 
 def fleet_health(scheduler: TaskScheduler, board: CircuitBoard) -> FleetHealth:

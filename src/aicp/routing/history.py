@@ -4,33 +4,12 @@ import itertools
 from collections import deque
 from datetime import datetime
 
-import msgspec
-
-from aicp.model.outcome import Outcome, Reply
+from aicp.model.outcome import Reply
+from aicp.model.views import Failure
 from aicp.routing.work import Work
 from aicp.scheduling.lease import Lease
 
 FAILURES_KEPT_MAX = 1_000
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """An attempt that failed.
-
-    Attributes:
-        task_id: Global id.
-        agent_id: Who was tried.
-        capability: For what.
-        outcome: How it ended.
-        reason: Why.
-        timestamp: UTC.
-    """
-
-    task_id: str
-    agent_id: str
-    capability: str
-    outcome: Outcome
-    reason: str
-    timestamp: datetime
 
 
 class FailureHistory:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-import msgspec
-
 from aicp.errors import Fault, InvalidAgent
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
 from aicp.model.outcome import Outcome
+from aicp.model.views import LeaseTerms, Registered
 from aicp.model.wire import AgentDescription
 from aicp.ports import Clock, Observer
 from aicp.registry.directory import Directory
@@ -28,30 +27,6 @@ class Describer(Protocol):
 
     async def describe(self, endpoint: str, auth: AgentAuth | None) -> AgentDescription:
         """Ask an agent what it is."""
-
-
-class LeaseTerms(msgspec.Struct, frozen=True):
-    """What an agent that registered promised.
-
-    Attributes:
-        ttl_s: It is unheard when silent for so long.
-        heartbeat_every_s: How often it should be heard.
-    """
-
-    ttl_s: float
-    heartbeat_every_s: float
-
-
-class Registered(msgspec.Struct, frozen=True):
-    """Answer to a registration.
-
-    Attributes:
-        agent_id: Under which it is known.
-        lease: What it promised; None when it sends no heartbeats.
-    """
-
-    agent_id: str
-    lease: LeaseTerms | None
 
 
 class Ains:

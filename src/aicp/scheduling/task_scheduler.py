@@ -17,6 +17,7 @@ from aicp.errors import AgentNotFound
 from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Task
+from aicp.model.views import CapabilityStatus, SchedulerStatus
 from aicp.ports import Clock, SystemClock
 from aicp.registry.leases import Liveness
 from aicp.registry.naming import wanted_key
@@ -52,46 +53,6 @@ class Outage(msgspec.Struct, frozen=True):
 
     retry_after_s: float
     reasons: tuple[str, ...]
-
-
-class CapabilityStatus(msgspec.Struct, frozen=True):
-    """One capability in the scheduler's eyes.
-
-    Attributes:
-        agents: Who offer it.
-        usable: Of those, who are not out.
-        free: Of those, who have a slot now.
-        queue_depth: Tasks in line.
-        oldest_wait_s: Of those, the longest wait in seconds.
-    """
-
-    agents: int
-    usable: int
-    free: int
-    queue_depth: int
-    oldest_wait_s: float
-
-
-class SchedulerStatus(msgspec.Struct, frozen=True):
-    """The scheduler at a glance.
-
-    Attributes:
-        agents_count: Registered.
-        total_capacity: All their slots.
-        current_load: Slots taken.
-        utilization_percentage: Of the capacity.
-        queue_depth: Tasks in line.
-        oldest_wait_s: Seconds.
-        by_capability: The same, by capability key.
-    """
-
-    agents_count: int
-    total_capacity: int
-    current_load: int
-    utilization_percentage: float
-    queue_depth: int
-    oldest_wait_s: float
-    by_capability: dict[str, CapabilityStatus]
 
 
 class TaskScheduler:

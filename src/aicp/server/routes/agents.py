@@ -2,7 +2,6 @@
 
 import heapq
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -10,12 +9,10 @@ from litestar import Router, delete, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from aicp.errors import Fault, InvalidAgent, InvalidInput
-from aicp.model.agent import AgentProfile, Capability, Registration
+from aicp.model.agent import AgentProfile, Registration
 from aicp.model.endpoint import Endpoint
 from aicp.model.validation import is_capability_ref
-from aicp.registry.leases import Liveness
-from aicp.resilience.circuit_breaker import CircuitState
-from aicp.runtime.ains import LeaseTerms, Registered
+from aicp.model.views import AgentPage, AgentView, Heard, Registered
 from aicp.runtime.node import Node
 from aicp.server.auth import Scope, needs
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document
@@ -27,52 +24,6 @@ Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="At most so
 Cursor = Annotated[str, QueryParameter(description="`next_cursor` of the page before; empty for the first.")]
 
 
-class AgentView(msgspec.Struct, frozen=True):
-    """An agent as people see it; what it is called with stays secret.
-
-    Attributes:
-        agent_id: Who it is.
-        name: What people call it; empty when it is its id.
-        endpoint: Its base URL; None for a callable of the server's process.
-        instance_id: Changes with every start of it.
-        capabilities: What it can do.
-        max_concurrent_tasks: Its slots.
-        taken: How many of them are taken.
-        labels: Free key-value pairs.
-        shared: True when it serves every tenant.
-        liveness: Whether it is heard.
-        state: The worst of its circuits.
-        draining: True when it gets no new tasks.
-        registered_at: When it last registered, UTC.
-    """
-
-    agent_id: str
-    name: str
-    endpoint: str | None
-    instance_id: str
-    capabilities: tuple[Capability, ...]
-    max_concurrent_tasks: int
-    taken: int
-    labels: dict[str, str]
-    shared: bool
-    liveness: Liveness
-    state: CircuitState
-    draining: bool
-    registered_at: datetime | None
-
-
-class AgentPage(msgspec.Struct, frozen=True):
-    """Agents by id, one page.
-
-    Attributes:
-        agents: At most `limit`.
-        next_cursor: For the page after; None on the last.
-    """
-
-    agents: list[AgentView]
-    next_cursor: str | None
-
-
 class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an agent says to stay known.
 
@@ -81,16 +32,6 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     instance_id: str
-
-
-class Heard(msgspec.Struct, frozen=True):
-    """Answer to a heartbeat.
-
-    Attributes:
-        lease: What the agent promises.
-    """
-
-    lease: LeaseTerms
 
 
 @post("/agents", status_code=201, opt=needs(Scope.AGENTS_WRITE))

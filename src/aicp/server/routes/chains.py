@@ -1,27 +1,14 @@
 """Chains: submit, look, cancel."""
 
-import msgspec
 from litestar import Router, get, post
 from litestar.params import FromPath
 
-from aicp.coordination.chain_status import ChainView
 from aicp.model.task import TaskStatus
 from aicp.model.validation import parse_chain
+from aicp.model.views import ChainStanding, ChainView
 from aicp.server.auth import Scope, needs
 from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_document, submit_key
 from aicp.server.routes.parameters import TheNode, TheWaits, WaitS
-
-
-class ChainStanding(msgspec.Struct, frozen=True):
-    """A chain in short.
-
-    Attributes:
-        chain_id: Its id.
-        status: Where it stands.
-    """
-
-    chain_id: str
-    status: TaskStatus
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))

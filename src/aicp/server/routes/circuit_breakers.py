@@ -2,29 +2,15 @@
 
 from typing import Annotated
 
-import msgspec
 from litestar import Router, get, post
 from litestar.params import FromPath, QueryParameter
 
-from aicp.resilience.circuit_breaker import CircuitState
-from aicp.routing.health import FleetHealth
-from aicp.routing.history import FAILURES_KEPT_MAX, Failure
+from aicp.model.views import AgentState, Failure, FleetHealth
+from aicp.routing.history import FAILURES_KEPT_MAX
 from aicp.server.auth import Scope, needs
 from aicp.server.routes.parameters import TheNode
 
 FAILURES_SHOWN = 100
-
-
-class AgentState(msgspec.Struct, frozen=True):
-    """An agent's circuits after a command.
-
-    Attributes:
-        agent_id: Whose.
-        state: The worst of them.
-    """
-
-    agent_id: str
-    state: CircuitState
 
 
 @get("/health", opt=needs(Scope.AGENTS_READ))

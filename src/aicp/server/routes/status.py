@@ -1,28 +1,11 @@
 """The server itself: alive, what it is, how busy."""
 
-import msgspec
 from litestar import MediaType, Router, get
 
-from aicp.scheduling.task_scheduler import SchedulerStatus
+from aicp.model.views import Info, SchedulerStatus
 from aicp.server.auth import Scope, needs
 from aicp.server.routes.parameters import TheNode
 from aicp.version import __version__
-
-
-class Info(msgspec.Struct, frozen=True):
-    """What the server is.
-
-    Attributes:
-        name: `aicp`.
-        version: Its version.
-        durable: True when what was accepted survives the process.
-        unfinished_tasks: Accepted and not ended.
-    """
-
-    name: str
-    version: str
-    durable: bool
-    unfinished_tasks: int
 
 
 @get("/livez", media_type=MediaType.TEXT, opt=needs(Scope.OPEN))

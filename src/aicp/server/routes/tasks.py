@@ -2,44 +2,19 @@
 
 from typing import Any
 
-import msgspec
 from litestar import Router, get, post
 from litestar.params import FromPath
 
-from aicp.coordination.chain_status import TaskView
 from aicp.coordination.task_coordinator import parallel_chain, split_task_id
 from aicp.errors import ChainNotFound, Conflict, Fault, InvalidChain, InvalidTask, TaskNotFound
 from aicp.model.chain import ChainSpec
 from aicp.model.task import Task, TaskStatus
 from aicp.model.validation import parse_chain
+from aicp.model.views import ParallelAccepted, TaskStanding, TaskView
 from aicp.runtime.node import Node
 from aicp.server.auth import Scope, needs
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, submit_key
 from aicp.server.routes.parameters import TheNode, TheWaits, WaitS
-
-
-class TaskStanding(msgspec.Struct, frozen=True):
-    """A task in short.
-
-    Attributes:
-        task_id: Its global id.
-        status: Where it stands.
-    """
-
-    task_id: str
-    status: TaskStatus
-
-
-class ParallelAccepted(msgspec.Struct, frozen=True):
-    """Answer to a parallel submit.
-
-    Attributes:
-        chain_id: The chain that the tasks are.
-        task_ids: Their global ids, in their order.
-    """
-
-    chain_id: str
-    task_ids: list[str]
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))

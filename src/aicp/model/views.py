@@ -1,4 +1,7 @@
-"""What the server answers, as values. Fields a newer server adds are ignored."""
+"""What people see of tasks, chains, agents and the fleet: made by the core, sent by the server, read by the client.
+
+A client ignores fields that a newer server adds.
+"""
 
 from datetime import datetime
 from typing import Any
