@@ -1,0 +1,371 @@
+"""What every `Journal` must keep, as tests: subclass `JournalContract` in a test module and say how to make one.
+
+class TestMyJournal(JournalContract):
+@asynccontextmanager
+async def journal(self) -> AsyncIterator[Journal]:
+…
+"""
+
+import abc
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from aicp.errors import AicpError, IdempotencyConflict
+from aicp.model.chain import ChainSpec, FailurePolicy
+from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.outcome import Outcome, TaskError
+from aicp.model.task import Attempt, OnFailure, Priority, Task, TaskResult, TaskStatus
+from aicp.ports import ChainQuery, ChainRecord, Journal, SubmitKey
+
+AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+SIDE_BY_SIDE = 50
+
+_ODD_JSON: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    -1.5,
+    1e300,
+    2**53,
+    "",
+    'ü 漢 🙂 \u0000 \n " \\',
+    [],
+    {},
+    {"": [None, {"deep": [[[{"a/b~c": "d"}]]]}]},
+    "x" * 100_000,
+)
+
+
+def _rule(check: Callable[[Any, Journal], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
+    """A test of a fresh, open journal. Not `functools.wraps`: pytest would look for a fixture called `journal`."""
+
+    def test(self: "JournalContract") -> None:
+        async def main() -> None:
+            async with self.journal() as journal:
+                await journal.open()
+                try:
+                    await check(self, journal)
+                finally:
+                    await journal.close()
+
+        self.run(main())
+
+    test.__name__, test.__qualname__, test.__doc__ = check.__name__, check.__qualname__, check.__doc__
+    return test
+
+
+class JournalContract(abc.ABC):
+    """Rules of the port `Journal`, one per test."""
+
+    @abc.abstractmethod
+    def journal(self) -> AbstractAsyncContextManager[Journal]:
+        """A fresh journal, not yet open; whatever it took is given back at the end."""
+
+    def reopened(self, journal: Journal) -> Journal:
+        """Another journal, not yet open, over what a durable one left behind when it was closed."""
+        raise NotImplementedError(f"{type(journal).__name__} says that it is durable: say how to open it again")
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run a test; override it for another loop."""
+        asyncio.run(main)
+
+    @_rule
+    async def test_what_was_submitted_is_read_back_whole(self, journal: Journal) -> None:
+        """A chain comes back as it was given, before anything of it ran."""
+        submitted = chain("chain", tenant="ours", retry_of="earlier", spec=_full_spec())
+        _expect(await journal.submit(submitted) == "chain", "submit must return the id of the chain")
+        record = await _read(journal, "chain")
+        _expect(record.submitted == submitted, f"came back as {record.submitted}")
+        _expect(record.facts == (), f"has facts already: {record.facts}")
+        _expect(record.epoch >= 1, f"epoch is {record.epoch}")
+
+    @_rule
+    async def test_what_was_never_submitted_is_not_there(self, journal: Journal) -> None:
+        """Reading it gives None."""
+        await journal.submit(chain("chain"))
+        _expect(await journal.read("other") is None, "an unknown chain must read as None")
+        _expect(await journal.read("") is None, "the empty id must read as None")
+
+    @_rule
+    async def test_facts_come_back_whole_and_in_order(self, journal: Journal) -> None:
+        """Every kind of fact, within one append and over several."""
+        await journal.submit(chain("chain"))
+        facts = _one_of_each_kind()
+        await journal.append(facts[:3])
+        for fact in facts[3:]:
+            await journal.append([fact])
+        record = await _read(journal, "chain")
+        _expect(list(record.facts) == facts, f"came back as {record.facts}")
+
+    @_rule
+    async def test_any_json_result_comes_back_as_it_was(self, journal: Journal) -> None:
+        """Nothing is lost of odd values."""
+        await journal.submit(chain("chain"))
+        facts: list[Fact] = [ended("chain", f"t{number}", result=value) for number, value in enumerate(_ODD_JSON)]
+        await journal.append(facts)
+        results = [_result_of(fact) for fact in (await _read(journal, "chain")).facts]
+        _expect(results == list(_ODD_JSON), "results came back changed")
+
+    @_rule
+    async def test_appending_nothing_changes_nothing(self, journal: Journal) -> None:
+        """An empty append is allowed."""
+        await journal.submit(chain("chain"))
+        await journal.append([])
+        _expect((await _read(journal, "chain")).facts == (), "facts came from nowhere")
+
+    @_rule
+    async def test_an_append_is_recorded_whole_or_not_at_all(self, journal: Journal) -> None:
+        """One fact that cannot be recorded keeps the others out."""
+        await journal.submit(chain("chain"))
+        await _expect_refused(journal.append([ended("chain", "a"), ended("never-submitted", "b")]))
+        _expect((await _read(journal, "chain")).facts == (), "a part of a refused append is on record")
+
+    @_rule
+    async def test_an_append_may_be_about_several_chains(self, journal: Journal) -> None:
+        """Each chain gets its own facts."""
+        for name in ("one", "two"):
+            await journal.submit(chain(name))
+        await journal.append([ended("one", "a"), ended("two", "a"), ended("one", "b")])
+        _expect(_tasks(await _read(journal, "one")) == ["a", "b"], "the first chain's facts are wrong")
+        _expect(_tasks(await _read(journal, "two")) == ["a"], "the second chain's facts are wrong")
+
+    @_rule
+    async def test_a_record_once_read_does_not_change(self, journal: Journal) -> None:
+        """Later facts are in later readings."""
+        await journal.submit(chain("chain"))
+        before = await _read(journal, "chain")
+        await journal.append([ended("chain", "a")])
+        _expect(before.facts == (), "a record changed after it was read")
+
+    @_rule
+    async def test_appends_side_by_side_keep_the_order_in_which_they_were_asked_for(self, journal: Journal) -> None:
+        """Whoever records an end last may rely on what was asked for before it being there first."""
+        await journal.submit(chain("chain"))
+        async with asyncio.TaskGroup() as group:
+            for number in range(SIDE_BY_SIDE):
+                group.create_task(journal.append([ended("chain", f"t{number}")]))
+        found = _tasks(await _read(journal, "chain"))
+        _expect(found == [f"t{number}" for number in range(SIDE_BY_SIDE)], f"the order is {found}")
+
+    @_rule
+    async def test_a_cancelled_append_is_recorded_whole_or_not_at_all(self, journal: Journal) -> None:
+        """Wherever the cancellation comes, and the journal goes on."""
+        for turns in range(20):
+            name = f"chain-{turns}"
+            await journal.submit(chain(name))
+            appending = asyncio.create_task(journal.append([ended(name, "a"), ended(name, "b")]))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            appending.cancel()
+            await asyncio.wait([appending])
+            await journal.append([ended(name, "c")])
+            found = _tasks(await _read(journal, name))
+            _expect(found in (["c"], ["a", "b", "c"]), f"on record is {found}")
+
+    @_rule
+    async def test_unfinished_are_those_without_an_end_oldest_first(self, journal: Journal) -> None:
+        """With everything recorded of them; this is what a start goes on with."""
+        for number, name in enumerate(("first", "second", "third", "fourth")):
+            await journal.submit(chain(name, after_s=number))
+        await journal.append([ended("third", "a"), ChainEnded("second", TaskStatus.COMPLETED, AT)])
+        await journal.append([ChainCancelled("fourth", AT)])
+        records = list(await journal.unfinished())
+        found = [(record.submitted.chain_id, len(record.facts)) for record in records]
+        _expect(found == [("first", 0), ("third", 1), ("fourth", 1)], f"unfinished are {found}")
+
+    @_rule
+    async def test_chains_are_listed_newest_first_page_by_page(self, journal: Journal) -> None:
+        """Pages neither overlap nor leave anything out."""
+        names = [f"chain-{number:03}" for number in range(25)]
+        for number, name in enumerate(names):
+            await journal.submit(chain(name, after_s=number))
+        found: list[str] = []
+        while page := await _page(journal, limit=10, before=found[-1] if found else None):
+            _expect(len(page) <= 10, f"a page has {len(page)} chains")
+            found += page
+        _expect(found == names[::-1], f"listed are {found}")
+
+    @_rule
+    async def test_a_list_shows_the_finished_too(self, journal: Journal) -> None:
+        """An end does not hide a chain."""
+        await journal.submit(chain("chain"))
+        await journal.append([ChainEnded("chain", TaskStatus.COMPLETED, AT)])
+        _expect(await _page(journal) == ["chain"], "a finished chain is not listed")
+
+    @_rule
+    async def test_a_tenant_sees_its_own_chains_alone(self, journal: Journal) -> None:
+        """Also where another tenant's are in between."""
+        for number in range(20):
+            await journal.submit(chain(f"chain-{number:02}", tenant="ab"[number % 2], after_s=number))
+        found = await _page(journal, tenant="a", limit=5)
+        _expect(found == ["chain-18", "chain-16", "chain-14", "chain-12", "chain-10"], f"listed are {found}")
+        found = await _page(journal, tenant="a", limit=3, before="chain-14")
+        _expect(found == ["chain-12", "chain-10", "chain-08"], f"the next page is {found}")
+        _expect(await _page(journal, tenant="nobody") == [], "a tenant without chains sees some")
+
+    @_rule
+    async def test_a_page_after_a_chain_that_is_not_there_is_empty(self, journal: Journal) -> None:
+        """Nothing comes before nothing."""
+        await journal.submit(chain("chain"))
+        _expect(await _page(journal, before="never-submitted") == [], "there are chains before an unknown one")
+
+    @_rule
+    async def test_the_same_key_and_body_give_the_first_chain_again(self, journal: Journal) -> None:
+        """And record no other, also after the first has ended."""
+        key = SubmitKey("tenant", "key", b"digest")
+        _expect(await journal.submit(chain("first"), key) == "first", "the first submit got another id")
+        _expect(await journal.submit(chain("second"), key) == "first", "a repeated submit got another id")
+        await journal.append([ChainEnded("first", TaskStatus.COMPLETED, AT)])
+        _expect(await journal.submit(chain("third"), key) == "first", "a submit repeated after the end got another id")
+        _expect(await _page(journal) == ["first"], "a repeated submit recorded a chain")
+
+    @_rule
+    async def test_the_same_key_with_another_body_is_a_conflict(self, journal: Journal) -> None:
+        """And records nothing."""
+        await journal.submit(chain("first"), SubmitKey("tenant", "key", b"digest"))
+        try:
+            await journal.submit(chain("second"), SubmitKey("tenant", "key", b"another"))
+        except IdempotencyConflict:
+            _expect(await journal.read("second") is None, "a refused submit is on record")
+        else:
+            raise AssertionError("another body under the same key must be an IdempotencyConflict")
+
+    @_rule
+    async def test_keys_are_each_tenants_own_and_submits_without_one_never_meet(self, journal: Journal) -> None:
+        """A key of one tenant means nothing to another."""
+        for number, tenant in enumerate(("a", "b")):
+            found = await journal.submit(chain(f"chain-{number}"), SubmitKey(tenant, "key", b"digest"))
+            _expect(found == f"chain-{number}", f"tenant {tenant} got {found}")
+        for number in range(2, 4):
+            _expect(
+                await journal.submit(chain(f"chain-{number}")) == f"chain-{number}", "a submit without a key met one"
+            )
+
+    @_rule
+    async def test_submits_side_by_side_with_one_key_record_one_chain(self, journal: Journal) -> None:
+        """Whoever is first; all get its id."""
+        key = SubmitKey("tenant", "key", b"digest")
+        ids = await asyncio.gather(*(journal.submit(chain(f"chain-{number}"), key) for number in range(SIDE_BY_SIDE)))
+        _expect(len(set(ids)) == 1, f"they got {set(ids)}")
+        _expect(await _page(journal) == [ids[0]], "more than one chain is on record")
+
+    @_rule
+    async def test_what_was_confirmed_survives_the_journal_if_it_is_durable(self, journal: Journal) -> None:
+        """Chains, facts, keys and ends; one that is not durable says so."""
+        if not journal.durable:
+            return
+        key = SubmitKey("tenant", "key", b"digest")
+        await journal.submit(chain("first", spec=_full_spec()), key)
+        await journal.submit(chain("second", after_s=1))
+        await journal.append(_one_of_each_kind("first"))
+        before = [await _read(journal, name) for name in ("first", "second")]
+        await journal.close()
+        again = self.reopened(journal)
+        await again.open()
+        try:
+            after = [await _read(again, name) for name in ("first", "second")]
+            _expect([(r.submitted, r.facts) for r in after] == [(r.submitted, r.facts) for r in before], "it forgot")
+            _expect(await again.submit(chain("third"), key) == "first", "it forgot a key")
+            unfinished = [record.submitted.chain_id for record in await again.unfinished()]
+            _expect(unfinished == ["second"], f"unfinished are {unfinished}")
+        finally:
+            await again.close()
+
+    @_rule
+    async def test_close_may_come_twice(self, journal: Journal) -> None:
+        """The second close finds nothing to do."""
+        await journal.submit(chain("chain"))
+        await journal.close()
+        await journal.close()
+
+
+def chain(
+    chain_id: str,
+    *,
+    spec: ChainSpec | None = None,
+    tenant: str = "default",
+    after_s: float = 0.0,
+    retry_of: str | None = None,
+) -> ChainSubmitted:
+    """A chain to submit, `after_s` seconds after others."""
+    default = ChainSpec((Task("test.echo", id="a"),))
+    return ChainSubmitted(chain_id, spec or default, AT + timedelta(seconds=after_s), tenant, retry_of)
+
+
+def ended(chain_id: str, task: str, *, result: Any = None) -> TaskEnded:
+    """The fact that a task completed."""
+    return TaskEnded(chain_id, task, TaskResult(f"{chain_id}.{task}", "test.echo", TaskStatus.COMPLETED, result))
+
+
+def _full_spec() -> ChainSpec:
+    first = Task("test.echo", {"odd": list(_ODD_JSON)}, id="a", timeout_s=1.5, deadline_s=7.0, idempotent=False)
+    second = Task(
+        "test.echo@2",
+        {"from": {"$result": "a", "path": "/x"}},
+        id="b",
+        depends_on=("a",),
+        on_failure=OnFailure({"default": [None]}),
+        priority=Priority.HIGH,
+        labels={"gpu": "yes"},
+        agents=("one", "two"),
+        exclude_agents=("three",),
+    )
+    return ChainSpec((first, second), "a name", 90.5, FailurePolicy.CONTINUE)
+
+
+def _one_of_each_kind(chain_id: str = "chain") -> list[Fact]:
+    tried = (
+        Attempt("agent-1", 1, Outcome.AGENT_FAULT, "answered 500", AT, AT + timedelta(seconds=1)),
+        Attempt("agent-2", 2, Outcome.SUCCESS, "", AT + timedelta(seconds=1), AT + timedelta(microseconds=2)),
+    )
+    completed = TaskResult(
+        f"{chain_id}.a", "test.echo", TaskStatus.COMPLETED, {"x": 1}, None, "agent-2", tried, AT, AT, AT
+    )
+    failed = TaskResult(
+        f"{chain_id}.b", "test.echo@2", TaskStatus.FAILED, error=TaskError("no_face", "There is no face."), ended_at=AT
+    )
+    return [
+        TaskStarted(chain_id, "a", AT),
+        TaskEnded(chain_id, "a", completed),
+        TaskEnded(chain_id, "b", failed),
+        ChainCancelled(chain_id, AT),
+        ChainEnded(chain_id, TaskStatus.CANCELLED, AT, TaskError("cancelled", "by a person")),
+    ]
+
+
+async def _read(journal: Journal, chain_id: str) -> ChainRecord:
+    record = await journal.read(chain_id)
+    if record is None:
+        raise AssertionError(f"chain '{chain_id}' is not on record")
+    return record
+
+
+async def _page(
+    journal: Journal, *, tenant: str | None = None, limit: int = 50, before: str | None = None
+) -> list[str]:
+    records: Sequence[ChainRecord] = await journal.list_chains(ChainQuery(tenant, limit, before))
+    return [record.submitted.chain_id for record in records]
+
+
+async def _expect_refused(appending: Coroutine[Any, Any, None]) -> None:
+    try:
+        await appending
+    except AicpError:
+        return
+    raise AssertionError("a fact about a chain that was never submitted must be refused")
+
+
+def _tasks(record: ChainRecord) -> list[str]:
+    return [fact.task for fact in record.facts if isinstance(fact, TaskEnded)]
+
+
+def _result_of(fact: Fact) -> Any:
+    return fact.result.result if isinstance(fact, TaskEnded) else fact
+
+
+def _expect(holds: bool, message: str) -> None:  # noqa: FBT001 - reads like an assertion
+    if not holds:
+        raise AssertionError(message)
