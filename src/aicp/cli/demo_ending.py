@@ -24,7 +24,7 @@ _BAR_CELLS_MIN = 8
 _BAR_CELLS_MAX = 40
 # What the columns beside the bars need.
 _OTHER_CELLS = 46
-_FINDINGS_CELLS = 28
+_FINDINGS_CELLS = 31
 # As the table's cells are.
 _INDENTED = (0, 1)
 _LINES_SHOWN_MAX = 3

@@ -3,7 +3,7 @@
 from aicp.demo.cast import CAPABILITIES, LABEL
 from aicp.model.chain import TaskChain
 
-DEADLINE_S = 180.0
+DEADLINE_S = 300.0
 
 
 def make_chain(url: str, name: str) -> TaskChain:

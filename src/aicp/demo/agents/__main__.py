@@ -18,6 +18,9 @@ from aicp.demo.cast import CAST, Part
 from aicp.demo.receipts import Receipt, Receipts
 from aicp.errors import InvalidInput
 
+# A page full of small print takes a slow machine this long.
+ATTEMPT_S_MAX = 120.0
+
 Work = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Named, not imported: a process that finds colours does not load the reader's models.
@@ -36,7 +39,7 @@ def make_agent(part: Part, work: Work, receipts: Receipts) -> Agent:
     """An agent with one slot that says of each task that it has begun, does it, and answers."""
     agent = Agent(part.agent_id)
 
-    @agent.capability(part.capability)
+    @agent.capability(part.capability, timeout_s=ATTEMPT_S_MAX)
     def handle(params: dict[str, Any], context: Context) -> dict[str, Any]:
         with receipts.announced(Receipt(part.agent_id, context.task_id)):
             return _done(work, params)
