@@ -70,7 +70,6 @@ class Ains:
         profile = await self._complete(registration, tenant)
         self.put(profile)
         if not registration.lease:
-            self._leases.end(profile.agent_id)
             return Registered(profile.agent_id, None)
         self._leases.grant(profile.agent_id, profile.instance_id)
         return Registered(profile.agent_id, self.terms)
@@ -81,16 +80,18 @@ class Ains:
         return LeaseTerms(self._leases.ttl_s, HEARTBEAT_EVERY_S)
 
     def put(self, profile: AgentProfile) -> None:
-        """Put an agent to use, in place of the one with its id.
+        """Put an agent to use, in place of the one with its id; without a lease.
 
         Raises:
             InvalidAgent: It cannot be used; nothing was changed.
         """
         old = self._directory.put(profile)
-        if old is not None and old.instance_id != profile.instance_id:
-            self._board.new_instance(profile.agent_id)
+        self._leases.end(profile.agent_id)
         self._registered_at[profile.agent_id] = self._clock.utcnow()
         self._scheduler.add_agent(profile)
+        if old is not None and old.instance_id != profile.instance_id:
+            # After the scheduler knows its address: a circuit that lets probes in serves whoever waits at once.
+            self._board.new_instance(profile.agent_id)
         self._scheduler.set_liveness(profile.agent_id, Liveness.HEARD)
         self._tell(profile.agent_id, "registered" if old is None else "updated")
 
