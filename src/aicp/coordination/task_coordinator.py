@@ -13,7 +13,16 @@ import msgspec
 from aicp.coordination.chain_status import fold, results_of, view_chain
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.run import ChainRun
-from aicp.errors import AicpError, ChainNotFound, NoCapableAgent, QueueFull, TaskNotFound
+from aicp.errors import (
+    AicpError,
+    ChainNotFound,
+    Fault,
+    InvalidChain,
+    InvalidTask,
+    NoCapableAgent,
+    QueueFull,
+    TaskNotFound,
+)
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import ChainResult, ChainSpec, FailurePolicy, TaskChain
 from aicp.model.event import ChainSubmitted
@@ -140,6 +149,7 @@ class TaskCoordinator:
         """
         graph = check_chain(chain.freeze() if isinstance(chain, TaskChain) else chain)
         self._check_capabilities(graph)
+        self._check_params(graph)
         self._reserve(len(graph.tasks))
         submitted = ChainSubmitted(self._new_id(), graph.spec, self._clock.utcnow(), tenant, retry_of)
         return await self._to_its_end(self._accept(submitted, graph, key))
@@ -154,6 +164,8 @@ class TaskCoordinator:
             IdempotencyConflict: The key was used with another body.
         """
         check_task(task)
+        if misfit := self._router.misfit(task):
+            raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
         chain_id = await self.submit(single_chain(task), tenant=tenant, key=key)
         return f"{chain_id}.{SINGLE_TASK}"
 
@@ -269,6 +281,15 @@ class TaskCoordinator:
             if not self._router.knows(key):
                 raise NoCapableAgent(key)
 
+    def _check_params(self, graph: ChainGraph) -> None:
+        faults = [
+            Fault(f"/tasks/{index}/params", _fits_nobody(task, misfit))
+            for index, task in enumerate(graph.spec.tasks)
+            if (misfit := self._router.misfit(task))
+        ]
+        if faults:
+            raise InvalidChain(faults)
+
     def _reserve(self, tasks: int) -> None:
         """Count them as accepted before they are: submits that wait for the journal side by side share the room."""
         if self._accepted + tasks > self._accepted_max:
@@ -290,6 +311,10 @@ class TaskCoordinator:
     def _tell(self, submitted: ChainSubmitted) -> None:
         if self._observer is not None:
             self._observer.notify(submitted)
+
+
+def _fits_nobody(task: Task, misfit: str) -> str:
+    return f"fit no agent that offers '{task.capability}': {misfit}"
 
 
 def single_chain(task: Task) -> ChainSpec:

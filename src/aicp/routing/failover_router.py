@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoCapableAgent, QueueFull, RoutingError
 from aicp.model.outcome import Outcome, Reply, TaskError
+from aicp.model.reference import Reference, scan
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
 from aicp.model.validation import check_task
 from aicp.model.views import Failure, FleetHealth
@@ -67,7 +68,8 @@ class FailoverRouter:
         self._backoff = Backoff()
         self._retry_queues: OrderedDict[str, RetryQueue] = OrderedDict()
         self._history = FailureHistory()
-        self._attempts = Attempts(scheduler, transport, schemas or Schemas(), self._clock, made_safe(observer))
+        self._schemas = schemas or Schemas()
+        self._attempts = Attempts(scheduler, transport, self._schemas, self._clock, made_safe(observer))
 
     async def route_task(self, task: Task, *, wait: bool = False) -> TaskResult:
         """Send a task to the best agent, failing over until it has an answer.
@@ -123,6 +125,20 @@ class FailoverRouter:
     def knows(self, capability: str) -> bool:
         """True when somebody, present or gone, offered `name` or `name@major`."""
         return self._scheduler.knows(capability)
+
+    def misfit(self, task: Task) -> str:
+        """Why the literal params of a task fit no agent it may go to; empty when they fit one, or there is none now.
+
+        Params with references are not literal: they are checked when they are resolved. Costs a look at each agent
+        until one fits.
+        """
+        told = ""
+        for declared in self._scheduler.declarations(task):
+            misfit = self._schemas.misfit(declared.input_schema, task.params)
+            if not misfit:
+                return ""
+            told = told or misfit
+        return told if told and not _has_references(task) else ""
 
     def health(self) -> FleetHealth:
         """Every agent's circuits and counters, and the capabilities that have nobody."""
@@ -241,6 +257,10 @@ class FailoverRouter:
         if error.code == DeadlineExceeded.code:
             return DeadlineExceeded(f"Task {work.task_id}: {error.message}")
         return QueueFull(error.message, 1.0) if error.code == QueueFull.code else None
+
+
+def _has_references(task: Task) -> bool:
+    return any(isinstance(found, Reference) for _, found in scan(task.params))
 
 
 def _fails_over(task: Task, reply: Reply) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from aicp.errors import AgentNotFound
-from aicp.model.agent import AgentProfile
+from aicp.model.agent import AgentProfile, Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Task
 from aicp.model.views import CapabilityStatus, SchedulerStatus
@@ -264,6 +264,11 @@ class TaskScheduler:
         """True when somebody offers what the task asks for, whether it may be used now or not."""
         pool = self._pools.get(wanted_key(task.capability))
         return pool is not None and any(True for _ in self._candidates(pool, task))
+
+    def declarations(self, task: Task) -> Iterator[Capability]:
+        """What each agent that the task may go to says of the capability, in the order they registered."""
+        pool = self._pools.get(wanted_key(task.capability))
+        return (seat.declared for seat in self._candidates(pool, task)) if pool is not None else iter(())
 
     def has_another(self, task: Task, tried: frozenset[str]) -> bool:
         """True when somebody not yet tried may be used for the task, free or busy."""
