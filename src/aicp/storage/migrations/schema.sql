@@ -1,0 +1,55 @@
+CREATE TABLE alembic_version (
+  version_num VARCHAR(32) NOT NULL,
+  CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+CREATE TABLE chains (
+  number INTEGER NOT NULL,
+  chain_id TEXT NOT NULL,
+  tenant TEXT NOT NULL,
+  name TEXT NOT NULL,
+  status TEXT NOT NULL,
+  total_tasks INTEGER NOT NULL,
+  epoch INTEGER NOT NULL,
+  submitted_at TEXT NOT NULL,
+  ended_at TEXT,
+  retry_of TEXT,
+  PRIMARY KEY (number),
+  UNIQUE (chain_id)
+);
+CREATE INDEX chains_of_tenant ON chains (tenant, number);
+CREATE INDEX chains_of_tenant_by_status ON chains (tenant, status, number);
+CREATE INDEX chains_by_status ON chains (status, number);
+CREATE INDEX chains_unfinished ON chains (number) WHERE ended_at IS NULL;
+CREATE INDEX chains_by_end ON chains (ended_at) WHERE ended_at IS NOT NULL;
+CREATE TABLE facts (
+  chain_id TEXT NOT NULL,
+  seq INTEGER NOT NULL,
+  fact TEXT NOT NULL,
+  result_digest BLOB,
+  PRIMARY KEY (chain_id, seq)
+);
+CREATE INDEX facts_by_result ON facts (result_digest) WHERE result_digest IS NOT NULL;
+CREATE TABLE results (
+  digest BLOB NOT NULL,
+  body TEXT NOT NULL,
+  PRIMARY KEY (digest)
+);
+CREATE TABLE submit_keys (
+  tenant TEXT NOT NULL,
+  "key" TEXT NOT NULL,
+  digest BLOB NOT NULL,
+  chain_id TEXT NOT NULL,
+  at TEXT NOT NULL,
+  PRIMARY KEY (tenant, "key")
+)
+ WITHOUT ROWID
+;
+CREATE INDEX submit_keys_by_age ON submit_keys (at);
+CREATE TABLE registrations (
+  agent_id TEXT NOT NULL,
+  profile TEXT NOT NULL,
+  sealed_auth BLOB,
+  saved_at TEXT NOT NULL,
+  PRIMARY KEY (agent_id)
+);
+INSERT INTO alembic_version VALUES ('0002');

@@ -1,0 +1,64 @@
+"""What SQLite and the system say when something is wrong with a database, as one sentence for a person."""
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from aicp.errors import AicpError, Conflict, SettingsError, StorageError
+
+BUSY_TIMEOUT_S = 10.0
+_PRIMARY_CODE = 0xFF
+
+_NOT_RECORDED = "what could not be written was not acknowledged"
+
+_SENTENCES = {
+    sqlite3.SQLITE_FULL: f"the disk is full: free some space; {_NOT_RECORDED}.",
+    sqlite3.SQLITE_READONLY: "it is read-only: make the file and its directory writable for this user.",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: stop AICP and restore a backup with `aicp db restore`.",
+    sqlite3.SQLITE_NOTADB: "it is no database: name another file, or restore a backup with `aicp db restore`.",
+    sqlite3.SQLITE_IOERR: f"the disk failed: check it, and the system's log; {_NOT_RECORDED}.",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check that the file and its directory may be read and written.",
+    sqlite3.SQLITE_BUSY: f"another program has locked it for {BUSY_TIMEOUT_S:.0f} s: close that program.",
+    sqlite3.SQLITE_LOCKED: "it is locked by another use of it: try again.",
+    sqlite3.SQLITE_TOOBIG: "this is too large for it: at most 1 GB at a time.",
+    sqlite3.SQLITE_NOMEM: "memory ran out: give the process more, or submit smaller work.",
+}
+
+_OF_SETTINGS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY})
+
+
+def primary_code(error: BaseException) -> int:
+    """SQLite's primary result code; 0 when the error has none."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & _PRIMARY_CODE
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """True when the database as a whole is in trouble, rather than one statement and what it was given."""
+    return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
+
+
+def storage_error(error: Exception, path: Path) -> AicpError:
+    """What to raise for an error while the database was in use."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return Conflict(f"This contradicts what is already recorded in {path}: {error}.")
+    if isinstance(error, msgspec.MsgspecError):
+        told = "holds what this version of AICP cannot read: check it with `aicp db check`"
+        return StorageError(f"The database {path} {told} ({error}).")
+    return StorageError(_told(error, path))
+
+
+def opening_error(error: Exception, path: Path) -> AicpError:
+    """What to raise for an error while the database was being opened: often it is the wrong one."""
+    if isinstance(error, OSError):
+        told = error.strerror or str(error)
+        return SettingsError(f"The database {path} cannot be used: {told}; choose a file in a directory of yours.")
+    told = _told(error, path)
+    return SettingsError(told) if primary_code(error) in _OF_SETTINGS else StorageError(told)
+
+
+def _told(error: Exception, path: Path) -> str:
+    what = _SENTENCES.get(primary_code(error), "SQLite refused.")
+    detail = f" ({' '.join(str(error).split())[:200]})"
+    return f"The database {path} cannot be used: {what[:-1]}{detail}."
