@@ -1,0 +1,57 @@
+"""Connections to a SQLite database: the one that writes, and those that read."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from aicp.errors import StorageError
+from aicp.storage.sqlite_faults import BUSY_TIMEOUT_S
+
+CACHED_STATEMENTS = 128
+
+Connect = Callable[[Path], sqlite3.Connection]
+"""Opens a connection to a file."""
+
+_PRAGMAS = (
+    "PRAGMA synchronous = FULL",
+    # What a commit waits for on macOS, where an ordinary fsync leaves data in the drive's cache. Nothing elsewhere.
+    "PRAGMA fullfsync = ON",
+    "PRAGMA temp_store = MEMORY",
+    "PRAGMA cache_size = -16000",
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection whose transactions begin and end where they are told to, to be used by one thread at a time."""
+    return sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS
+    )
+
+
+def prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
+    """Set what makes a commit durable: a write-ahead log, and a wait for the disk at each commit.
+
+    Raises:
+        StorageError: The file's system cannot keep a write-ahead log.
+        sqlite3.Error: The file cannot be used.
+    """
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    if mode != "wal":
+        raise StorageError(f"The database {path} cannot keep a write-ahead log ({mode}): use a local disk.")
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that refuses to write. Each statement sees a snapshot, and waits for no writer.
+
+    Raises:
+        sqlite3.Error: The file cannot be used.
+    """
+    connection = connect(path)
+    try:
+        connection.execute("PRAGMA query_only = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,240 @@
+"""A SQLite database in use by this process alone: its lock, its schema, its writer and its readers."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from aicp.errors import SettingsError, StorageError
+from aicp.storage.file_lock import FileLock
+from aicp.storage.sqlite_book import Book
+from aicp.storage.sqlite_connections import Connect, connect, connect_reader, prepare_writer
+from aicp.storage.sqlite_faults import opening_error
+from aicp.storage.sqlite_readers import Readers
+from aicp.storage.sqlite_schema import make_current
+from aicp.storage.sqlite_writer import GroupWriter, Work, closed_error
+
+T = TypeVar("T")
+
+LOCK_WAIT_S = 10.0
+LOCK_ASKED_EVERY_S = 0.05
+CLOSE_WAIT_S = 30.0
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
+
+
+class _Session(msgspec.Struct, frozen=True, eq=False):
+    """What is there between `open` and `close`."""
+
+    lock: FileLock
+    thread: ThreadPoolExecutor
+    connection: sqlite3.Connection
+    writer: GroupWriter
+    readers: Readers
+
+
+class SqliteDatabase:
+    """One file, one process that writes to it, from one connection in a thread of its own.
+
+    Journal and registrations share it. It may be opened again after it was closed.
+
+    Args:
+        path: The file; it and its directory are made when they are not there, readable by their owner alone.
+        lock_wait_s: How long to wait for another process that has it open, seconds.
+        close_wait_s: How long a close may take, seconds.
+        connect_writer: Opens the connection that writes.
+        connect_reader: Opens one that reads.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lock_wait_s: float = LOCK_WAIT_S,
+        close_wait_s: float = CLOSE_WAIT_S,
+        connect_writer: Connect = connect,
+        connect_reader: Connect = connect_reader,
+    ) -> None:
+        self.path = path
+        self._lock_wait_s = lock_wait_s
+        self._close_wait_s = close_wait_s
+        self._connect_writer = connect_writer
+        self._connect_reader = connect_reader
+        self._session: _Session | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take the file for this process, and bring it to the newest schema. Opening what is open does nothing.
+
+        Raises:
+            SettingsError: It is in use by another process, unwritable, of a newer version, or not AICP's.
+            StorageError: The disk failed.
+        """
+        if self._session is not None:
+            return
+        lock = await self._take_lock()
+        thread = ThreadPoolExecutor(1, thread_name_prefix="aicp-sqlite-writer")
+        loop = asyncio.get_running_loop()
+        opening = loop.run_in_executor(thread, open_file, self.path, self._connect_writer)
+        try:
+            connection = await asyncio.shield(opening)
+        except BaseException:
+            # The thread may still be at it: what it opens is closed behind it, and only then is the lock let go.
+            opening.add_done_callback(lambda call: _let_go(lock, thread, _opened(call)))
+            raise
+        writer = GroupWriter(Book(connection), self.path, thread)
+        readers = Readers(self.path, self._connect_reader)
+        self._session = _Session(lock, thread, connection, writer, readers)
+
+    async def close(self) -> None:
+        """Write what was handed over, move it all into the main file, and let the file go. Twice does no harm.
+
+        Raises:
+            StorageError: It took too long; it goes on, and the lock is kept until it is through.
+        """
+        if self._session is not None:
+            session, self._session = self._session, None
+            self._closing = asyncio.create_task(_close(session), name=f"close {self.path.name}")
+        if self._closing is None:
+            return
+        try:
+            async with asyncio.timeout(self._close_wait_s):
+                await asyncio.shield(self._closing)
+        except TimeoutError:
+            told = (
+                f"The database {self.path} could not be closed within {self._close_wait_s:g} s: the disk is too slow."
+            )
+            raise StorageError(told) from None
+
+    async def write(self, work: Work[T], size: int = 0) -> T:
+        """Have `work` done in the next transaction; see `GroupWriter.write`."""
+        return await self._in_use().writer.write(work, size)
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` reads, beside the writer; see `Readers.read`."""
+        return await self._in_use().readers.read(work)
+
+    def _in_use(self) -> _Session:
+        if self._session is None:
+            raise closed_error(self.path)
+        return self._session
+
+    async def _take_lock(self) -> FileLock:
+        make_directory(self.path)
+        lock = lock_of(self.path)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._lock_wait_s
+        while not try_lock(lock, self.path):
+            if loop.time() >= give_up_at:
+                raise in_use_error(lock, self.path)
+            await asyncio.sleep(LOCK_ASKED_EVERY_S)
+        return lock
+
+
+def lock_of(path: Path) -> FileLock:
+    """What keeps a second process from a database, however this one ends, and by whatever link it comes."""
+    file = path.resolve()
+    return FileLock(file.with_name(f"{file.name}.lock"))
+
+
+def try_lock(lock: FileLock, path: Path) -> bool:
+    """True when the database is this process's now.
+
+    Raises:
+        SettingsError: The lock cannot be made.
+    """
+    try:
+        return lock.try_acquire()
+    except OSError as error:
+        raise opening_error(error, path) from error
+
+
+def in_use_error(lock: FileLock, path: Path) -> SettingsError:
+    """What to raise when another process has the database."""
+    return SettingsError(f"The database {path} is in use by {lock.holder()}: stop that one, or name another file.")
+
+
+def make_directory(path: Path) -> None:
+    """The directory of a database, when it is not there.
+
+    Raises:
+        SettingsError: It cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=_DIRECTORY_MODE)
+    except OSError as error:
+        raise opening_error(error, path) from error
+
+
+def open_file(path: Path, connect_writer: Connect = connect) -> sqlite3.Connection:
+    """The connection that writes, to a database of the newest schema; the caller holds the lock.
+
+    Raises:
+        SettingsError: It cannot be used: unwritable, of a newer version, or not AICP's.
+        StorageError: The disk failed.
+    """
+    try:
+        _make_file(path)
+        connection = connect_writer(path)
+        try:
+            prepare_writer(connection, path)
+            make_current(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except (sqlite3.Error, OSError) as error:
+        raise opening_error(error, path) from error
+    return connection
+
+
+def _make_file(path: Path) -> None:
+    """Before SQLite does, who would let everybody read it; and its name survives a loss of power."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE))
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory survive a loss of power.
+
+    Raises:
+        OSError: The disk failed.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _close(session: _Session) -> None:
+    try:
+        await session.writer.close()
+        await session.readers.close()
+    finally:
+        closing = asyncio.get_running_loop().run_in_executor(session.thread, _close_connection, session.connection)
+        closing.add_done_callback(lambda _: _let_go(session.lock, session.thread, None))
+        await asyncio.shield(closing)
+
+
+def _opened(call: "asyncio.Future[sqlite3.Connection]") -> sqlite3.Connection | None:
+    return None if call.cancelled() or call.exception() is not None else call.result()
+
+
+def _let_go(lock: FileLock, thread: ThreadPoolExecutor, connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        connection.close()
+    thread.shutdown(wait=False)
+    lock.release()
+
+
+def _close_connection(connection: sqlite3.Connection) -> None:
+    """The last to close a write-ahead log moves it into the main file; where that fails, the next to open it does."""
+    with contextlib.suppress(sqlite3.Error):
+        connection.close()

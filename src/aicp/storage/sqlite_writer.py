@@ -1,0 +1,175 @@
+"""Group commit: what is ready when the disk is free goes into one transaction.
+
+    write() -> room -> line -> [ one batch at a time: BEGIN … COMMIT in the writer's thread ] -> futures, all at once
+
+The line lives in the event loop and a batch in the thread; they meet at two hand-overs a batch. A first write waits for
+the current turn of the loop to end, so that what is written in one turn shares a transaction; there is no other delay.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from aicp.errors import AicpError, StorageError
+from aicp.storage.room import Room
+from aicp.storage.sqlite_book import Book
+from aicp.storage.sqlite_faults import is_disk_trouble, storage_error
+
+T = TypeVar("T")
+
+WAITING_BYTES_MAX = 64 * 1024 * 1024
+BATCH_BYTES_MAX = 8 * 1024 * 1024
+BATCH_WRITES_MAX = 1_000
+WRITE_BYTES = 1_024
+"""What a write counts for beside its content, so that bytes bound their number too."""
+
+_log = logging.getLogger(__name__)
+
+Work = Callable[[Book], T]
+"""Runs in the writer's thread. It may refuse with an `AicpError` only before it changed anything."""
+
+
+class _Write(msgspec.Struct, frozen=True, eq=False):
+    work: Work[Any]
+    size: int
+    done: asyncio.Future[Any]
+
+
+class _Verdict(msgspec.Struct, frozen=True):
+    result: Any = None
+    error: Exception | None = None
+
+
+class GroupWriter:
+    """Writes in the order of the calls, many in one transaction. For one event loop.
+
+    Args:
+        book: Of the one connection that writes.
+        path: Of the database, for sentences.
+        thread: Runs one thing at a time.
+    """
+
+    def __init__(self, book: Book, path: Path, thread: Executor) -> None:
+        self._book = book
+        self._path = path
+        self._thread = thread
+        self._loop = asyncio.get_running_loop()
+        self._room = Room(WAITING_BYTES_MAX)
+        self._line: deque[_Write] = deque()
+        self._batch: list[_Write] = []
+        self._is_due = False
+        self._is_closed = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    async def write(self, work: Work[T], size: int = 0) -> T:
+        """Have `work` done in a transaction, and return its result once that is on disk.
+
+        It waits while 64 MiB wait already. Cancelled after that, the work is done all the same.
+
+        Args:
+            work: Called in the writer's thread; once more, alone, when a batch failed for what one of it was given.
+            size: Bytes it holds, about.
+
+        Raises:
+            StorageError: It could not be written, and is not; or the database is closed.
+            AicpError: The work refused.
+        """
+        taken = await self._room.enter(size + WRITE_BYTES)
+        if self._is_closed:
+            self._room.leave(taken)
+            raise closed_error(self._path)
+        done: asyncio.Future[T] = self._loop.create_future()
+        self._line.append(_Write(work, taken, done))
+        self._is_idle.clear()
+        if not (self._batch or self._is_due):
+            self._is_due = True
+            self._loop.call_soon(self._hand_over)
+        return await done
+
+    async def close(self) -> None:
+        """Refuse what comes from now on, and wait until all that was handed over is written."""
+        self._is_closed = True
+        await self._is_idle.wait()
+
+    def _hand_over(self) -> None:
+        self._is_due = False
+        self._batch = self._next_batch()
+        if not self._batch:
+            self._is_idle.set()
+            return
+        works = [write.work for write in self._batch]
+        self._loop.run_in_executor(self._thread, self._do, works).add_done_callback(self._settle)
+
+    def _next_batch(self) -> list[_Write]:
+        batch: list[_Write] = []
+        size = 0
+        while self._line and len(batch) < BATCH_WRITES_MAX:
+            size += self._line[0].size
+            if batch and size > BATCH_BYTES_MAX:
+                break
+            batch.append(self._line.popleft())
+        return batch
+
+    def _settle(self, call: asyncio.Future[list[_Verdict]]) -> None:
+        batch, verdicts = self._batch, _verdicts_of(call, len(self._batch), self._path)
+        self._hand_over()
+        for write, verdict in zip(batch, verdicts, strict=True):
+            self._room.leave(write.size)
+            if write.done.cancelled():
+                continue
+            if verdict.error is not None:
+                write.done.set_exception(verdict.error)
+            else:
+                write.done.set_result(verdict.result)
+
+    def _do(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
+        """In the thread: all of it in one transaction, or, when the fault lies in one of them, each in its own."""
+        try:
+            return self._transact(works)
+        except Exception as error:  # noqa: BLE001 - each write gets its error; the thread lives on
+            if len(works) > 1 and not is_disk_trouble(error):
+                return [verdict for work in works for verdict in self._do([work])]
+            return [_Verdict(error=self._told(error)) for _ in works]
+
+    def _transact(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
+        try:
+            self._book.begin()
+            verdicts = [_verdict_on(work, self._book) for work in works]
+            self._book.commit()
+        except BaseException:
+            self._book.rollback()
+            raise
+        return verdicts
+
+    def _told(self, error: Exception) -> Exception:
+        if isinstance(error, sqlite3.Error):
+            return storage_error(error, self._path)
+        _log.error("a write to %s failed by a defect", self._path, exc_info=error)
+        return StorageError(f"A write to {self._path} failed: {error!r}; nothing of it was recorded.")
+
+
+def closed_error(path: Path) -> StorageError:
+    """What to raise for a use of a database that is closed."""
+    return StorageError(f"The database {path} is closed: nothing can be recorded or read.")
+
+
+def _verdict_on(work: Work[Any], book: Book) -> _Verdict:
+    try:
+        return _Verdict(work(book))
+    except AicpError as refusal:
+        return _Verdict(error=refusal)
+
+
+def _verdicts_of(call: "asyncio.Future[list[_Verdict]]", count: int, path: Path) -> list[_Verdict]:
+    if call.cancelled():
+        # The thread was shut down under it: only a loop that ends without `close` does that.
+        return [_Verdict(error=closed_error(path)) for _ in range(count)]
+    return call.result()
