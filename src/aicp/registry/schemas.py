@@ -31,10 +31,17 @@ class Schemas:
 
     def __init__(self) -> None:
         self._compiled: OrderedDict[bytes, Validator] = OrderedDict()
+        self._known: OrderedDict[int, tuple[dict[str, Any], Validator]] = OrderedDict()
 
     def misfit(self, schema: dict[str, Any] | None, value: Any) -> str:
-        """Why the value does not fit the schema; empty when it does, or when there is none."""
-        return self.compile(schema).misfit(value) if schema is not None else ""
+        """Why the value does not fit the schema; empty when it does, or when there is none.
+
+        A schema that was seen before is known by its identity: it is an agent's, and those never change.
+        """
+        if schema is None:
+            return ""
+        known = self._known.get(id(schema))
+        return (known[1] if known is not None else self._get_to_know(schema)).misfit(value)
 
     def compile(self, schema: dict[str, Any]) -> Validator:
         """The validator of a schema.
@@ -52,6 +59,14 @@ class Schemas:
         if len(self._compiled) > COMPILED_MAX:
             self._compiled.popitem(last=False)
         return self._compiled[digest]
+
+    def _get_to_know(self, schema: dict[str, Any]) -> Validator:
+        """Remember whose validator it is; the schema is kept too, so that nobody else gets its identity."""
+        validator = self.compile(schema)
+        self._known[id(schema)] = (schema, validator)
+        if len(self._known) > COMPILED_MAX:
+            self._known.popitem(last=False)
+        return validator
 
 
 class _JsonSchema:
