@@ -255,6 +255,15 @@ async def test_closing_ends_every_probe() -> None:
 
 
 @virtual
+async def test_after_closing_nobody_is_probed_any_more() -> None:
+    async with Probing(Answers(ALIVE), agent("a")) as stage:
+        stage.open()
+        await stage.prober.close()
+        await asyncio.sleep(30)
+        assert stage.transport.probed == []
+
+
+@virtual
 async def test_an_agent_removed_while_it_is_probed_harms_nobody() -> None:
     async with Probing(Answers(2.0), agent("a")) as stage:
         stage.open()

@@ -30,10 +30,11 @@ class Prober:
         self._scheduler = scheduler
         self._places = asyncio.Semaphore(PROBES_IN_FLIGHT_MAX)
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     def probe_soon(self, agent: AgentProfile) -> None:
         """Probe the agent, unless a probe of it is under way."""
-        if agent.agent_id not in self._probes:
+        if agent.agent_id not in self._probes and not self._is_closed:
             probe = asyncio.create_task(self._probe(agent), name=f"probe {agent.agent_id}")
             self._probes[agent.agent_id] = probe
             probe.add_done_callback(lambda _: self._probes.pop(agent.agent_id, None))
@@ -47,7 +48,8 @@ class Prober:
                 self._scheduler.refresh(agent_id)
 
     async def close(self) -> None:
-        """Stop every probe."""
+        """Stop every probe, and begin no more."""
+        self._is_closed = True
         probes = list(self._probes.values())
         for probe in probes:
             probe.cancel()
