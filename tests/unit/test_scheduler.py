@@ -311,7 +311,7 @@ class TestOrder:
     async def test_nobody_starves_a_low_one_overtakes_what_came_three_seconds_later(self) -> None:
         low, normal, high = ({"priority": each} for each in (Priority.LOW, Priority.NORMAL, Priority.HIGH))
         async with Stage(agent("a")) as stage:
-            order = await self.order_of(stage, (0, low), (1.9, normal), (2.1, normal), (2.9, high), (3.1, high))
+            order = await self.order_of(stage, (0, low), (1.9, normal), (2.1, normal), (2.95, high), (3.15, high))
             assert order == [1, 3, 0, 2, 4]
 
     @virtual

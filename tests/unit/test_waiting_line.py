@@ -1,6 +1,7 @@
 """The line of one capability: who is next, who has left, and that it does not grow with those who left."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ def waiter(
     *,
     tried: frozenset[str] = frozenset(),
     gives_up: bool = False,
+    tenant: str = "default",
     **options: Any,
 ) -> Waiter:
-    return Waiter(task(priority=priority, **options), ready_at, deadline, tried, gives_up=gives_up)
+    return Waiter(task(priority=priority, **options), ready_at, deadline, tried, gives_up=gives_up, tenant=tenant)
 
 
 def line_of(*waiters: Waiter) -> WaitingLine:
@@ -32,22 +34,35 @@ def line_of(*waiters: Waiter) -> WaitingLine:
     return line
 
 
+def anybody(_: Waiter) -> bool:
+    return True
+
+
+def nobody(_: Waiter) -> bool:
+    return False
+
+
+def first_of(line: WaitingLine, fits: Callable[[Waiter], bool] = anybody) -> Waiter | None:
+    found = line.first(fits)
+    return found[1] if found is not None else None
+
+
 def serve_next(line: WaitingLine) -> Waiter:
-    first = line.first()
+    first = first_of(line)
     assert first is not None
     first.seat_future.set_result(Unscheduled.ALL_OUT)
-    line.leave(first)
+    line.leave(first, served=True)
     return first
 
 
 def give_up(line: WaitingLine, waiter: Waiter) -> None:
     waiter.seat_future.cancel()
-    line.leave(waiter)
+    line.leave(waiter, served=False)
 
 
 @virtual
 async def test_an_empty_line_has_nobody_first() -> None:
-    assert WaitingLine().first() is None
+    assert WaitingLine().first(anybody) is None
     assert len(WaitingLine()) == 0
 
 
@@ -60,10 +75,37 @@ async def test_who_came_first_is_first() -> None:
 
 
 @virtual
-async def test_at_the_same_moment_the_earlier_deadline_goes_first_and_then_arrival() -> None:
-    one, other, hurried = waiter(5.0), waiter(5.0), waiter(5.0, deadline=9.0)
-    line = line_of(one, other, hurried)
+async def test_the_earlier_deadline_goes_first_and_then_who_was_ready_first() -> None:
+    one, other, hurried = waiter(5.0), waiter(6.0), waiter(7.0, deadline=9.0)
+    line = line_of(other, one, hurried)
     assert [serve_next(line) for _ in range(3)] == [hurried, one, other]
+
+
+@virtual
+async def test_tenants_take_turns_however_many_tasks_one_of_them_has() -> None:
+    greedy = [waiter(float(number), tenant="greedy") for number in range(10)]
+    modest = [waiter(20.0 + number, tenant="modest") for number in range(3)]
+    line = line_of(*greedy, *modest)
+    served = [serve_next(line).tenant for _ in range(8)]
+    assert served == ["greedy", "modest"] * 3 + ["greedy", "greedy"]
+
+
+@virtual
+async def test_a_tenant_that_was_away_has_no_turns_to_catch_up_on() -> None:
+    line = line_of(*[waiter(float(number), tenant="steady") for number in range(10)])
+    for _ in range(5):
+        serve_next(line)
+    for number in range(3):
+        line.join(waiter(50.0 + number, tenant="late"))
+    assert sorted(serve_next(line).tenant for _ in range(4)) == ["late", "late", "steady", "steady"]
+
+
+@virtual
+async def test_who_gave_up_cost_its_tenant_no_turn() -> None:
+    gone, stays, other = waiter(1.0, tenant="a"), waiter(2.0, tenant="a"), waiter(3.0, tenant="b")
+    line = line_of(gone, stays, other)
+    give_up(line, gone)
+    assert [serve_next(line) for _ in range(2)] == [stays, other]
 
 
 @pytest.mark.parametrize(
@@ -73,20 +115,67 @@ async def test_at_the_same_moment_the_earlier_deadline_goes_first_and_then_arriv
 async def test_a_priority_lets_high_ones_go_first_for_its_slack_and_no_longer(polite: Priority, slack_s: float) -> None:
     waiting = waiter(10.0, polite)
     too_late = waiter(10.0 + slack_s + 0.01, Priority.HIGH)
-    assert line_of(too_late, waiting).first() is waiting
+    assert first_of(line_of(too_late, waiting)) is waiting
     if slack_s:
         in_time = waiter(10.0 + slack_s - 0.01, Priority.HIGH)
-        assert line_of(waiting, in_time).first() is in_time
+        assert first_of(line_of(waiting, in_time)) is in_time
 
 
+class NaiveLine:
+    """The order, as plainly as it can be said: look at everybody each time."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Waiter] = []
+        self.clocks: dict[tuple[Priority, str], tuple[int, int]] = {}
+        self.lane_clocks = dict.fromkeys(Priority, 0)
+        self.joined = 0
+
+    def join(self, waiter: Waiter) -> None:
+        priority, mine = waiter.task.priority, (waiter.task.priority, waiter.tenant)
+        if not any((each.task.priority, each.tenant) == mine for each in self.waiting):
+            self.joined += 1
+            self.clocks[mine] = (self.lane_clocks[priority], self.joined)
+        self.waiting.append(waiter)
+
+    def serve(self) -> Waiter:
+        slack_s = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0}
+        priority = min(self.waiting, key=lambda each: each.since + slack_s[each.task.priority]).task.priority
+        lane = [each for each in self.waiting if each.task.priority is priority]
+        tenant = min(lane, key=lambda each: self.clocks[priority, each.tenant]).tenant
+        served = min((each for each in lane if each.tenant == tenant), key=lambda each: each.turn)
+        clock, began = self.clocks[priority, tenant]
+        self.lane_clocks[priority] = max(self.lane_clocks[priority], clock)
+        self.clocks[priority, tenant] = (clock + 1, began)
+        self.leave(served)
+        return served
+
+    def leave(self, waiter: Waiter) -> None:
+        self.waiting.remove(waiter)
+
+
+@pytest.mark.parametrize("seed", range(20))
 @virtual
-async def test_any_mixture_is_served_by_ready_time_and_slack() -> None:
-    slack_s = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0}
-    draw = random.Random(7)
-    waiters = [waiter(draw.uniform(0, 10), draw.choice(list(Priority))) for _ in range(500)]
-    line = line_of(*waiters)
-    served = [serve_next(line) for _ in waiters]
-    assert served == sorted(waiters, key=lambda w: w.since + slack_s[w.task.priority])
+async def test_any_mixture_is_served_as_the_plain_reading_of_the_rules_says(seed: int) -> None:
+    draw = random.Random(seed)
+    line, plain = WaitingLine(), NaiveLine()
+    for moment in range(400):
+        what = draw.random()
+        if what < 0.55 or not plain.waiting:
+            joined = waiter(
+                float(moment) + draw.random(),
+                draw.choice(list(Priority)),
+                draw.choice([FOREVER, moment + draw.uniform(1, 50)]),
+                tenant=draw.choice("abc"),
+            )
+            line.join(joined)
+            plain.join(joined)
+        elif what < 0.9:
+            assert serve_next(line) is plain.serve()
+        else:
+            gone = draw.choice(plain.waiting)
+            plain.leave(gone)
+            give_up(line, gone)
+        assert len(line) == len(plain.waiting)
 
 
 @virtual
@@ -94,30 +183,33 @@ async def test_who_has_left_is_never_first() -> None:
     gone, stays = waiter(1.0), waiter(2.0)
     line = line_of(gone, stays)
     give_up(line, gone)
-    assert line.first() is stays
+    assert first_of(line) is stays
     assert list(line) == [stays]
     assert len(line) == 1
 
 
 @virtual
-async def test_the_choosy_stand_apart_and_are_never_first_of_those_who_take_anybody() -> None:
+async def test_the_choosy_are_passed_over_by_an_agent_that_does_not_suit_them() -> None:
     tried, named = waiter(tried=frozenset({"a"})), waiter(agents=("a",))
     labelled, excluding = waiter(labels={"gpu": "yes"}), waiter(exclude_agents=("a",))
     line = line_of(tried, named, labelled, excluding)
-    assert line.first() is None
-    assert list(line.choosy()) == [tried, named, labelled, excluding]
-    assert len(line) == 4
+    assert first_of(line, nobody) is None
+    assert first_of(line, lambda each: each is labelled) is labelled
+    patient = waiter(9.0)
+    line.join(patient)
+    assert first_of(line, nobody) is patient
+    assert len(line) == 5
 
 
 @virtual
-async def test_the_choosy_who_ask_for_the_same_stand_in_one_queue_by_rank() -> None:
+async def test_the_choosy_who_ask_for_the_same_stand_in_one_queue() -> None:
     late, early = waiter(2.0, labels={"gpu": "yes"}), waiter(1.0, labels={"gpu": "yes"})
     line = line_of(late, early)
-    assert list(line.choosy()) == [early]
+    assert first_of(line) is early
     give_up(line, early)
-    assert list(line.choosy()) == [late]
+    assert first_of(line) is late
     give_up(line, late)
-    assert line.choosy() == []
+    assert first_of(line) is None
     assert len(line) == 0
 
 
@@ -125,9 +217,24 @@ async def test_the_choosy_who_ask_for_the_same_stand_in_one_queue_by_rank() -> N
 async def test_only_a_bounded_number_of_kinds_is_looked_at_and_the_others_the_next_time() -> None:
     choosy = [waiter(agents=(f"a{number}",)) for number in range(2 * KINDS_LOOKED_AT_MAX + 10)]
     line = line_of(*choosy)
-    looks = [line.choosy() for _ in range(3)]
+    looks: list[list[Waiter]] = [[], [], []]
+    for look in looks:
+
+        def note(each: Waiter, look: list[Waiter] = look) -> bool:
+            look.append(each)
+            return False
+
+        line.first(note)
     assert [len(look) for look in looks] == [KINDS_LOOKED_AT_MAX] * 3
     assert {each for look in looks for each in look} == set(choosy)
+
+
+@virtual
+async def test_who_takes_anybody_is_not_overlooked_among_many_kinds_of_choosy() -> None:
+    line = line_of(*[waiter(agents=(f"a{number}",)) for number in range(2 * KINDS_LOOKED_AT_MAX)])
+    patient = waiter(1.0)
+    line.join(patient)
+    assert [first_of(line, nobody) for _ in range(5)] == [patient] * 5
 
 
 @virtual
@@ -147,7 +254,7 @@ async def test_the_line_does_not_grow_with_those_who_left_behind_one_who_waits_l
         line.join(passing)
         give_up(line, passing)
     assert len(line) == 1
-    assert len(line._anybody._heap) < 1_000
+    assert len(line._lanes[Priority.NORMAL]._by_age._heap) < 1_000
 
 
 @virtual

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from aicp.errors import AgentNotFound
-from aicp.model.agent import AgentProfile, Capability
+from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Task
 from aicp.model.views import CapabilityStatus, SchedulerStatus
@@ -97,6 +97,7 @@ class TaskScheduler:
         deadline: float = math.inf,
         tried: frozenset[str] = frozenset(),
         wait: bool = True,
+        tenant: str = DEFAULT_TENANT,
     ) -> Lease | Unscheduled:
         """Wait for an agent and take a slot of it.
 
@@ -106,6 +107,7 @@ class TaskScheduler:
             deadline: When to give up, monotonic seconds.
             tried: Agents it shall not go to.
             wait: False to come back at once when every agent it may go to is out; busy ones are waited for.
+            tenant: Whose it is; tenants take turns in line.
 
         Returns:
             A lease, to be completed exactly once; or why there is none. With `tried`, `NOBODY_ELSE` says that whoever
@@ -120,7 +122,8 @@ class TaskScheduler:
             seat = pool.pick(self._draw)
             if seat is not None and (lease := self._hand_over(seat, task)) is not None:
                 return lease
-        waiter = Waiter(task, now if ready_at is None else ready_at, deadline, tried, gives_up=not wait)
+        since = now if ready_at is None else ready_at
+        waiter = Waiter(task, since, deadline, tried, gives_up=not wait, tenant=tenant)
         return await self._find_or_wait(waiter, key)
 
     def complete_task(
@@ -340,10 +343,10 @@ class TaskScheduler:
         line = self._lines.setdefault(key, WaitingLine())
         line.join(waiter)
         self._waiting += 1
-        deadline = waiter.rank[1]
         timer = None
-        if deadline < math.inf:
-            patience_s = max(0.0, deadline - self._clock.monotonic())
+        decided: Lease | Unscheduled | None = None
+        if waiter.deadline < math.inf:
+            patience_s = max(0.0, waiter.deadline - self._clock.monotonic())
             timer = asyncio.get_running_loop().call_later(patience_s, _decide, waiter, Unscheduled.DEADLINE)
         try:
             decided = await waiter.seat_future
@@ -353,7 +356,7 @@ class TaskScheduler:
         finally:
             if timer is not None:
                 timer.cancel()
-            line.leave(waiter)
+            line.leave(waiter, served=isinstance(decided, Lease))
             self._waiting -= 1
             if not line:
                 self._lines.pop(key, None)
@@ -432,22 +435,21 @@ class TaskScheduler:
     def _serve(self, member: Member) -> None:
         """Give the member's free slots to who waits for it, the most urgent first."""
         while member.taken < member.slots and self._lines:
-            found = min(self._waiting_for(member), key=lambda pair: pair[0].rank, default=None)
+            found = min(self._waiting_for(member), key=lambda entry: entry[0], default=None)
             if found is None:
                 return
-            waiter, seat = found
+            _, waiter, seat = found
             lease = self._hand_over(seat, waiter.task)
             if lease is not None:
                 waiter.seat_future.set_result(lease)
 
-    def _waiting_for(self, member: Member) -> Iterator[tuple[Waiter, Seat]]:
+    def _waiting_for(self, member: Member) -> Iterator[tuple[float, Waiter, Seat]]:
+        """Who is next in the line of each capability, with its urgency and the seat it would get."""
         for key, seat in member.seats.items():
             line = self._lines.get(key)
-            if line is None or seat.bucket == NOWHERE:
-                continue
-            if (waiter := line.first()) is not None:
-                yield waiter, seat
-            yield from ((waiter, seat) for waiter in line.choosy() if _filter(waiter)(seat))
+            if line is not None and seat.bucket != NOWHERE and (found := line.first(_suiting(seat))) is not None:
+                urgency, waiter = found
+                yield urgency, waiter, seat
 
     def _look_at(self, seat: Seat) -> None:
         """Decide whether a seat may be used, and whether it is among the free."""
@@ -662,6 +664,10 @@ def _told_out(seat: Seat) -> str:
     if member.draining:
         return "draining"
     return "offline" if member.liveness is Liveness.OFFLINE else ""
+
+
+def _suiting(seat: Seat) -> Callable[[Waiter], bool]:
+    return lambda waiter: _filter(waiter)(seat)
 
 
 def _filter(waiter: Waiter) -> Callable[[Seat], bool]:
