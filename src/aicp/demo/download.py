@@ -2,7 +2,7 @@
 
 import socket
 import time
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -124,7 +124,7 @@ def _why_not_reached(error: Exception) -> str:
         return "does not send it in time; try again later, or give another address"
     if isinstance(reason, socket.gaierror):
         return "names a host that cannot be found; check the address and the network"
-    if isinstance(reason, ConnectionAbortedError):
+    if isinstance(reason, ConnectionAbortedError | IncompleteRead):
         return "breaks off before its end; try again"
     if isinstance(reason, OSError):
         told = (reason.strerror or str(reason)).lower()

@@ -43,21 +43,24 @@ class RollCall:
         try:
             await asyncio.wait({complete, *ends}, timeout=REGISTRATION_S_MAX, return_when=asyncio.FIRST_COMPLETED)
             if not self._complete.is_set():
-                raise AgentMissing(self._why_not(agents, {agent: end for end, agent in ends.items() if end.done()}))
+                died = [(agent, end.result()) for end, agent in ends.items() if end.done()]
+                raise AgentMissing(_told_death(*died[0]) if died else self._told_delay(agents))
         finally:
             complete.cancel()
             for end in ends:
                 end.cancel()
             await asyncio.gather(complete, *ends, return_exceptions=True)
 
-    def _why_not(self, agents: Mapping[str, AgentProcess], ended: Mapping[AgentProcess, "asyncio.Future[int]"]) -> str:
-        for agent, code in ended.items():
-            return (
-                f"{agent.agent_id} (pid {agent.pid}) ended with code {code.result()} before it had registered; "
-                f"the last it wrote: {agent.last_words()}"
-            )
+    def _told_delay(self, agents: Mapping[str, AgentProcess]) -> str:
         late = sorted(self._missing)
         return (
             f"{', '.join(late)} did not register within {REGISTRATION_S_MAX:.0f} s, the machine may be too busy; "
             f"the last that {late[0]} wrote: {agents[late[0]].last_words()}"
         )
+
+
+def _told_death(agent: AgentProcess, code: int) -> str:
+    return (
+        f"{agent.agent_id} (pid {agent.pid}) ended with code {code} before it had registered; "
+        f"the last it wrote: {agent.last_words()}"
+    )
