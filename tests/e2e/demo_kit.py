@@ -20,12 +20,20 @@ class DemoProcess:
 
     def __init__(self, where: Path, *arguments: str, import_first: Path | None = None) -> None:
         self.data_dir = where / "data"
+        self.temporary = where / "temporary"
+        self.temporary.mkdir()
         self._mark = uuid.uuid4().hex
         sources = os.pathsep.join(str(path) for path in (import_first, Path(aicp.__file__).parents[1]) if path)
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "aicp", "demo", *arguments],
             cwd=where,
-            env={**os.environ, "PYTHONPATH": sources, "AICP_DATA_DIR": str(self.data_dir), MARK: self._mark},
+            env={
+                **os.environ,
+                "PYTHONPATH": sources,
+                "AICP_DATA_DIR": str(self.data_dir),
+                "TMPDIR": str(self.temporary),
+                MARK: self._mark,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

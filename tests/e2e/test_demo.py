@@ -32,6 +32,7 @@ class Ended:
         self.code, self.output, self.errors = demo.ended()
         self.orphans = demo.agents()
         self.data_dir = demo.data_dir
+        self.temporary_files = list(demo.temporary.iterdir())
         self.picture = out / "annotated.png"
         self.report: dict[str, Any] = json.loads((out / "report.json").read_text()) if self.code == 0 else {}
 
@@ -115,6 +116,7 @@ def test_label_extract_and_analyze_ran_side_by_side(with_a_death: Ended) -> None
 
 def test_nobody_is_left_behind_and_the_users_keys_are_not_touched(with_a_death: Ended) -> None:
     assert with_a_death.orphans == []
+    assert with_a_death.temporary_files == []
     assert not with_a_death.data_dir.exists()
 
 
