@@ -215,10 +215,15 @@ class CircuitBreakerMachine(RuleBasedStateMachine):
         assert (metrics.rejected, metrics.late, metrics.lost_probes) == (model.rejected, model.late, model.lost)
 
     @invariant()
-    def nothing_is_kept_beyond_the_bounds(self) -> None:
-        assert len(self.model.out) <= self.model.policy.half_open_max_probes
+    def no_wait_is_longer_than_a_minute_and_its_jitter(self) -> None:
         if self.model.state == OPEN:
-            assert self.model.until - self.model.waiting_since <= 66.0
+            assert self.breaker.metrics.backoff_s <= 60.0
+            # A tenth of a minute more, and what the floats of a late clock may add.
+            assert self.model.until - self.model.waiting_since <= 66.001
+
+    @invariant()
+    def no_more_probes_are_out_than_there_are_places(self) -> None:
+        assert len(self.breaker._probes) == len(self.model.out) <= self.model.policy.half_open_max_probes
 
     def teardown(self) -> None:
         model, seen = self.model, CircuitBreakerMachine.seen

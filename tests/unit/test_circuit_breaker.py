@@ -27,6 +27,8 @@ FORCED_OPEN, DISABLED = CircuitState.FORCED_OPEN, CircuitState.DISABLED
 PROBE_LEASE_S = 61.0
 HOUR_S = 3_600.0
 REAL_WAIT_S = 20.0
+# What the interpreter and other threads may allocate meanwhile, beside a million of anything kept.
+INTERPRETER_BLOCKS_MAX = 100
 
 
 class Rig:
@@ -1307,7 +1309,7 @@ def test_known_failure_memory_is_kept_per_rejection() -> None:
     grown = sys.getallocatedblocks() - before
     assert permit == 0
     assert rig.breaker.metrics.rejected >= 1_000_000
-    assert grown <= 8, "a few blocks are the interpreter's own"
+    assert grown <= INTERPRETER_BLOCKS_MAX
 
 
 def test_known_failure_memory_is_kept_per_rejection_that_raises() -> None:
@@ -1324,7 +1326,7 @@ def test_known_failure_memory_is_kept_per_rejection_that_raises() -> None:
     refuse(1_000)
     before = sys.getallocatedblocks()
     refuse(50_000)
-    assert sys.getallocatedblocks() - before <= 8
+    assert sys.getallocatedblocks() - before <= INTERPRETER_BLOCKS_MAX
 
 
 def test_known_failure_a_storm_of_429_with_retry_after() -> None:
