@@ -440,8 +440,11 @@ class TaskScheduler:
                 return
             _, waiter, seat = found
             lease = self._hand_over(seat, waiter.task)
-            if lease is not None:
+            if lease is not None and waiter.is_waiting:
                 waiter.seat_future.set_result(lease)
+            elif lease is not None:
+                # Asking moved the circuit, and its listener told this waiter that nobody is left.
+                self.complete_task(lease, Outcome.CANCELLED)
 
     def _waiting_for(self, member: Member) -> Iterator[tuple[float, Waiter, Seat]]:
         """Who is next in the line of each capability, with its urgency and the seat it would get."""
@@ -623,13 +626,13 @@ class TaskScheduler:
         return True
 
     def _expire_leases(self) -> None:
+        self._lease_timer = None
         now = self._clock.monotonic()
         for second in [second for second in self._leases if second <= now]:
             for lease in list(self._leases.get(second, ())):
                 self.expired_leases += 1
                 self.complete_task(lease, Outcome.CANCELLED)
-        self._lease_timer = None
-        if self._leases:
+        if self._leases and self._lease_timer is None:
             self._lease_timer = asyncio.get_running_loop().call_later(1.0, self._expire_leases)
 
     def _capability_status(self, key: str, now: float) -> CapabilityStatus:

@@ -1,0 +1,188 @@
+"""Any sequence of events leaves a scheduler that agrees with itself: nothing leaks, nobody waits beside who is free."""
+
+import asyncio
+import math
+import random
+from typing import Any
+
+import pytest
+
+from aicp.model.agent import AgentProfile
+from aicp.model.outcome import Outcome
+from aicp.model.task import Priority
+from aicp.registry.leases import Liveness
+from aicp.scheduling.fleet import NOWHERE, Member, Seat
+from aicp.scheduling.lease import Lease, Unscheduled
+from aicp.scheduling.task_scheduler import _filter
+from aicp.scheduling.waiting_line import Waiter
+from tests.unit.flow_kit import Stage, agent, now, task, virtual
+
+CAPABILITIES = ("x.one", "x.two", "x.three")
+LABELS: tuple[dict[str, str], ...] = ({}, {"gpu": "yes"}, {"gpu": "yes", "zone": "a"})
+OUTCOMES = [*[Outcome.SUCCESS] * 5, *[Outcome.AGENT_FAULT] * 5, *Outcome]
+COMMANDS = ("drain", "remove", "restore", "liveness", "force", "disable", "reset", "probe", "probe")
+STEPS = 400
+
+
+class Chaos:
+    """Does one random thing after another to a stage."""
+
+    def __init__(self, stage: Stage, draw: random.Random) -> None:
+        self.stage = stage
+        self.draw = draw
+        self.asked: list[asyncio.Task[Lease | Unscheduled]] = []
+        self.leases: list[Lease] = []
+        self.forgotten: list[Lease] = []
+        self.instance = 0
+
+    def profile(self) -> AgentProfile:
+        draw = self.draw
+        offered = draw.sample(CAPABILITIES, k=draw.randint(1, 3))
+        self.instance += draw.random() < 0.3
+        name, labels = f"a{draw.randint(0, 5)}", draw.choice(LABELS)
+        return agent(name, *offered, slots=draw.randint(1, 4), labels=labels, instance_id=str(self.instance))
+
+    def some_agent(self) -> str | None:
+        known = [member.profile.agent_id for member in self.stage.scheduler.members()]
+        return self.draw.choice(known) if known else None
+
+    async def step(self) -> None:
+        draw = self.draw
+        kinds = (self.ask, self.end, self.leave, self.register, self.command, self.pass_time)
+        for kind in draw.choices(kinds, weights=[8, 8, 2, 1, 2, 3], k=draw.randint(1, 3)):
+            await kind()
+        for _ in range(4):
+            await asyncio.sleep(0)
+        self.collect()
+
+    async def ask(self) -> None:
+        draw = self.draw
+        options: dict[str, Any] = {"priority": draw.choice(list(Priority)), "timeout_s": draw.choice([1.0, 30.0])}
+        if draw.random() < 0.2:
+            options["labels"] = draw.choice(LABELS)
+        if draw.random() < 0.2:
+            options[draw.choice(["agents", "exclude_agents"])] = tuple(f"a{draw.randint(0, 5)}" for _ in range(2))
+        tried = frozenset(f"a{draw.randint(0, 5)}" for _ in range(2)) if draw.random() < 0.2 else frozenset()
+        deadline = now() + draw.uniform(0.5, 60.0) if draw.random() < 0.7 else math.inf
+        wanted = task(draw.choice(CAPABILITIES), **options)
+        self.asked.append(self.stage.asking(wanted, deadline=deadline, tried=tried, wait=draw.random() < 0.6))
+
+    async def end(self) -> None:
+        if self.leases:
+            lease = self.leases.pop(self.draw.randrange(len(self.leases)))
+            outcome = self.draw.choice(OUTCOMES)
+            retry_after_s = self.draw.choice([None, 0.0, 3.0])
+            whole = self.draw.random() < 0.5
+            self.stage.complete(lease, outcome, retry_after_s=retry_after_s, whole_agent=whole)
+
+    async def leave(self) -> None:
+        if self.asked:
+            self.draw.choice(self.asked).cancel()
+        if self.leases and self.draw.random() < 0.2:
+            self.forgotten.append(self.leases.pop())
+
+    async def register(self) -> None:
+        profile, board = self.profile(), self.stage.board
+        known = {member.profile.agent_id: member.profile for member in self.stage.scheduler.members()}
+        old = known.get(profile.agent_id)
+        self.stage.scheduler.add_agent(profile)
+        if old is not None and old.instance_id != profile.instance_id:
+            board.new_instance(profile.agent_id)
+            self.stage.scheduler.refresh(profile.agent_id)
+
+    async def command(self) -> None:
+        agent_id, scheduler, board = self.some_agent(), self.stage.scheduler, self.stage.board
+        if agent_id is None:
+            return
+        match self.draw.choice(
+            ["drain", "remove", "restore", "liveness", "force", "disable", "reset", "probe", "probe"]
+        ):
+            case "drain":
+                scheduler.drain_agent(agent_id)
+            case "remove":
+                scheduler.remove_agent(agent_id)
+                board.remove(agent_id)
+            case "restore" | "reset":
+                board.reset(agent_id)
+                scheduler.restore_agent(agent_id)
+            case "liveness":
+                scheduler.set_liveness(agent_id, self.draw.choice(list(Liveness)))
+            case "force":
+                board.force_open(agent_id)
+                scheduler.refresh(agent_id)
+            case "disable":
+                board.disable(agent_id)
+                scheduler.refresh(agent_id)
+            case _:
+                board.admit_probe(agent_id, scheduler.keys_of(agent_id))
+                scheduler.refresh(agent_id)
+
+    async def pass_time(self) -> None:
+        await asyncio.sleep(self.draw.choice([0.01, 0.3, 1.0, 5.0, 40.0]))
+
+    def collect(self) -> None:
+        for asked in [each for each in self.asked if each.done()]:
+            self.asked.remove(asked)
+            if not asked.cancelled() and isinstance(lease := asked.result(), Lease):
+                self.leases.append(lease)
+
+    async def calm_down(self) -> None:
+        for asked in self.asked:
+            asked.cancel()
+        await asyncio.gather(*self.asked, return_exceptions=True)
+        self.collect()
+        for lease in self.leases:
+            self.stage.complete(lease, Outcome.CANCELLED)
+        await asyncio.sleep(120)
+
+
+def check(stage: Stage, chaos: Chaos) -> None:
+    held = {lease for leases in stage.scheduler._leases.values() for lease in leases}
+    assert held <= {*chaos.leases, *chaos.forgotten}, "a lease that nobody got"
+    for member in stage.scheduler.members():
+        check_member(stage, member)
+    for key, pool in stage.scheduler._pools.items():
+        assert pool.out == sum(bool(seat.why_out) for seat in pool.seats.values()), key
+        assert pool.free == sum(seat.bucket != NOWHERE for seat in pool.seats.values()), key
+    for key, line in stage.scheduler._lines.items():
+        for waiter in line:
+            check_waiter(stage, key, waiter)
+
+
+def check_member(stage: Stage, member: Member) -> None:
+    held = [lease for leases in stage.scheduler._leases.values() for lease in leases if lease.seat.member is member]
+    assert member.taken == len(held), member.profile.agent_id
+    for seat in member.seats.values():
+        assert stage.scheduler._pools[seat.key].seats[member.profile.agent_id] is seat
+        is_free = seat.bucket != NOWHERE
+        assert is_free == (not seat.why_out and member.taken < member.slots), (member.profile.agent_id, seat.key)
+        if seat.why_out and seat.ready_at < math.inf:
+            was_told = any(agent_id == member.profile.agent_id for _, agent_id in stage.due)
+            assert member.profile.agent_id in stage.scheduler._timers or was_told
+
+
+def check_waiter(stage: Stage, key: str, waiter: Waiter) -> None:
+    pool, fits = stage.scheduler._pools.get(key), _filter(waiter)
+    free = [seat for seat in pool.seats.values() if seat.bucket != NOWHERE and fits(seat)] if pool else []
+    assert free == [], f"{waiter.task} waits beside {free[0].member.profile.agent_id}"
+    assert waiter.deadline > now() - 1e-6
+    if waiter.gives_up and pool is not None:
+        assert any(not is_out(seat) and fits(seat) for seat in pool.seats.values()), f"{waiter.task} is not told"
+
+
+def is_out(seat: Seat) -> bool:
+    """Being probed is nearly as good as busy: nobody is told of that."""
+    return bool(seat.why_out) and seat.why_out != "being probed"
+
+
+@pytest.mark.parametrize("gated", [True, False])
+@pytest.mark.parametrize("seed", [*range(10), 262, 282])
+@virtual
+async def test_any_sequence_of_events_leaves_a_scheduler_that_agrees_with_itself(seed: int, *, gated: bool) -> None:
+    draw = random.Random(seed)
+    async with Stage(agent("a0", *CAPABILITIES, slots=3), gated=gated, seed=seed) as stage:
+        chaos = Chaos(stage, draw)
+        for _ in range(STEPS):
+            await chaos.step()
+            check(stage, chaos)
+        await chaos.calm_down()
