@@ -341,6 +341,18 @@ class TestOrder:
             stage.succeed(await granted(fresh))
 
     @virtual
+    async def test_slots_that_come_free_together_are_shared_between_tenants(self) -> None:
+        async with Stage() as stage:
+            greedy = [stage.asking(tenant="greedy") for _ in range(12)]
+            modest = [stage.asking(tenant="modest") for _ in range(4)]
+            await asyncio.sleep(1)
+            stage.scheduler.add_agent(agent("a", slots=8))
+            await asyncio.sleep(SOON_S)
+            assert [sum(each.done() for each in asked) for asked in (greedy, modest)] == [4, 4]
+            for asked in (*modest, *greedy):
+                stage.succeed(await granted(asked))
+
+    @virtual
     async def test_an_agent_of_two_capabilities_serves_the_more_urgent_line(self) -> None:
         async with Stage(agent("a", LABEL, TEXT)) as stage:
             lease = await stage.lease(task(LABEL))

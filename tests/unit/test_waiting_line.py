@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from aicp.model.task import Priority
-from aicp.scheduling.lease import Unscheduled
+from aicp.scheduling.fleet import Member
+from aicp.scheduling.lease import Lease
 from aicp.scheduling.waiting_line import KINDS_LOOKED_AT_MAX, Waiter, WaitingLine
-from tests.unit.flow_kit import task, virtual
+from tests.unit.flow_kit import ECHO, agent, task, virtual
 
 FOREVER = float("inf")
+LEASE = Lease(Member(agent("a")).seats[ECHO], 1, 60.0, FOREVER)
 
 
 def waiter(
@@ -50,14 +52,14 @@ def first_of(line: WaitingLine, fits: Callable[[Waiter], bool] = anybody) -> Wai
 def serve_next(line: WaitingLine) -> Waiter:
     first = first_of(line)
     assert first is not None
-    first.seat_future.set_result(Unscheduled.ALL_OUT)
-    line.leave(first, served=True)
+    line.serve(first, LEASE)
+    line.leave(first)
     return first
 
 
 def give_up(line: WaitingLine, waiter: Waiter) -> None:
     waiter.seat_future.cancel()
-    line.leave(waiter, served=False)
+    line.leave(waiter)
 
 
 @virtual

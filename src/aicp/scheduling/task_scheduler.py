@@ -344,23 +344,21 @@ class TaskScheduler:
         line.join(waiter)
         self._waiting += 1
         timer = None
-        decided: Lease | Unscheduled | None = None
         if waiter.deadline < math.inf:
             patience_s = max(0.0, waiter.deadline - self._clock.monotonic())
             timer = asyncio.get_running_loop().call_later(patience_s, _decide, waiter, Unscheduled.DEADLINE)
         try:
-            decided = await waiter.seat_future
+            return await waiter.seat_future
         except asyncio.CancelledError:
             self._give_back(waiter)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-            line.leave(waiter, served=isinstance(decided, Lease))
+            line.leave(waiter)
             self._waiting -= 1
             if not line:
                 self._lines.pop(key, None)
-        return decided
 
     def _give_back(self, waiter: Waiter) -> None:
         """The caller left at the very moment it was served."""
@@ -441,7 +439,7 @@ class TaskScheduler:
             _, waiter, seat = found
             lease = self._hand_over(seat, waiter.task)
             if lease is not None and waiter.is_waiting:
-                waiter.seat_future.set_result(lease)
+                self._lines[seat.key].serve(waiter, lease)
             elif lease is not None:
                 # Asking moved the circuit, and its listener told this waiter that nobody is left.
                 self.complete_task(lease, Outcome.CANCELLED)

@@ -191,13 +191,15 @@ class _Lane:
             turn = self._turns[waiter.tenant] = _Turn(self._clock)
         turn.join(waiter)
 
-    def leave(self, waiter: Waiter, *, served: bool) -> None:
+    def serve(self, waiter: Waiter) -> None:
+        turn = self._turns[waiter.tenant]
+        self._clock = max(self._clock, turn.clock)
+        turn.clock += 1
+
+    def leave(self, waiter: Waiter) -> None:
         self._by_age.leave()
         turn = self._turns[waiter.tenant]
         turn.leave(waiter)
-        if served:
-            self._clock = max(self._clock, turn.clock)
-            turn.clock += 1
         if turn.is_empty:
             del self._turns[waiter.tenant]
 
@@ -246,10 +248,15 @@ class WaitingLine:
             self.impatient[waiter] = None
         self._lanes[waiter.task.priority].join(waiter)
 
-    def leave(self, waiter: Waiter, *, served: bool) -> None:
-        """Its fate is decided; call once for each that joined. Only who was served used up a turn of its tenant."""
+    def serve(self, waiter: Waiter, lease: Lease) -> None:
+        """Give it what it waited for. That is a turn of its tenant at once: the next slot may be free already."""
+        self._lanes[waiter.task.priority].serve(waiter)
+        waiter.seat_future.set_result(lease)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Its fate is decided; call once for each that joined."""
         self.impatient.pop(waiter, None)
-        self._lanes[waiter.task.priority].leave(waiter, served=served)
+        self._lanes[waiter.task.priority].leave(waiter)
 
     def first(self, fits: Callable[[Waiter], bool]) -> tuple[float, Waiter] | None:
         """Who is next, with the urgency of its priority (less is more urgent), to compare with other lines.
