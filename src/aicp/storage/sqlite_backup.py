@@ -268,9 +268,9 @@ def _sync_file(path: Path) -> None:
 
 def _keep(path: Path) -> Path:
     """A second name for a database that is about to lose its own, and its log with it if it has one."""
-    # Whoever opens a log last moves it into the main file; where the file is damaged, the log stays and goes along.
+    # Who closes a log last moves it into the main file. While another program reads, it stays, and goes along.
     with contextlib.suppress(sqlite3.Error), closing(connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     kept = next(name for name in _names_to_keep(path) if not name.exists())
     os.link(path, kept)
     for suffix in LOG_SUFFIXES:

@@ -90,8 +90,7 @@ class Book:
         self._connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """Put everything on disk; when this returns it survives whatever comes."""
-        self._flush()
+        """Have what was put down survive whatever comes, from the return of this on."""
         self._connection.execute("COMMIT")
         self._forget_ended()
 
@@ -141,14 +140,15 @@ class Book:
 
     def execute(self, sql: str, params: Row = ()) -> sqlite3.Cursor:
         """Any other statement, after all that was gathered so far."""
-        self._flush()
+        self.flush()
         return self._connection.execute(sql, params)
 
     def forget_heads(self) -> None:
         """Ask the disk again about every chain, as after epochs were changed."""
         self._heads.clear()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Put down what was gathered; it is seen from inside the transaction only."""
         rows, self._gathered = self._gathered, _Gathered()
         _CHAINS.write(self._connection, rows.chains)
         _FACTS.write(self._connection, rows.facts)

@@ -40,6 +40,9 @@ def prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
         raise StorageError(f"The database {path} cannot keep a write-ahead log ({mode}): use a local disk.")
     for pragma in _PRAGMAS:
         connection.execute(pragma)
+    # A read-only file opens like any other, and refuses only the first to write.
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ROLLBACK")
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -133,21 +133,31 @@ class GroupWriter:
     def _do(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
         """In the thread: all of it in one transaction, or, when the fault lies in one of them, each in its own."""
         try:
-            return self._transact(works)
+            verdicts = self._put_down(works)
         except Exception as error:  # noqa: BLE001 - each write gets its error; the thread lives on
             if len(works) > 1 and not is_disk_trouble(error):
                 return [verdict for work in works for verdict in self._do([work])]
-            return [_Verdict(error=self._told(error)) for _ in works]
+            return self._failed(works, error)
+        try:
+            self._book.commit()
+        except Exception as error:  # noqa: BLE001 - as above; but it may be on disk, so it is not done again
+            self._book.rollback()
+            return self._failed(works, error)
+        return verdicts
 
-    def _transact(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
+    def _put_down(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
+        """Everything but the commit, or nothing."""
         try:
             self._book.begin()
             verdicts = [_verdict_on(work, self._book) for work in works]
-            self._book.commit()
+            self._book.flush()
         except BaseException:
             self._book.rollback()
             raise
         return verdicts
+
+    def _failed(self, works: Sequence[Work[Any]], error: Exception) -> list[_Verdict]:
+        return [_Verdict(error=self._told(error)) for _ in works]
 
     def _told(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error):

@@ -1,0 +1,302 @@
+"""Disks that fail: at every statement in turn, full, read-only, damaged. What was acknowledged stays."""
+
+import asyncio
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from aicp.errors import AicpError, SettingsError, StorageError
+from aicp.model.event import TaskEnded
+from aicp.ports import SubmitKey
+from aicp.storage.contract_draft import ChainQuery
+from aicp.storage.sqlite import SqliteJournal
+from aicp.storage.sqlite_faults import opening_error, storage_error
+from aicp.testing import ManualClock
+from tests.unit.sqlite_kit import (
+    AT,
+    Disk,
+    ask,
+    chain_ended,
+    database,
+    io_error,
+    opened,
+    refused,
+    run,
+    sqlite_error,
+    submitted,
+    task_ended,
+)
+
+LARGE = "x" * 70_000
+CHAINS = ("pruned", "large", "small")
+LATER = AT.replace(year=2027)
+PATH = Path("/data/aicp.db")
+
+
+def key_of(chain: str) -> SubmitKey:
+    return SubmitKey("t", chain, b"body")
+
+
+class Work:
+    """Uses a journal in every way, goes on after errors, and remembers what was acknowledged."""
+
+    def __init__(self) -> None:
+        self.submitted: set[str] = set()
+        self.tasks: dict[str, list[str]] = {chain: [] for chain in CHAINS}
+        self.may_be_pruned = False
+        self.errors = 0
+
+    async def run(self, journal: SqliteJournal) -> None:
+        await asyncio.gather(*(self._submit(journal, chain) for chain in CHAINS))
+        for task in ("t0", "t1"):
+            await asyncio.gather(*(self._append(journal, chain, task) for chain in CHAINS))
+        await self._succeeds(journal.claim())
+        await self._succeeds(journal.append([chain_ended("pruned")], epoch=2))
+        await self._succeeds(journal.list_chains(ChainQuery()))
+        self.may_be_pruned = True
+        await self._succeeds(journal.prune(LATER, 10))
+
+    async def _submit(self, journal: SqliteJournal, chain: str) -> None:
+        if await self._succeeds(journal.submit(submitted(chain), key_of(chain))):
+            self.submitted.add(chain)
+
+    async def _append(self, journal: SqliteJournal, chain: str, task: str) -> None:
+        result = LARGE if chain == "large" else task
+        facts = [task_ended(chain, f"{task}-first", result), task_ended(chain, f"{task}-second", result)]
+        if await self._succeeds(journal.append(facts)):
+            self.tasks[chain] += [fact.task for fact in facts]
+
+    async def _succeeds(self, doing: Awaitable[object]) -> bool:
+        try:
+            await doing
+        except AicpError:
+            self.errors += 1
+            return False
+        return True
+
+    async def check(self, path: Path) -> None:
+        """What was acknowledged is there, in order; what was not is there whole or not at all."""
+        assert ask(path, "PRAGMA integrity_check") == "ok"
+        async with opened(path) as journal:
+            for chain in CHAINS:
+                await self._check_chain(journal, chain)
+
+    async def _check_chain(self, journal: SqliteJournal, chain: str) -> None:
+        if chain in self.submitted:
+            assert await journal.submit(submitted(f"{chain}-again"), key_of(chain)) == chain
+        record = await journal.read(chain)
+        if record is None:
+            assert chain not in self.submitted or (chain == "pruned" and self.may_be_pruned)
+            return
+        ended = [fact for fact in record.facts if isinstance(fact, TaskEnded)]
+        assert [fact.task for fact in ended if fact.task in self.tasks[chain]] == self.tasks[chain]
+        assert [fact.task[3:] for fact in ended] == ["first", "second"] * (len(ended) // 2)
+        if chain == "large":
+            assert all(fact.result.result == LARGE for fact in ended)
+
+
+async def statements_in_all(path: Path) -> int:
+    disk, work = Disk(), Work()
+    disk.syncs = False
+    async with opened(path, disk) as journal:
+        await work.run(journal)
+    assert work.errors == 0
+    return len(disk.statements)
+
+
+def broken_row() -> sqlite3.Error:
+    return sqlite3.IntegrityError("simulated")
+
+
+@pytest.mark.parametrize(
+    ("error", "after"), [(io_error, False), (io_error, True), (broken_row, False)], ids=["fails", "answer-lost", "row"]
+)
+def test_journal_that_fails_at_any_statement_keeps_what_it_acknowledged_and_goes_on(
+    tmp_path: Path,
+    error: Callable[[], Exception],
+    after: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    async def main() -> None:
+        count = await statements_in_all(tmp_path / "whole.db")
+        assert count > 30
+        for number in range(1, count + 1):
+            await fail_at(number, tmp_path / f"{number}.db")
+
+    async def fail_at(number: int, path: Path) -> None:
+        disk, work = Disk(), Work()
+        disk.syncs, disk.after = False, after
+        disk.fail_at(number, error)
+        journal = SqliteJournal(database(path, disk), clock=ManualClock(wall_start=AT))
+        try:
+            await journal.open()
+        except AicpError:
+            await journal.open()
+        await work.run(journal)
+        assert disk.fails(0, "") is None
+        if "small" in work.submitted:
+            await journal.append([task_ended("small", "t2-first"), task_ended("small", "t2-second")], epoch=2)
+            work.tasks["small"] += ["t2-first", "t2-second"]
+        await journal.close()
+        await work.check(path)
+
+    run(main())
+
+
+def test_every_statement_failing_at_once_is_an_error_each_time_and_never_a_hang(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = Disk()
+        async with opened(tmp_path / "a.db", disk) as journal:
+            disk.fails = lambda _, __: io_error()
+            work = Work()
+            await work.run(journal)
+            assert work.submitted == set()
+            disk.fails = lambda _, __: None
+            assert await journal.submit(submitted("c1")) == "c1"
+
+    run(main())
+
+
+def test_full_disk_is_told_and_loses_nothing_acknowledged_and_room_makes_it_go_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk, acknowledged = Disk(), list[str]()
+        disk.pages_max = 60
+        async with opened(tmp_path / "a.db", disk) as journal:
+            await journal.submit(submitted("c1"))
+            sentence = ""
+            while not sentence:
+                task = f"t{len(acknowledged)}"
+                try:
+                    await journal.append([task_ended("c1", task, "x" * 5_000)])
+                    acknowledged.append(task)
+                except StorageError as error:
+                    sentence = str(error)
+            assert "the disk is full: free some space" in sentence
+            assert str(tmp_path / "a.db") in sentence
+            record = await journal.read("c1")
+            assert record is not None
+            assert [fact.task for fact in record.facts if isinstance(fact, TaskEnded)] == acknowledged
+            await journal._database.write(lambda book: book.execute("PRAGMA max_page_count = 1000").close())
+            await journal.append([task_ended("c1", "after")])
+        assert len(acknowledged) > 5
+        assert ask(tmp_path / "a.db", "PRAGMA integrity_check") == "ok"
+
+    run(main())
+
+
+def test_database_that_becomes_read_only_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path / "a.db") as journal:
+            await journal.submit(submitted("c1"))
+            await journal._database.write(lambda book: book.execute("PRAGMA query_only = ON").close())
+            assert "it is read-only" in await refused(journal.append([task_ended("c1", "t0")]), StorageError)
+            assert await journal.read("c1") is not None
+
+    run(main())
+
+
+def test_damaged_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "a.db"
+        async with opened(path) as journal:
+            await asyncio.gather(*(journal.submit(submitted(f"c{n}", tasks=50)) for n in range(100)))
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (path.stat().st_size - 4096))
+        sentence = await refused(SqliteJournal(database(path)).open(), AicpError)
+        assert "it is damaged: stop AICP and restore a backup with `aicp db restore`" in sentence
+
+    run(main())
+
+
+def test_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "a.db"
+        path.write_text("dear diary, " * 100)
+        sentence = await refused(SqliteJournal(database(path)).open(), SettingsError)
+        assert "it is no database: name another file" in sentence
+        assert path.read_text() == "dear diary, " * 100
+
+    run(main())
+
+
+def test_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "file").write_text("")
+        path = tmp_path / "file" / "sub" / "a.db"
+        sentence = await refused(SqliteJournal(database(path)).open(), SettingsError)
+        assert sentence.startswith(f"The database {path} cannot be used: Not a directory")
+        assert "choose a file in a directory of yours" in sentence
+
+    run(main())
+
+
+def test_second_user_of_a_file_waits_and_is_then_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        path = tmp_path / "a.db"
+        (tmp_path / "link.db").symlink_to(path)
+        async with opened(path) as journal:
+            for name in ("a.db", "link.db"):
+                sentence = await refused(SqliteJournal(database(tmp_path / name)).open(), SettingsError)
+                assert "is in use by process" in sentence
+                assert "stop that one" in sentence
+            assert await journal.submit(submitted("c1")) == "c1"
+
+    run(main())
+
+
+def test_second_user_takes_over_as_soon_as_the_first_lets_go(tmp_path: Path) -> None:
+    async def main() -> None:
+        first = SqliteJournal(database(tmp_path / "a.db"))
+        second = SqliteJournal(database(tmp_path / "a.db", lock_wait_s=30.0))
+        await first.open()
+        await first.submit(submitted("c1"))
+        taking_over = asyncio.create_task(second.open())
+        await asyncio.sleep(0)
+        assert not taking_over.done()
+        await first.close()
+        await taking_over
+        assert await second.read("c1") is not None
+        await second.close()
+
+    run(main())
+
+
+def test_open_cancelled_at_any_moment_leaves_the_file_free(tmp_path: Path) -> None:
+    async def main() -> None:
+        for moment_ms in range(12):
+            journal = SqliteJournal(database(tmp_path / "a.db"))
+            opening = asyncio.create_task(journal.open())
+            await asyncio.sleep(moment_ms / 1000)
+            opening.cancel()
+            await asyncio.wait([opening])
+            await journal.close()
+            next_one = SqliteJournal(database(tmp_path / "a.db", lock_wait_s=30.0))
+            await next_one.open()
+            await next_one.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY_DBMOVED, sqlite3.SQLITE_CORRUPT_INDEX, sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_ERROR,
+    ],
+)  # fmt: skip
+def test_every_fault_is_one_sentence_with_the_path(code: int) -> None:
+    for error in (storage_error(sqlite_error(code), PATH), opening_error(sqlite_error(code), PATH)):
+        sentence = str(error)
+        assert sentence.startswith(f"The database {PATH} cannot be used: ")
+        assert sentence.endswith("(simulated).")
+        assert "\n" not in sentence
+
+
+def test_wrong_file_or_place_is_a_fault_of_the_settings_and_a_failing_disk_is_not() -> None:
+    assert isinstance(opening_error(sqlite_error(sqlite3.SQLITE_CANTOPEN), PATH), SettingsError)
+    assert isinstance(opening_error(PermissionError(13, "Permission denied"), PATH), SettingsError)
+    assert isinstance(opening_error(sqlite_error(sqlite3.SQLITE_IOERR), PATH), StorageError)
+    assert isinstance(storage_error(sqlite_error(sqlite3.SQLITE_CANTOPEN), PATH), StorageError)
