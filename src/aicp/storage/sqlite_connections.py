@@ -40,9 +40,17 @@ def prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
         raise StorageError(f"The database {path} cannot keep a write-ahead log ({mode}): use a local disk.")
     for pragma in _PRAGMAS:
         connection.execute(pragma)
-    # A read-only file opens like any other, and refuses only the first to write.
+    _try_to_write(connection)
+
+
+def _try_to_write(connection: sqlite3.Connection) -> None:
+    """A read-only file opens like any other, and even begins a transaction: only a change to it is refused."""
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("ROLLBACK")
+    try:
+        connection.execute("PRAGMA user_version = 0")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
