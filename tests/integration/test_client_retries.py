@@ -1,6 +1,5 @@
 """What the client sends again, how often, and when it gives up."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from aiohttp import web
 from aicp.client import Client, ServerRefused, ServerUnreachable, exchange
 from aicp.errors import AicpError, NotFound, QueueFull
 from aicp.model.task import Task
+from aicp.testing.faulty_servers import FaultyServer, never_answers
 from tests.integration.server_kit import run
 
 ACCEPTED = {"task_id": "c.task", "status": "PENDING"}
@@ -207,20 +207,13 @@ def test_promise_too_far_away_is_not_waited_for() -> None:
 
 def test_answer_that_does_not_come_is_given_up() -> None:
     async def main() -> None:
-        asked = asyncio.Event()
-
-        async def listen(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            asked.set()
-            await _reader.read()
-            writer.close()
-
-        server = await asyncio.start_server(listen, "127.0.0.1", 0)
-        async with server:
-            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            async with Client(url, "k", timeout_s=0.05, retries_max=0) as client:
-                with pytest.raises(ServerUnreachable, match="did not answer"):
-                    await client.info()
-            assert asked.is_set()
+        async with (
+            FaultyServer(never_answers()) as silent,
+            Client(silent.url, "k", timeout_s=0.05, retries_max=0) as client,
+        ):
+            with pytest.raises(ServerUnreachable, match="did not answer"):
+                await client.info()
+            assert silent.connections == 1
 
     run(main)
 

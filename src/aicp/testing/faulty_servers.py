@@ -12,7 +12,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, Self
 
 import msgspec
@@ -227,6 +227,8 @@ class FaultyServer:
         for task in self._at_work:
             task.cancel()
         await asyncio.gather(*self._at_work, return_exceptions=True)
+        # One more turn: what was aborted is closed in it.
+        await asyncio.sleep(0)
 
     @property
     def port(self) -> int:
@@ -240,20 +242,21 @@ class FaultyServer:
         """Its base URL."""
         return f"http://127.0.0.1:{self.port}"
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve in a task of ours; its callback closes the connection even if the task never takes its first step."""
         self.connections += 1
-        task = asyncio.current_task()
-        if task is not None:
-            self._at_work.add(task)
-            task.add_done_callback(self._at_work.discard)
-        try:
-            with self.open.one_more():
-                await self._talk(self.connections, reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            # The client went away, or the test is over: an end like any other.
-            pass
-        finally:
-            writer.transport.abort()
+        task = asyncio.get_running_loop().create_task(self._serve(self.connections, reader, writer))
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+        task.add_done_callback(lambda _: writer.transport.abort())
+
+    async def _serve(self, connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The client goes away, or the test is over: an end like any other.
+        with (
+            suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError),
+            self.open.one_more(),
+        ):
+            await self._talk(connection, reader, writer)
 
     async def _talk(self, connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(self._greeting)
