@@ -339,6 +339,15 @@ def test_however_much_is_wrong_the_faults_are_bounded() -> None:
     assert len(faults_of(document)) == FAULTS_MAX
 
 
+def test_a_check_that_broke_off_draws_no_circles_from_what_it_has_not_seen() -> None:
+    names = [f"f{number}" for number in range(500)]
+    readers = [{"id": f"r{number}", **waiting_for(*names)} for number in range(EDGES_MAX // 500 + 1)]
+    feeders = [{"id": name} for name in names]
+    assert single_fault(chain(*readers, *feeders)) == ("/tasks", "wait for one another over more than 50000 edges")
+    lost = [{"id": f"x{number}", **waiting_for("f0", f"no-{number}")} for number in range(FAULTS_MAX)]
+    assert len(faults_of(chain(*lost, *feeders))) == FAULTS_MAX
+
+
 def test_guessing_what_was_meant_does_not_take_for_ever() -> None:
     """Guesses are slow; ten thousand misspelt names get a few."""
     tasks = tuple(Task("work", id=f"task-{number}", depends_on=(f"tasq-{number}",)) for number in range(TASKS_MAX))

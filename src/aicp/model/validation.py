@@ -92,7 +92,9 @@ def check_chain(spec: ChainSpec) -> ChainGraph:
     dependencies: dict[str, tuple[str, ...]] = {}
     faults = list(islice(_faults(spec, names, dependencies), FAULTS_MAX))
     dependents = _turned_around(dependencies)
-    faults.extend(_cycle_faults(dependencies, dependents))
+    if len(dependencies) == len(names.tasks):
+        # Else too much was wrong to look at every task, and who is stuck cannot be told.
+        faults.extend(_cycle_faults(dependencies, dependents))
     if faults:
         raise InvalidChain(faults)
     return ChainGraph(spec, names.tasks, dependencies, dependents)
