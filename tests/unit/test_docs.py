@@ -1,24 +1,64 @@
-"""The documentation tells the truth: its code runs, its chains are sound, its links lead somewhere."""
+"""The documentation tells the truth: code runs, files are sound, links lead somewhere, lists are whole."""
 
+import importlib
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-import yaml
+import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from aicp.model.validation import check_chain, parse_chain
+from aicp.cli import exits
+from aicp.cli.main import make_app as make_command_line
+from aicp.model import views
+from aicp.model.agent import Capability, Registration
+from aicp.model.chain import ChainSpec
+from aicp.model.outcome import Outcome
+from aicp.model.task import Attempt, Task
+from aicp.model.wire import AgentDescription, Invocation
+from aicp.runtime.files import PythonAgent, read_agents, read_chain
+from aicp.runtime.node import Node
+from aicp.server import Keys
+from aicp.server import make_app as make_server
+from aicp.server.auth import declared_routes
+from aicp.server.problems import STATUS_OF_CODE, Problem
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md")])
 OUTPUT_OF = re.compile(r"<!-- output of (\S+) -->")
 MARKDOWN = MarkdownIt("commonmark").enable("table")
+
+# A table under a heading of a page lists the fields of a value: all of them and no others.
+FIELDS = [
+    ("reference/chain-files.md", "The chain", ChainSpec),
+    ("reference/chain-files.md", "A task", Task),
+    ("reference/chain-files.md", "An agent of this Python", PythonAgent),
+    ("reference/agent-protocol.md", "The body of a call", Invocation),
+    ("reference/agent-protocol.md", "What an agent says of itself", AgentDescription),
+    ("reference/agent-protocol.md", "A capability", Capability),
+    ("reference/agent-protocol.md", "What may be said of an agent", Registration),
+    ("reference/http-api.md", "A problem", Problem),
+    ("reference/http-api.md", "A task", views.TaskView),
+    ("reference/http-api.md", "An attempt", Attempt),
+    ("reference/http-api.md", "A chain", views.ChainView),
+    ("reference/http-api.md", "An agent", views.AgentView),
+    ("reference/http-api.md", "Health of the fleet", views.FleetHealth),
+    ("reference/http-api.md", "Health of an agent", views.AgentHealth),
+    ("reference/http-api.md", "Health of a capability", views.CapabilityHealth),
+    ("reference/http-api.md", "A failure", views.Failure),
+    ("reference/http-api.md", "Status of the scheduler", views.SchedulerStatus),
+    ("reference/http-api.md", "Status of a capability", views.CapabilityStatus),
+    ("reference/http-api.md", "The server itself", views.Info),
+]
+PUBLIC_MODULES = ["aicp", "aicp.agent", "aicp.client", "aicp.client.blocking", "aicp.testing"]
 
 
 class Fence(msgspec.Struct, frozen=True):
@@ -38,9 +78,9 @@ def fence_of(token: Token, page: Path) -> Fence:
     return Fence(token.info.strip(), token.content, f"{page.relative_to(ROOT)}:{line}")
 
 
-def fences(info: str) -> list[Fence]:
+def fences(*infos: str) -> list[Fence]:
     found = (fence_of(token, page) for page in PAGES for token in tokens_of(page) if token.type == "fence")
-    return [fence for fence in found if fence.info == info]
+    return [fence for fence in found if fence.info in infos]
 
 
 def links_of(page: Path) -> Iterator[str]:
@@ -72,16 +112,83 @@ def example_outputs() -> list[tuple[str, str, str]]:
     return [(code.content, marker[1], output.content) for code, marker, output in marked if marker]
 
 
+def tables_of(page: Path) -> Iterator[tuple[str, list[Token]]]:
+    """Every row of every table of a page: the heading it stands under, and its cells."""
+    heading, cells = "", list[Token]()
+    for opened, token in pairwise(tokens_of(page)):
+        if opened.type == "heading_open":
+            heading = token.content
+        elif opened.type == "tr_open":
+            cells = []
+        elif opened.type == "td_open":
+            cells.append(token)
+        elif opened.type == "tr_close" and cells:
+            yield heading, cells
+
+
+def names_in(cell: Token) -> list[str]:
+    return [child.content for child in cell.children or () if child.type == "code_inline"]
+
+
+def names_under(page: Path, heading: str) -> list[str]:
+    """What stands in code in the first column of the tables under a heading."""
+    return [name for found, cells in tables_of(page) if found == heading for name in names_in(cells[0])]
+
+
+def fields_of(kind: type[msgspec.Struct]) -> list[str]:
+    """The names that its fields have in JSON."""
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Every command that does something, with the words that call it."""
+    groups = getattr(command, "commands", None)
+    if groups is None:
+        yield path, command
+        return
+    for name, inner in groups.items():
+        yield from commands(inner, f"{path} {name}")
+
+
+def command_line() -> list[tuple[str, Any]]:
+    return list(commands(typer.main.get_command(make_command_line()), "aicp"))
+
+
+def section_of(path: str, command: Any) -> str:
+    """What `--help` says of a command, as its section of the reference: heading, sentences, arguments and options."""
+    arguments = [option for option in command.params if option.param_type_name == "argument"]
+    heading = " ".join([path, *(option.metavar or option.name.upper() for option in arguments)])
+    told = "\n".join(line.strip() for line in command.help.splitlines())
+    rows = "".join(row_of(option) for option in command.params)
+    return f"## `{heading}`\n\n{told}\n" + (f"\n| | means | if left out |\n|---|---|---|\n{rows}" if rows else "")
+
+
+def row_of(option: Any) -> str:
+    is_argument = option.param_type_name == "argument"
+    names = [option.metavar or option.name.upper()] if is_argument else option.opts
+    default = "" if option.default is None or option.default is False else f"`{option.default}`"
+    left_out = "required" if option.required else default
+    return f"| {', '.join(f'`{name}`' for name in names)} | {option.help} | {left_out} |\n"
+
+
 @pytest.mark.parametrize("block", fences("python run"), ids=lambda block: block.place)
 def test_code_marked_as_runnable_runs(block: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block.content, block.place, "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("block", fences("yaml chain"), ids=lambda block: block.place)
-def test_chain_in_the_docs_is_sound(block: Fence) -> None:
-    graph = check_chain(parse_chain(yaml.safe_load(block.content)))
-    assert graph.tasks
+@pytest.mark.parametrize("block", fences("yaml chain", "json chain", "toml chain"), ids=lambda block: block.place)
+def test_chain_in_the_docs_is_sound(block: Fence, tmp_path: Path) -> None:
+    file = tmp_path / f"chain.{block.info.split()[0]}"
+    file.write_text(block.content, encoding="utf-8")
+    assert read_chain(file).tasks
+
+
+@pytest.mark.parametrize("block", fences("yaml agents", "json agents", "toml agents"), ids=lambda block: block.place)
+def test_agents_file_in_the_docs_is_sound(block: Fence, tmp_path: Path) -> None:
+    file = tmp_path / f"agents.{block.info.split()[0]}"
+    file.write_text(block.content, encoding="utf-8")
+    assert read_agents(file)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -107,3 +214,53 @@ def test_every_page_is_reached_from_the_readme() -> None:
         linked = {(page.parent / link.partition("#")[0]).resolve() for link in links_of(page)}
         todo.extend(target for target in linked - reached if target.suffix == ".md" and target.is_file())
     assert set(PAGES) <= reached
+
+
+@pytest.mark.parametrize(("path", "command"), command_line(), ids=lambda value: value if isinstance(value, str) else "")
+def test_reference_of_the_command_line_says_what_help_says(path: str, command: Any) -> None:
+    assert section_of(path, command) in (DOCS / "reference/cli.md").read_text(encoding="utf-8")
+
+
+def test_reference_of_the_command_line_has_no_command_that_is_gone() -> None:
+    told = re.findall(r"^## `(aicp[a-z ]+)", (DOCS / "reference/cli.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(map(str.strip, told)) == sorted(path for path, _ in command_line())
+
+
+def test_reference_of_the_command_line_tells_every_exit_code() -> None:
+    told = {cells[0].content for heading, cells in tables_of(DOCS / "reference/cli.md") if heading == "Exit codes"}
+    codes = {str(value) for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
+    assert codes <= told
+
+
+@pytest.mark.parametrize("module", PUBLIC_MODULES)
+def test_reference_of_python_lists_the_public_names(module: str) -> None:
+    public = getattr(importlib.import_module(module), "__all__", ["BlockingClient"])
+    told = names_under(DOCS / "reference/python-api.md", f"`{module}`")
+    assert sorted(told) == sorted(public)
+
+
+def test_reference_of_http_lists_the_routes() -> None:
+    app = make_server(Node(), Keys("a key"))
+    routes = {
+        f"{method} {path.replace(':str', '')}"
+        for path, handler in declared_routes(app)
+        for method in getattr(handler, "http_methods", ())
+    }
+    told = names_under(DOCS / "reference/http-api.md", "Routes")
+    assert sorted(told) == sorted(routes)
+
+
+def test_reference_of_http_lists_every_code_with_its_status() -> None:
+    rows = [cells for heading, cells in tables_of(DOCS / "reference/http-api.md") if heading.startswith("Codes")]
+    told = {names_in(cells[0])[0]: int(cells[1].content) for cells in rows}
+    # What the framework or a defect ends with is in no table of ours.
+    assert told == {**STATUS_OF_CODE, "internal_error": 500}
+
+
+@pytest.mark.parametrize(("page", "heading", "kind"), FIELDS, ids=lambda value: getattr(value, "__name__", None))
+def test_table_of_fields_is_whole(page: str, heading: str, kind: type[msgspec.Struct]) -> None:
+    assert sorted(names_under(DOCS / page, heading)) == sorted(fields_of(kind))
+
+
+def test_every_outcome_is_explained() -> None:
+    assert names_under(DOCS / "explanation/outcomes.md", "Outcomes") == list(Outcome)
