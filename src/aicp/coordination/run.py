@@ -160,7 +160,7 @@ class ChainRun:
     async def _run_task(self, local_id: str) -> TaskResult:
         task = self.readiness.graph.tasks[local_id]
         work = self._works[local_id] = self._work(task)
-        if self.readiness.graph.dependencies[local_id]:
+        if task.params and self.readiness.graph.dependencies[local_id]:
             try:
                 params = substitute(task.params, self.readiness.output_of)
             except PointsNowhere as error:

@@ -282,10 +282,12 @@ class TaskCoordinator:
                 raise NoCapableAgent(key)
 
     def _check_params(self, graph: ChainGraph) -> None:
+        wanted = {task.capability for task in graph.spec.tasks}
+        demanding = {capability for capability in wanted if self._router.demands_params(capability)}
         faults = [
             Fault(f"/tasks/{index}/params", _fits_nobody(task, misfit))
             for index, task in enumerate(graph.spec.tasks)
-            if (misfit := self._router.misfit(task))
+            if task.capability in demanding and (misfit := self._router.misfit(task))
         ]
         if faults:
             raise InvalidChain(faults)

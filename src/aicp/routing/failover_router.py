@@ -126,6 +126,11 @@ class FailoverRouter:
         """True when somebody, present or gone, offered `name` or `name@major`."""
         return self._scheduler.knows(capability)
 
+    def demands_params(self, capability: str) -> bool:
+        """True when somebody who offers it declares what its params must be."""
+        declarations = self._scheduler.declarations(Task(capability))
+        return any(declared.input_schema is not None for declared in declarations)
+
     def misfit(self, task: Task) -> str:
         """Why the literal params of a task fit no agent it may go to; empty when they fit one, or there is none now.
 
@@ -201,7 +206,7 @@ class FailoverRouter:
             self._board.record_evidence(doubted.agent.agent_id, [doubted.key])
             self._scheduler.refresh(doubted.agent.agent_id)
             work.blame(doubted.agent.agent_id)
-        return work.ended(TaskStatus.COMPLETED, self._clock.utcnow(), result=reply.result)
+        return work.ended(TaskStatus.COMPLETED, work.attempts[-1].ended_at, result=reply.result)
 
     def _refused(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
         """The agent refused the params: another one is asked about them once, if that is safe."""
