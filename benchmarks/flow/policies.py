@@ -10,8 +10,9 @@ time. AICP is the real node with only the wire to the agents scripted. Aims are 
 
 import argparse
 import os
+import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 
 from benchmarks.flow.simulated.aims import Table, aims
 from benchmarks.flow.simulated.figures import Figures, story, sum_up, worst
@@ -42,10 +43,13 @@ def run_one(scenario: str, policy: str, agents: int, stories: int) -> Raced:
 
 def run_all(pairs: Sequence[tuple[str, str]], agents: int, stories: int, workers: int) -> dict[tuple[str, str], Raced]:
     with ProcessPoolExecutor(workers) as pool:
-        running: dict[tuple[str, str], Future[Raced]] = {
-            (scenario, policy): pool.submit(run_one, scenario, policy, agents, stories) for scenario, policy in pairs
+        running: dict[Future[Raced], tuple[str, str]] = {
+            pool.submit(run_one, scenario, policy, agents, stories): (scenario, policy) for scenario, policy in pairs
         }
-        return {pair: future.result() for pair, future in running.items()}
+        for number, future in enumerate(as_completed(running), start=1):
+            future.result()
+            print(f"{number} of {len(pairs)} raced: {', '.join(running[future])}", file=sys.stderr, flush=True)
+        return {pair: future.result() for future, pair in running.items()}
 
 
 def rows(table: Table) -> Iterable[list[object]]:
