@@ -70,6 +70,7 @@ class Disk:
         before_commit: Called, in the writer's thread, before each COMMIT.
         pages_max: The size of the disk; None for the real one.
         syncs: False to save the time of waiting for the real disk.
+        open_connections: Those made and not closed.
     """
 
     def __init__(self) -> None:
@@ -79,12 +80,14 @@ class Disk:
         self.before_commit: Callable[[], object] = lambda: None
         self.pages_max: int | None = None
         self.syncs = True
+        self.open_connections = 0
 
     def connect(self, path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(
             path, timeout=0.1, isolation_level=None, check_same_thread=False, factory=_WatchedConnection
         )
         connection.disk = self
+        self.open_connections += 1
         if self.pages_max is not None:
             sqlite3.Connection.execute(connection, f"PRAGMA max_page_count = {self.pages_max}")
         return connection
@@ -121,6 +124,10 @@ class _WatchedConnection(sqlite3.Connection):
 
     def execute(self, sql: str, params: Any = ()) -> sqlite3.Cursor:
         return self.disk.run(self, sql, lambda: super(_WatchedConnection, self).execute(sql, params))
+
+    def close(self) -> None:
+        self.disk.open_connections -= 1
+        super().close()
 
     def executescript(self, script: str) -> sqlite3.Cursor:
         return self.disk.run(self, script, lambda: super(_WatchedConnection, self).executescript(script))

@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -169,18 +171,11 @@ class TestBackup:
     def test_writes_meanwhile_do_not_make_it_begin_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A page at a time, with a write between any two: were the copy not of one snapshot, it would never end."""
         make(tmp_path / "a.db", "c1", "c2")
-        monkeypatch.setattr("aicp.storage.sqlite_backup.PAGES_AT_ONCE", 1)
-
-        async def main() -> None:
-            async with opened(tmp_path / "a.db") as journal:
-                backing_up = asyncio.to_thread(backup_database, tmp_path / "a.db", tmp_path / "b.db")
-                done = asyncio.create_task(backing_up)
-                await journal.submit(submitted("meanwhile"))
-                while not done.done():
-                    await journal.append([task_ended("meanwhile", "t0")])
-                await done
-
-        run(main())
+        interrupted = Interrupted(tmp_path / "a.db")
+        monkeypatch.setattr("aicp.storage.sqlite_backup.connect_reader", interrupted.connect)
+        backup_database(tmp_path / "a.db", tmp_path / "b.db")
+        assert interrupted.writes > 10
+        assert ask(tmp_path / "b.db", "SELECT name FROM chains WHERE chain_id = 'c1'") == ""
         assert check_database(tmp_path / "b.db").is_sound
 
     def test_nothing_is_overwritten(self, tmp_path: Path) -> None:
@@ -337,6 +332,32 @@ class TestRestore:
             restore_database(tmp_path / "b.db", path)
         assert chains_in(path) == ["old", "new"]
         assert files_in(tmp_path) == ["a.db", "a.db.lock", "b.db"]
+
+
+class Interrupted:
+    """Makes connections whose backup goes a page at a time, with a write by somebody else after each."""
+
+    def __init__(self, path: Path) -> None:
+        self.writes = 0
+        self._path = path
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, isolation_level=None, factory=PageByPage)
+        connection.after_page = self._write
+        return connection
+
+    def _write(self, _: int, __: int, total: int) -> None:
+        self.writes += 1
+        assert self.writes <= total, "it began again"
+        with closing(connect(self._path)) as writer:
+            writer.execute("UPDATE chains SET name = ?", (str(self.writes),))
+
+
+class PageByPage(sqlite3.Connection):
+    after_page: Callable[[int, int, int], None]
+
+    def backup(self, target: sqlite3.Connection, **_: object) -> None:
+        super().backup(target, pages=1, progress=self.after_page)
 
 
 def spoil(backup: Path, how: str) -> None:

@@ -2,20 +2,25 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from aicp.errors import AicpError, SettingsError, StorageError
+from aicp.errors import AicpError, ChainNotFound, SettingsError, StorageError
 from aicp.model.event import TaskEnded
-from aicp.ports import SubmitKey
+from aicp.ports import ChainRecord, SubmitKey
 from aicp.storage.contract_draft import ChainQuery
 from aicp.storage.sqlite import SqliteJournal
+from aicp.storage.sqlite_connections import connect_reader
+from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_faults import opening_error, storage_error
+from aicp.storage.sqlite_readers import READERS_MAX
 from aicp.testing import ManualClock
 from tests.unit.sqlite_kit import (
     AT,
+    BOUND_S,
     Disk,
     ask,
     chain_ended,
@@ -158,6 +163,132 @@ def test_every_statement_failing_at_once_is_an_error_each_time_and_never_a_hang(
     run(main())
 
 
+def test_read_that_fails_is_told_and_the_next_one_reads(tmp_path: Path) -> None:
+    async def main() -> None:
+        path, disk = tmp_path / "a.db", Disk()
+        journal = SqliteJournal(SqliteDatabase(path, connect_reader=disk.connect))
+        await journal.open()
+        await journal.submit(submitted("c1"))
+        for _ in range(10):
+            disk.fail_at(1)
+            assert "the disk failed" in await refused(journal.read("c1"), StorageError)
+            assert await journal.read("c1") is not None
+        await journal.close()
+        assert len(disk.statements) == 20
+        assert disk.open_connections == 0
+
+    run(main())
+
+
+def test_cancelled_read_is_waited_for_by_close(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk, reading, go_on = Disk(), threading.Event(), threading.Event()
+
+        def slow(_: int, __: str) -> None:
+            reading.set()
+            assert go_on.wait(BOUND_S)
+
+        journal = SqliteJournal(SqliteDatabase(tmp_path / "a.db", connect_reader=disk.connect))
+        await journal.open()
+        disk.fails = slow
+        read = asyncio.create_task(journal.read("c1"))
+        assert await asyncio.to_thread(reading.wait, BOUND_S)
+        read.cancel()
+        await asyncio.wait([read])
+        closing = asyncio.create_task(journal.close())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        go_on.set()
+        await closing
+        assert disk.open_connections == 0
+
+    run(main())
+
+
+def test_failed_write_leaves_no_trace_in_what_the_writer_knows(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = Disk()
+        async with opened(tmp_path / "a.db", disk) as journal:
+            await journal.submit(submitted("c1"))
+            disk.fails = lambda _, sql: io_error() if sql == "COMMIT" else None
+            await refused(journal.submit(submitted("never")), StorageError)
+            await refused(journal.append([task_ended("c1", "t0"), chain_ended("c1")]), StorageError)
+            disk.fails = lambda _, __: None
+            await refused(journal.append([task_ended("never", "t0")]), ChainNotFound)
+            await journal.append([task_ended("c1", "t0"), chain_ended("c1")])
+            record = await journal.read("c1")
+            assert record is not None
+            assert len(record.facts) == 2
+        assert ask(tmp_path / "a.db", "SELECT max(seq) FROM facts") == 2
+        assert ask(tmp_path / "a.db", "SELECT count(*) FROM facts") == 3
+
+    run(main())
+
+
+def test_transaction_that_could_not_even_be_undone_is_undone_before_the_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = Disk()
+        async with opened(tmp_path / "a.db", disk) as journal:
+            await journal.submit(submitted("c1"))
+            disk.fails = lambda _, sql: io_error() if sql in {"COMMIT", "ROLLBACK"} else None
+            await refused(journal.append([task_ended("c1", "lost")]), StorageError)
+            disk.fails = lambda _, __: None
+            await journal.append([task_ended("c1", "kept")])
+            record = await journal.read("c1")
+            assert record is not None
+            assert [fact.task for fact in record.facts if isinstance(fact, TaskEnded)] == ["kept"]
+
+    run(main())
+
+
+def test_failing_disk_is_tried_once_for_all_who_wait(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = Disk()
+        async with opened(tmp_path / "a.db", disk) as journal:
+            disk.fails = lambda _, sql: io_error() if "INSERT" in sql else None
+            before = disk.statements.count("BEGIN IMMEDIATE")
+            submits = (refused(journal.submit(submitted(f"c{n}")), StorageError) for n in range(100))
+            await asyncio.gather(*submits)
+            assert disk.statements.count("BEGIN IMMEDIATE") - before == 1
+
+    run(main())
+
+
+def test_disk_that_fails_while_the_schema_is_looked_up_is_not_taken_for_another_programs_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = Disk()
+        async with opened(tmp_path / "a.db"):
+            pass
+        disk.fails = lambda _, sql: io_error() if "alembic_version" in sql else None
+        assert "the disk failed" in await refused(database(tmp_path / "a.db", disk).open(), StorageError)
+
+    run(main())
+
+
+def test_reads_without_number_leave_no_more_than_a_few_connections(tmp_path: Path) -> None:
+    async def main() -> None:
+        made: list[Path] = []
+
+        def counted(path: Path) -> sqlite3.Connection:
+            made.append(path)
+            return connect_reader(path)
+
+        journal = SqliteJournal(SqliteDatabase(tmp_path / "a.db", connect_reader=counted))
+        await journal.open()
+        await journal.submit(submitted("c1"))
+        reads = [asyncio.create_task(journal.read("c1")) for _ in range(200)]
+        for read in reads[::3]:
+            await asyncio.sleep(0)
+            read.cancel()
+        records = await asyncio.gather(*reads, return_exceptions=True)
+        assert sum(isinstance(record, ChainRecord) for record in records) >= 130
+        await journal.close()
+        assert len(made) <= READERS_MAX
+
+    run(main())
+
+
 def test_full_disk_is_told_and_loses_nothing_acknowledged_and_room_makes_it_go_on(tmp_path: Path) -> None:
     async def main() -> None:
         disk, acknowledged = Disk(), list[str]()
@@ -275,6 +406,10 @@ def test_open_cancelled_at_any_moment_leaves_the_file_free(tmp_path: Path) -> No
             next_one = SqliteJournal(database(tmp_path / "a.db", lock_wait_s=30.0))
             await next_one.open()
             await next_one.close()
+        for thread in threading.enumerate():
+            if thread.name.startswith("aicp-sqlite"):
+                await asyncio.to_thread(thread.join, BOUND_S)
+                assert not thread.is_alive()
 
     run(main())
 

@@ -83,13 +83,15 @@ class TestSubmit:
 
     def test_concurrent_submits_with_one_key_make_one_chain(self, tmp_path: Path) -> None:
         async def main() -> None:
-            async with opened(tmp_path / "a.db") as journal:
-                key = SubmitKey("t", "k", b"body")
+            disk = Disk()
+            async with opened(tmp_path / "a.db", disk) as journal:
+                key, before = SubmitKey("t", "k", b"body"), disk.commits
                 same = [journal.submit(submitted(f"c{n}"), key) for n in range(100)]
                 other = [journal.submit(submitted(f"d{n}"), SubmitKey("t", "k", b"other")) for n in range(10)]
                 answers = await asyncio.gather(*same, *other, return_exceptions=True)
                 assert answers[:100] == ["c0"] * 100
                 assert all(isinstance(answer, IdempotencyConflict) for answer in answers[100:])
+                assert disk.commits - before == 1
                 assert await ids(journal, ChainQuery()) == ["c0"]
 
         run(main())
@@ -143,6 +145,16 @@ class TestAppend:
                 record = await journal.read("c1")
                 assert record is not None
                 assert len(record.facts) == 2
+
+        run(main())
+
+    def test_ended_chains_take_no_memory_of_the_writer(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with opened(tmp_path / "a.db") as journal:
+                for number in range(5):
+                    await journal.submit(submitted(f"c{number}"))
+                    await journal.append([task_ended(f"c{number}", "t0"), chain_ended(f"c{number}")])
+                assert await journal._database.write(lambda book: len(book._heads)) == 0
 
         run(main())
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from aicp.errors import StorageError
 from aicp.model.event import Fact
 from aicp.storage.contract_draft import ChainQuery
 from aicp.storage.sqlite import SqliteJournal
-from aicp.storage.sqlite_writer import WAITING_BYTES_MAX
+from aicp.storage.sqlite_book import Book
+from aicp.storage.sqlite_writer import ANSWERS_A_TURN, WAITING_BYTES_MAX
 from aicp.testing import run as run_virtual
 from aicp.testing import running_loop
 from tests.unit.sqlite_kit import (
@@ -81,6 +84,61 @@ def test_what_comes_while_the_disk_is_busy_shares_the_next_transaction(tmp_path:
             disk.open_gate()
             await asyncio.gather(first, *later)
             assert disk.commits - before == 2
+
+    run(main())
+
+
+def test_those_who_are_answered_together_write_together_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk, steps = Disk(), 5
+        async with opened(tmp_path / "a.db", disk) as journal:
+            names = [f"c{n}" for n in range(300)]
+            await asyncio.gather(*(journal.submit(submitted(name)) for name in names))
+
+            async def follow(name: str) -> None:
+                for number in range(steps):
+                    await journal.append([task_ended(name, f"t{number}")])
+
+            before = disk.commits
+            await asyncio.gather(*(follow(name) for name in names))
+            assert disk.commits - before == steps
+
+    run(main())
+
+
+def test_no_turn_of_the_loop_wakes_more_than_a_few(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path / "a.db") as journal:
+            woken = 0
+
+            async def submit(number: int) -> None:
+                nonlocal woken
+                await journal.submit(submitted(f"c{number}"))
+                woken += 1
+
+            async with asyncio.TaskGroup() as group:
+                for number in range(300):
+                    group.create_task(submit(number))
+                seen = [0]
+                while woken < 300:
+                    await asyncio.sleep(0)
+                    seen.append(woken)
+            assert max(later - earlier for earlier, later in pairwise(seen)) <= 2 * ANSWERS_A_TURN
+
+    run(main())
+
+
+def value_of(sql: str, book: Book) -> object:
+    value: object = book.execute(sql).fetchone()[0]
+    return value
+
+
+def test_commits_wait_for_the_disk_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(tmp_path / "a.db") as journal:
+            asked = [("PRAGMA synchronous", 2), ("PRAGMA journal_mode", "wal"), ("PRAGMA fullfsync", 1)]
+            for pragma, wanted in asked:
+                assert await journal._database.write(partial(value_of, pragma)) == wanted, pragma
 
     run(main())
 
@@ -258,11 +316,37 @@ def test_waiting_writes_are_bounded_by_their_bytes(tmp_path: Path) -> None:
             assert session is not None
             assert session.writer._room._taken <= WAITING_BYTES_MAX
             assert session.writer._room._waiting
+            before = disk.commits
             disk.open_gate()
             await asyncio.gather(*appends)
+            assert disk.commits - before >= 10, "a transaction holds 8 MiB or one write"
             record = await journal.read("c1")
             assert record is not None
             assert tasks_of(record.facts) == [f"t{n}" for n in range(12)]
+
+    run(main())
+
+
+def test_who_waits_for_room_at_the_close_is_refused_and_nothing_of_it_recorded(tmp_path: Path) -> None:
+    async def main() -> None:
+        disk = GatedDisk()
+        journal = SqliteJournal(database(tmp_path / "a.db", disk))
+        await journal.open()
+        await journal.submit(submitted("c1"))
+        disk.is_gated = True
+        result = "x" * (16 * MB)
+        appends = [asyncio.create_task(journal.append([task_ended("c1", f"t{n}", result)])) for n in range(6)]
+        await disk.commit_begins()
+        closing = asyncio.create_task(journal.close())
+        await turns()
+        disk.open_gate()
+        answers = await asyncio.gather(*appends, closing, return_exceptions=True)
+        refusals = [isinstance(answer, StorageError) for answer in answers[:6]]
+        assert refusals == [False, False, False, True, True, True]
+        async with opened(tmp_path / "a.db") as again:
+            record = await again.read("c1")
+            assert record is not None
+            assert tasks_of(record.facts) == ["t0", "t1", "t2"]
 
     run(main())
 

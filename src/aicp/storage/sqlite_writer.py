@@ -3,7 +3,8 @@
     write() -> room -> line -> [ one batch at a time: BEGIN … COMMIT in the writer's thread ] -> futures, all at once
 
 The line lives in the event loop and a batch in the thread; they meet at two hand-overs a batch. A first write waits for
-the current turn of the loop to end, so that what is written in one turn shares a transaction; there is no other delay.
+the current turn of the loop to end, so that what is written in one turn shares a transaction, and so does what those
+write who were just answered; there is no other delay.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ T = TypeVar("T")
 WAITING_BYTES_MAX = 64 * 1024 * 1024
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 BATCH_WRITES_MAX = 1_000
+ANSWERS_A_TURN = 32
 WRITE_BYTES = 1_024
 """What a write counts for beside its content, so that bytes bound their number too."""
 
@@ -65,6 +67,7 @@ class GroupWriter:
         self._line: deque[_Write] = deque()
         self._batch: list[_Write] = []
         self._is_due = False
+        self._answering = 0
         self._is_closed = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -89,7 +92,7 @@ class GroupWriter:
         done: asyncio.Future[T] = self._loop.create_future()
         self._line.append(_Write(work, taken, done))
         self._is_idle.clear()
-        if not (self._batch or self._is_due):
+        if not (self._batch or self._is_due or self._answering):
             self._is_due = True
             self._loop.call_soon(self._hand_over)
         return await done
@@ -119,16 +122,28 @@ class GroupWriter:
         return batch
 
     def _settle(self, call: asyncio.Future[list[_Verdict]]) -> None:
-        batch, verdicts = self._batch, _verdicts_of(call, len(self._batch), self._path)
-        self._hand_over()
-        for write, verdict in zip(batch, verdicts, strict=True):
+        verdicts = _verdicts_of(call, len(self._batch), self._path)
+        answers = deque(zip(self._batch, verdicts, strict=True))
+        self._batch = []
+        self._answering += 1
+        if self._line:
+            self._hand_over()
+        self._answer(answers)
+
+    def _answer(self, answers: "deque[tuple[_Write, _Verdict]]") -> None:
+        """Wake some of those who wait, and the others in the next turns, so that no turn of the loop takes long."""
+        for _ in range(min(ANSWERS_A_TURN, len(answers))):
+            write, verdict = answers.popleft()
             self._room.leave(write.size)
-            if write.done.cancelled():
-                continue
-            if verdict.error is not None:
-                write.done.set_exception(verdict.error)
-            else:
-                write.done.set_result(verdict.result)
+            _tell(write.done, verdict)
+        if answers:
+            self._loop.call_soon(self._answer, answers)
+            return
+        self._answering -= 1
+        if not (self._batch or self._answering):
+            # Behind those just woken: what they write next is still part of it.
+            self._is_due = True
+            self._loop.call_soon(self._hand_over)
 
     def _do(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
         """In the thread: all of it in one transaction, or, when the fault lies in one of them, each in its own."""
@@ -166,6 +181,15 @@ class GroupWriter:
         return StorageError(f"A write to {self._path} failed: {error!r}; nothing of it was recorded.")
 
 
+def _tell(done: asyncio.Future[Any], verdict: _Verdict) -> None:
+    if done.cancelled():
+        return
+    if verdict.error is not None:
+        done.set_exception(verdict.error)
+    else:
+        done.set_result(verdict.result)
+
+
 def closed_error(path: Path) -> StorageError:
     """What to raise for a use of a database that is closed."""
     return StorageError(f"The database {path} is closed: nothing can be recorded or read.")
@@ -179,7 +203,7 @@ def _verdict_on(work: Work[Any], book: Book) -> _Verdict:
 
 
 def _verdicts_of(call: "asyncio.Future[list[_Verdict]]", count: int, path: Path) -> list[_Verdict]:
-    if call.cancelled():
-        # The thread was shut down under it: only a loop that ends without `close` does that.
+    if call.cancelled() or call.exception() is not None:
+        # The thread or the connection was gone: a loop that ends without waiting for `close` does that.
         return [_Verdict(error=closed_error(path)) for _ in range(count)]
     return call.result()
