@@ -133,6 +133,21 @@ def test_result_is_what_it_would_be_over_the_wire() -> None:
     assert reply.result == {"point": [1, 2], "3": {"code": "a", "message": "b"}}
 
 
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_handler_that_changes_its_params_changes_nobody_elses(*, in_thread: bool) -> None:
+    def spoil(params: dict[str, Any]) -> Any:
+        params["shared"].append("spoilt")
+        return params
+
+    async def spoil_in_the_loop(params: dict[str, Any]) -> Any:
+        return spoil(params)
+
+    params = {"shared": [1]}
+    reply = asyncio.run(reply_of(spoil if in_thread else spoil_in_the_loop, params=params))
+    assert reply.result == {"shared": [1, "spoilt"]}
+    assert params == {"shared": [1]}
+
+
 def test_result_that_is_not_json_is_the_agents_fault() -> None:
     async def handler(_: dict[str, Any]) -> Any:
         return {"handle": object()}

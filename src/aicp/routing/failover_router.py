@@ -33,6 +33,7 @@ REAL_ATTEMPTS_MAX = 6
 DISPATCHES_MAX = 30
 BUDGETS_MAX = 10_000
 BACKOFF_STEPS_MAX = 12
+_BROKE = frozenset({Outcome.AGENT_FAULT, Outcome.UNAVAILABLE})
 _COST_NO_ATTEMPT = frozenset({Outcome.OVERLOADED, Outcome.UNAVAILABLE})
 _NOTHING_WAS_EXECUTED = frozenset({Outcome.OVERLOADED, Outcome.UNAVAILABLE, Outcome.MISCONFIGURED})
 
@@ -257,11 +258,13 @@ class FailoverRouter:
             outage = self._scheduler.outage(work.task)
             tried = [f"{attempt.agent_id}: {attempt.reason}" for attempt in work.attempts]
             return NoAgentAvailable(work.task.capability, outage.retry_after_s, [*outage.reasons, *tried])
-        if error.code in {AllAgentsFailed.code, "agent_fault", "unavailable"}:
-            return AllAgentsFailed(work.task_id, work.attempts)
         if error.code == DeadlineExceeded.code:
             return DeadlineExceeded(f"Task {work.task_id}: {error.message}")
-        return QueueFull(error.message, 1.0) if error.code == QueueFull.code else None
+        if error.code == QueueFull.code:
+            return QueueFull(error.message, 1.0)
+        # Whatever an agent that failed says of it in its own words, it failed.
+        broke = work.doubted is None and bool(work.attempts) and work.attempts[-1].outcome in _BROKE
+        return AllAgentsFailed(work.task_id, work.attempts) if broke or error.code == AllAgentsFailed.code else None
 
 
 def _has_references(task: Task) -> bool:

@@ -93,7 +93,7 @@ class LocalTransport:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run_in_thread(self, skill: "_Skill", call: Call) -> Reply:
-        work = _ThreadWork(skill.handler, call.params)
+        work = _ThreadWork(skill.handler, _own_copy(call.params))
         context = contextvars.copy_context()
 
         async def handler(_: dict[str, Any]) -> Any:
@@ -114,7 +114,7 @@ class LocalTransport:
         scope = self._under_way.begin(call.timeout_s)
         try:
             async with scope:
-                return _answer(await handler(call.params))
+                return _answer(await handler(_own_copy(call.params)))
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
@@ -130,6 +130,12 @@ class LocalTransport:
         if not is_late:
             return fault(f"{type(error).__name__}: {error}")
         return SHUT_DOWN if self._under_way.is_closed else late("no answer", call.timeout_s)
+
+
+def _own_copy(params: dict[str, Any]) -> dict[str, Any]:
+    """What a handler may change as it likes: parts of params are the recorded results of other tasks."""
+    copied: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(params)) if params else {}
+    return copied
 
 
 def _answer(result: Any) -> Reply:
