@@ -1,6 +1,6 @@
 """Group commit: what is ready when the disk is free goes into one transaction.
 
-    write() -> room -> line -> [ one batch at a time: BEGIN … COMMIT in the writer's thread ] -> futures, all at once
+    write() -> room -> line -> [ one batch at a time: BEGIN … COMMIT in the writer's thread ] -> futures
 
 The line lives in the event loop and a batch in the thread; they meet at two hand-overs a batch. A first write waits for
 the current turn of the loop to end, so that what is written in one turn shares a transaction, and so does what those
