@@ -1,0 +1,66 @@
+"""Where the database is: the one place that reads a database URL."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from aicp.errors import SettingsError
+
+DATABASE_FILE = "aicp.db"
+DATABASE_URL_VARIABLE = "AICP_DATABASE_URL"
+
+_SQLITE = "sqlite"
+_POSTGRESQL = frozenset({"postgres", "postgresql"})
+_FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
+
+
+class SqliteFile(msgspec.Struct, frozen=True):
+    """A database that is one file.
+
+    Attributes:
+        path: The file, which need not be there; a relative one counts from the working directory.
+    """
+
+    path: Path
+
+
+def parse_database_url(url: str) -> SqliteFile:
+    """What a database URL names; nothing is looked up. What follows the third slash is the path, as it is written.
+
+    Raises:
+        SettingsError: It is no URL of a database that AICP can use. The error repeats no more than the scheme of a
+            URL that may hold a password.
+    """
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator:
+        raise SettingsError(f"The database '{url}' is no URL: write {_FORMS}.")
+    # What stands before a `+` is the database, what stands behind it a driver, and those are ours to choose.
+    if scheme.partition("+")[0] in _POSTGRESQL:
+        raise SettingsError(f"AICP cannot use PostgreSQL yet: name a file, {_FORMS}.")
+    if scheme != _SQLITE:
+        raise SettingsError(f"AICP knows no database '{scheme}://': name a file, {_FORMS}.")
+    return SqliteFile(_path_of(rest, url))
+
+
+def choose_database(told: str | None, environ: Mapping[str, str], data_dir: Path) -> SqliteFile:
+    """The database to use: the URL that was told, else `AICP_DATABASE_URL`, else `aicp.db` in the data directory.
+
+    Raises:
+        SettingsError: The URL is of no database that AICP can use.
+    """
+    url = told or environ.get(DATABASE_URL_VARIABLE)
+    return parse_database_url(url) if url else SqliteFile(data_dir / DATABASE_FILE)
+
+
+def _path_of(rest: str, url: str) -> Path:
+    host, _, path = rest.partition("/")
+    if host:
+        raise SettingsError(f"The database '{url}' names a host, '{host}': write {_FORMS}.")
+    if path in {"", ":memory:"}:
+        raise SettingsError(f"The database '{url}' names no file: write {_FORMS}.")
+    if path.endswith("/"):
+        raise SettingsError(f"The database '{url}' is a directory: name a file in it.")
+    if "?" in path or "\0" in path:
+        raise SettingsError(f"The database '{url}' has options or a NUL, which AICP does not take: write {_FORMS}.")
+    return Path(path)
