@@ -1,0 +1,102 @@
+"""`aicp db …`."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from aicp.cli.exits import OK, WORK_FAILED, say
+from aicp.cli.output import Format, Output, facts, write
+
+app = typer.Typer(help="The database: bring it up to date, check it, copy it, put a copy back.", no_args_is_help=True)
+
+Database = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Which; without, AICP_DATABASE_URL, else aicp.db in the data directory."),
+]
+
+
+@app.command()
+def upgrade(database: Database = None, output: Output = Format.TABLE) -> None:
+    """Bring the database to the schema of this AICP, or make it; a server that uses it must be stopped."""
+    from aicp.runtime import databases
+
+    with _working("upgrading"):
+        upgraded = databases.upgrade(database)
+    write(_plain(upgraded), output, facts(**_plain(upgraded)))
+
+
+@app.command()
+def check(database: Database = None, output: Output = Format.TABLE) -> None:
+    """Read the whole database and say whether it is sound, also while a server uses it."""
+    from aicp.runtime import databases
+
+    with _working("checking"):
+        checked = databases.check(database)
+    counts = {name.replace(" ", "_"): count for name, count in checked.counts.items()}
+    told = {"is_sound": checked.is_sound, **_plain(checked), "counts": counts}
+    shown = {name: value for name, value in told.items() if name != "counts"}
+    write(told, output, facts(**shown | counts | {"problems": "; ".join(checked.problems)}))
+    if not checked.is_sound:
+        say(f"The database {checked.path} is not sound: {checked.problems[0]}.")
+    raise typer.Exit(OK if checked.is_sound else WORK_FAILED)
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The copy to make; it must not be there yet.")],
+    database: Database = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Copy the database into one file, as of one moment, also while a server uses it."""
+    from aicp.runtime import databases
+
+    with _working("copying"):
+        backed_up = databases.backup(database, file)
+    write(_plain(backed_up), output, facts(**_plain(backed_up)))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="The copy to put in the database's place.")],
+    database: Database = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Put a copy in the place of the database and keep what was there; a server that uses it must be stopped."""
+    from aicp.runtime import databases
+
+    with _working("restoring"):
+        restored = databases.restore(database, file)
+    write(_plain(restored), output, facts(**_plain(restored)))
+    if restored.kept is not None:
+        say(f"The database that was there is kept as {restored.kept}.")
+
+
+def _plain(value: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(value, enc_hook=_path_as_text)
+    return plain
+
+
+def _path_as_text(value: Any) -> str:
+    # A name that is not UTF-8 has no exact form in JSON.
+    return os.fsencode(value).decode(errors="replace")
+
+
+@contextmanager
+def _working(told: str) -> Iterator[None]:
+    """Show on stderr, when somebody looks, that the command is at work and for how long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(told, total=None)
+        yield
