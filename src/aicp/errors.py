@@ -20,7 +20,8 @@
     │   ├── DeadlineExceeded    504
     │   └── QueueFull           429
     ├── CircuitBreakerOpen      503
-    ├── StorageError            500
+    ├── OwnershipLost           503  another owner has claimed the chain
+    ├── StorageError            503
     └── SettingsError           what the process was started with cannot be used
 
 A class carries a stable `code`; its first docstring line is the default message. Expected refusals on the hot path
@@ -266,6 +267,13 @@ class CircuitBreakerOpen(AicpError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class OwnershipLost(AicpError):
+    """Another owner has claimed the chain; drop it here, nothing was recorded."""
+
+    code = "ownership_lost"
+    retryable = True
 
 
 class StorageError(AicpError):

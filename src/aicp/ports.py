@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import msgspec
@@ -10,7 +10,10 @@ import msgspec
 from aicp.model.agent import AgentProfile
 from aicp.model.event import ChainSubmitted, Event, Fact
 from aicp.model.outcome import Reply
-from aicp.model.task import Call
+from aicp.model.task import Call, TaskStatus
+
+KEYS_KEPT = timedelta(days=7)
+"""How long a journal remembers submit keys, at least."""
 
 
 class Clock(Protocol):
@@ -48,39 +51,6 @@ class Transport(Protocol):
         """Give back every connection; calls in flight end as local trouble."""
 
 
-class Journal(Protocol):
-    """Remembers chains. What `submit` and `append` returned for is as durable as `durable` says."""
-
-    @property
-    def durable(self) -> bool:
-        """True when it survives the process."""
-
-    async def open(self) -> None:
-        """Make it ready; before anything else."""
-
-    async def close(self) -> None:
-        """Finish what was begun."""
-
-    async def submit(self, submitted: ChainSubmitted, key: "SubmitKey | None" = None) -> str:
-        """Record a new chain and return its id; for a key seen before with the same body, the id it got then.
-
-        Raises:
-            IdempotencyConflict: The key was used with another body.
-        """
-
-    async def append(self, facts: Sequence[Fact]) -> None:
-        """Record facts, all or none."""
-
-    async def read(self, chain_id: str) -> "ChainRecord | None":
-        """Everything recorded of a chain; None when there is no such chain."""
-
-    async def unfinished(self) -> "Sequence[ChainRecord]":
-        """Every chain without an end, oldest first."""
-
-    async def list_chains(self, query: "ChainQuery") -> "Sequence[ChainRecord]":
-        """Newest first, one page."""
-
-
 class SubmitKey(msgspec.Struct, frozen=True):
     """What makes a submit safe to repeat.
 
@@ -101,7 +71,7 @@ class ChainRecord(msgspec.Struct, frozen=True):
     Attributes:
         submitted: The first fact.
         facts: The others, in the order they were recorded.
-        epoch: Rises with every change of owner.
+        epoch: Of the owner; rises with every change of it.
     """
 
     submitted: ChainSubmitted
@@ -114,13 +84,132 @@ class ChainQuery(msgspec.Struct, frozen=True):
 
     Attributes:
         tenant: Whose; None for everybody's.
+        status: Only chains that stand here, as recorded; None for all.
         limit: At most this many.
         before: Only chains submitted before this chain id (the last one of the page before).
     """
 
     tenant: str | None = None
+    status: TaskStatus | None = None
     limit: int = 50
     before: str | None = None
+
+
+class ChainSummary(msgspec.Struct, frozen=True):
+    """A chain in a list.
+
+    Attributes:
+        chain_id: Its id.
+        name: What people call it.
+        tenant: Whose it is.
+        status: As recorded: PENDING until a task of it ended, RUNNING, or how it ended.
+        total_tasks: How many it has.
+        submitted_at: UTC.
+        ended_at: UTC; None while it is unfinished.
+        retry_of: The chain it repeats, or None.
+    """
+
+    chain_id: str
+    name: str
+    tenant: str
+    status: TaskStatus
+    total_tasks: int
+    submitted_at: datetime
+    ended_at: datetime | None = None
+    retry_of: str | None = None
+
+
+class Journal(Protocol):
+    """Remembers chains. What `submit` and `append` returned for is as durable as `durable` says.
+
+    Anything may raise `StorageError`: then a later call may succeed. A write that raised it was not recorded, unless
+    only the answer to it got lost: whoever does it again may find it on record already.
+    """
+
+    @property
+    def durable(self) -> bool:
+        """True when it survives the process."""
+
+    async def open(self) -> None:
+        """Make it ready; before anything else. It waits up to 10 s for another process to let go of the record.
+
+        Raises:
+            SettingsError: It cannot be used: in use by another process, unwritable, of a newer version, or no journal.
+        """
+
+    async def close(self) -> None:
+        """Write what was handed over, and let go of the record; bounded in time."""
+
+    async def find(self, key: SubmitKey) -> str | None:
+        """The id of the chain that was submitted with a key and this body; None when the key was not used.
+
+        Raises:
+            IdempotencyConflict: The key was used with another body.
+        """
+
+    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None, facts: Sequence[Fact] = ()) -> str:
+        """Record a new chain and return its id; for a key seen before with the same body, the id it got then.
+
+        Args:
+            submitted: The chain; whoever submits it owns it, with epoch 1.
+            key: What makes it safe to repeat; remembered for 7 days.
+            facts: Further facts of it, recorded with it or not at all.
+
+        Raises:
+            IdempotencyConflict: The key was used with another body.
+            Conflict: There is a chain of this id.
+        """
+
+    async def append(self, facts: Sequence[Fact], epoch: int = 1) -> None:
+        """Record facts of one chain, all or none, after those of earlier calls.
+
+        Once it was handed over, a cancelled caller only stops waiting: the facts are recorded all the same.
+
+        Raises:
+            ChainNotFound: There is no such chain.
+            OwnershipLost: The chain's epoch is higher than `epoch`.
+            Conflict: The chain has ended.
+            ValueError: They are of several chains; a defect of the caller.
+        """
+
+    async def claim(self, limit: int) -> Sequence[ChainRecord]:
+        """Become the owner of unfinished chains that nobody alive owns, epoch + 1, and return them, oldest first.
+
+        At most `limit` of them, and fewer when they are large; none when there are none left, which is cheap then.
+        """
+
+    async def read(self, chain_id: str) -> ChainRecord | None:
+        """Everything recorded of a chain, as of one moment, without waiting for writes; None when there is none."""
+
+    async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
+        """Newest first, one page. Costs the page, however many chains there are."""
+
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
+
+        Submit keys older than 7 days go with them, and large results that nothing refers to any more.
+        """
+
+
+class Registrations(Protocol):
+    """Remembers which agents are registered."""
+
+    async def save(self, profile: AgentProfile) -> None:
+        """Record an agent, in place of what was known of it.
+
+        Raises:
+            SettingsError: It has a secret, and there is no key to seal it with.
+        """
+
+    async def forget(self, agent_id: str) -> None:
+        """Remove an agent; one that is not there is no error."""
+
+    async def load(self) -> Sequence[AgentProfile]:
+        """Every agent, by id.
+
+        Raises:
+            SettingsError: A secret cannot be unsealed.
+        """
 
 
 class Observer(Protocol):

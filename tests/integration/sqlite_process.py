@@ -33,7 +33,9 @@ def result_of(task: str) -> str:
 async def write(journal: SqliteJournal, seed: int) -> None:
     """Go on with what is unfinished, and submit more, for ever."""
     draw = random.Random(seed)
-    records = await journal.claim()
+    records = await journal.claim(1_000_000)
+    while more := await journal.claim(1_000_000):
+        records = [*records, *more]
     tell("claimed", len(records))
     async with asyncio.TaskGroup() as group:
         for record in records:

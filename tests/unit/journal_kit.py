@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from aicp.errors import StorageError
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.ports import SubmitKey
 from aicp.storage.memory import MemoryJournal
@@ -17,31 +18,38 @@ class WatchedJournal(MemoryJournal):
     Args:
         commit_s: How long each write takes; nothing is on record before.
         fails: Asked at the end of each write; True makes it fail.
+        watches: False to let through what no coordinator should record while its disk works.
     """
 
     def __init__(
-        self, commit_s: Callable[[], float] = lambda: 0.0, *, fails: Callable[[], bool] = lambda: False
+        self,
+        commit_s: Callable[[], float] = lambda: 0.0,
+        *,
+        fails: Callable[[], bool] = lambda: False,
+        watches: bool = True,
     ) -> None:
         super().__init__()
         self.recorded: list[Fact] = []
         self.writes = 0
         self._commit_s = commit_s
         self._fails = fails
+        self._watches = watches
         self._disk = asyncio.Lock()
         self._writing: set[asyncio.Task[Any]] = set()
 
     async def close(self) -> None:
         await asyncio.gather(*self._writing, return_exceptions=True)
 
-    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None) -> str:
-        return await self._write(lambda: MemoryJournal.submit(self, submitted, key))
+    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None, facts: Sequence[Fact] = ()) -> str:
+        return await self._write(lambda: MemoryJournal.submit(self, submitted, key, facts))
 
-    async def append(self, facts: Sequence[Fact]) -> None:
+    async def append(self, facts: Sequence[Fact], epoch: int = 1) -> None:
         async def commit() -> None:
-            for fact in facts:
-                self._check(fact)
-                self.recorded.append(fact)
-            await MemoryJournal.append(self, facts)
+            if self._watches:
+                for fact in facts:
+                    self._check(fact)
+            await MemoryJournal.append(self, facts, epoch)
+            self.recorded.extend(facts)
 
         await self._write(commit)
 
@@ -59,7 +67,7 @@ class WatchedJournal(MemoryJournal):
                 self.writes += 1
                 await asyncio.sleep(self._commit_s())
                 if self._fails():
-                    raise OSError("the disk is full")
+                    raise StorageError("the disk is full")
                 return await commit()
 
         writing = asyncio.create_task(write())

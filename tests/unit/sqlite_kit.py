@@ -12,8 +12,9 @@ from aicp.model.chain import ChainSpec
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
-from aicp.storage.contract_draft import Journal, Registrations
+from aicp.ports import Journal, Registrations
 from aicp.storage.sqlite import SqliteJournal
+from aicp.storage.sqlite_claiming import newest_chain
 from aicp.storage.sqlite_connections import connect
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_registrations import SqliteRegistrations
@@ -156,6 +157,11 @@ async def opened(path: Path, disk: Disk | None = None) -> AsyncIterator[SqliteJo
         yield journal
     finally:
         await journal.close()
+
+
+async def disown(journal: SqliteJournal) -> None:
+    """As if an earlier process had left what is in the file now."""
+    journal._claimed_up_to, journal._left_up_to = 0, await journal._database.read(newest_chain)
 
 
 def ask(path: Path, sql: str, *params: object) -> Any:

@@ -197,7 +197,7 @@ class TestAlone:
     @virtual
     async def test_an_end_that_could_not_be_written_is_not_confirmed(self) -> None:
         class Full(MemoryJournal):
-            async def append(self, facts: object) -> None:
+            async def append(self, facts: object, epoch: int = 1) -> None:
                 raise OSError("the disk is full")
 
         async with Flow(instant()) as flow:

@@ -15,6 +15,7 @@ from aicp.errors import (
     InvalidTask,
     NoCapableAgent,
     QueueFull,
+    StorageError,
     TaskNotFound,
 )
 from aicp.model.chain import ChainSpec, FailurePolicy, TaskChain
@@ -489,7 +490,7 @@ class TestSubmit:
     async def test_a_refused_submit_takes_no_room(self) -> None:
         async with Flow(worker(), journal=WatchedJournal(fails=lambda: True), accepted_max=1) as flow:
             for _ in range(3):
-                with pytest.raises(OSError, match="disk is full"):
+                with pytest.raises(StorageError, match="disk is full"):
                     await flow.coordinator.submit(spec(step("a")))
             assert flow.coordinator.unfinished == 0
 
@@ -501,7 +502,7 @@ class TestSubmit:
             submitting.cancel()
             await asyncio.sleep(10)
             (record,) = await flow.coordinator.list_chains(ChainQuery())
-            view = await flow.coordinator.view(record.submitted.chain_id)
+            view = await flow.coordinator.view(record.chain_id)
             assert view.status is COMPLETED
             assert flow.coordinator.unfinished == 0
 
@@ -660,7 +661,7 @@ class TestRecord:
                 first, second = await asyncio.gather(
                     flow.coordinator.cancel(chain_id), flow.coordinator.cancel(chain_id), return_exceptions=True
                 )
-                assert isinstance(first, OSError)
+                assert isinstance(first, StorageError)
                 assert isinstance(second, AicpError)
                 assert agent.under_way.value == 0
 

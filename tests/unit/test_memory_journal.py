@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from aicp.errors import ChainNotFound, IdempotencyConflict
+from aicp.errors import ChainNotFound, QueueFull
 from aicp.model.event import ChainEnded
 from aicp.model.task import TaskStatus
-from aicp.ports import ChainQuery, Journal, SubmitKey
+from aicp.ports import KEYS_KEPT, ChainQuery, Journal, SubmitKey
 from aicp.storage import memory
 from aicp.storage.memory import MemoryJournal
-from aicp.testing import run
+from aicp.testing import VirtualClock, run
 from aicp.testing.journal_contract import AT, JournalContract, chain, ended
 from tests.unit.flow_kit import virtual
 from tests.unit.journal_kit import WatchedJournal
@@ -23,6 +23,9 @@ class TestMemoryJournalKeepsTheContract(JournalContract):
     async def journal(self) -> AsyncIterator[Journal]:
         yield MemoryJournal()
 
+    def reopened(self, journal: Journal) -> Journal:
+        return journal
+
 
 class TestSlowWatchedJournalKeepsTheContract(JournalContract):
     """The tests' own journal, so that what they find is not its fault."""
@@ -32,7 +35,10 @@ class TestSlowWatchedJournalKeepsTheContract(JournalContract):
 
     @asynccontextmanager
     async def journal(self) -> AsyncIterator[Journal]:
-        yield WatchedJournal(lambda: 0.01)
+        yield WatchedJournal(lambda: 0.01, watches=False)
+
+    def reopened(self, journal: Journal) -> Journal:
+        return journal
 
 
 async def finish(journal: MemoryJournal, name: str) -> None:
@@ -54,7 +60,7 @@ async def test_the_oldest_finished_chains_are_forgotten_and_unfinished_ones_neve
         await journal.submit(chain(f"chain-{number}"))
     for number in range(1, 10):
         await finish(journal, f"chain-{number}")
-    listed = [record.submitted.chain_id for record in await journal.list_chains(ChainQuery())]
+    listed = [summary.chain_id for summary in await journal.list_chains(ChainQuery())]
     assert listed == ["chain-9", "chain-8", "chain-7", "chain-0"]
     assert await journal.read("chain-1") is None
     with pytest.raises(ChainNotFound):
@@ -62,14 +68,30 @@ async def test_the_oldest_finished_chains_are_forgotten_and_unfinished_ones_neve
 
 
 @virtual
-async def test_keys_are_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_are_kept_seven_days_and_no_longer() -> None:
+    clock = VirtualClock()
+    journal, key = MemoryJournal(clock=clock), SubmitKey("t", "key", b"digest")
+    await journal.submit(chain("first"), key)
+    clock.shift_wall(KEYS_KEPT.total_seconds() - 1)
+    assert await journal.submit(chain("second"), key) == "first"
+    clock.shift_wall(2)
+    await journal.prune(AT, 10)
+    assert await journal.submit(chain("third"), key) == "third"
+
+
+@virtual
+async def test_too_many_young_keys_are_refused_and_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "KEYS_KEPT_MAX", 5)
-    journal = MemoryJournal()
-    for number in range(8):
+    clock = VirtualClock()
+    journal = MemoryJournal(clock=clock)
+    for number in range(5):
         await journal.submit(chain(f"chain-{number}"), SubmitKey("t", f"key-{number}", b"digest"))
-    with pytest.raises(IdempotencyConflict):
-        await journal.submit(chain("other"), SubmitKey("t", "key-7", b"another"))
-    assert await journal.submit(chain("again"), SubmitKey("t", "key-0", b"another")) == "again"
+    with pytest.raises(QueueFull, match="submit without a key"):
+        await journal.submit(chain("one-more"), SubmitKey("t", "key-5", b"digest"))
+    assert await journal.read("one-more") is None
+    assert await journal.submit(chain("again"), SubmitKey("t", "key-0", b"digest")) == "chain-0"
+    clock.shift_wall(KEYS_KEPT.total_seconds() + 1)
+    assert await journal.submit(chain("later"), SubmitKey("t", "key-5", b"digest")) == "later"
 
 
 @virtual

@@ -221,14 +221,15 @@ class TestRestore:
         async def main() -> None:
             async with opened(path) as journal:
                 await fill(journal, "c1")
-                await journal.claim()
+            async with opened(path) as journal:
+                await journal.claim(10)
             backup_database(path, backup)
             for _ in range(3):
                 async with opened(path) as journal:
-                    (seen,) = await journal.claim()
+                    (seen,) = await journal.claim(10)
             restore_database(backup, path)
             async with opened(path) as journal:
-                (record,) = await journal.claim()
+                (record,) = await journal.claim(10)
                 assert record.epoch == 2 + EPOCHS_LEAPT + 1 > seen.epoch
                 assert tasks_of(record.facts) == ["t0"]
 

@@ -10,8 +10,7 @@ import pytest
 
 from aicp.errors import AicpError, ChainNotFound, SettingsError, StorageError
 from aicp.model.event import TaskEnded
-from aicp.ports import ChainRecord, SubmitKey
-from aicp.storage.contract_draft import ChainQuery
+from aicp.ports import ChainQuery, ChainRecord, SubmitKey
 from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_connections import connect_reader
 from aicp.storage.sqlite_database import SqliteDatabase
@@ -57,7 +56,8 @@ class Work:
         await asyncio.gather(*(self._submit(journal, chain) for chain in CHAINS))
         for task in ("t0", "t1"):
             await asyncio.gather(*(self._append(journal, chain, task) for chain in CHAINS))
-        await self._succeeds(journal.claim())
+        journal._left_up_to = len(CHAINS)  # as if an earlier process had left them
+        await self._succeeds(journal.claim(10))
         await self._succeeds(journal.append([chain_ended("pruned")], epoch=2))
         await self._succeeds(journal.list_chains(ChainQuery()))
         self.may_be_pruned = True
@@ -169,6 +169,7 @@ def test_read_that_fails_is_told_and_the_next_one_reads(tmp_path: Path) -> None:
         journal = SqliteJournal(SqliteDatabase(path, connect_reader=disk.connect))
         await journal.open()
         await journal.submit(submitted("c1"))
+        disk.statements.clear()
         for _ in range(10):
             disk.fail_at(1)
             assert "the disk failed" in await refused(journal.read("c1"), StorageError)

@@ -3,25 +3,29 @@
 import asyncio
 import sqlite3
 import stat
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict
+from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, StorageError
 from aicp.model.event import ChainCancelled, Fact, TaskStarted
 from aicp.model.task import TaskStatus
-from aicp.ports import SubmitKey
-from aicp.storage.contract_draft import ChainQuery, OwnershipLost
-from aicp.storage.sqlite import KEYS_KEPT, SqliteJournal
+from aicp.ports import KEYS_KEPT, ChainQuery, Journal, SubmitKey
+from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_reading import LIST_BY_FILTERS
 from aicp.testing import ManualClock
+from aicp.testing.journal_contract import JournalContract
 from tests.unit.sqlite_kit import (
     AT,
     Disk,
     ask,
     chain_ended,
     database,
+    disown,
     opened,
     refused,
     run,
@@ -36,6 +40,17 @@ SECOND = timedelta(seconds=1)
 
 async def ids(journal: SqliteJournal, query: ChainQuery) -> list[str]:
     return [summary.chain_id for summary in await journal.list_chains(query)]
+
+
+class TestSqliteJournalKeepsTheContract(JournalContract):
+    @asynccontextmanager
+    async def journal(self) -> AsyncIterator[Journal]:
+        with tempfile.TemporaryDirectory() as directory:
+            self.path = Path(directory) / "a.db"
+            yield self.reopened(None)
+
+    def reopened(self, _: Journal | None) -> Journal:
+        return SqliteJournal(database(self.path), clock=ManualClock(wall_start=AT))
 
 
 class TestSubmit:
@@ -162,7 +177,8 @@ class TestAppend:
         async def main() -> None:
             async with opened(tmp_path / "a.db") as journal:
                 await journal.submit(submitted("c1"))
-                await journal.claim()
+                await disown(journal)
+                await journal.claim(10)
                 old = journal.append([task_ended("c1", "t0"), chain_ended("c1")], epoch=1)
                 new = journal.append([task_ended("c1", "t1")], epoch=2)
                 await asyncio.gather(refused(old, OwnershipLost), new)
@@ -184,7 +200,7 @@ class TestClaim:
                 await journal.append([task_ended("over", "t0"), chain_ended("over")])
             for epoch in (2, 3, 4):
                 async with opened(tmp_path / "a.db") as journal:
-                    records = await journal.claim()
+                    records = await journal.claim(10)
                     assert [record.submitted.chain_id for record in records] == ["z", "a", "m"]
                     assert {record.epoch for record in records} == {epoch}
                     assert records[1].facts == (task_ended("a", "t0", {"n": 1}),)
@@ -196,7 +212,8 @@ class TestClaim:
             async with opened(tmp_path / "a.db") as journal:
                 await journal.submit(submitted("c1"))
                 await journal.append([task_ended("c1", "t0")], 1)
-                await journal.claim()
+                await disown(journal)
+                await journal.claim(10)
                 sentence = await refused(journal.append([task_ended("c1", "t1")], 1), OwnershipLost)
                 assert sentence == "Chain c1 has another owner, of epoch 2; this one's is 1."
                 await journal.append([task_ended("c1", "t1")], 2)
@@ -206,12 +223,57 @@ class TestClaim:
 
         run(main())
 
-    def test_claim_sees_what_was_handed_over_with_it(self, tmp_path: Path) -> None:
+    def test_chains_submitted_since_the_file_was_opened_are_not_claimed(self, tmp_path: Path) -> None:
         async def main() -> None:
             async with opened(tmp_path / "a.db") as journal:
-                _, records = await asyncio.gather(journal.submit(submitted("c1")), journal.claim())
-                assert [(record.submitted.chain_id, record.epoch) for record in records] == [("c1", 2)]
-                await journal.append([task_ended("c1", "t0")], 2)
+                await journal.submit(submitted("left"))
+            async with opened(tmp_path / "a.db") as journal:
+                _, records = await asyncio.gather(journal.submit(submitted("own")), journal.claim(10))
+                assert [(record.submitted.chain_id, record.epoch) for record in records] == [("left", 2)]
+                assert await journal.claim(10) == ()
+                await journal.append([task_ended("own", "t0")], 1)
+
+        run(main())
+
+    def test_batches_are_smaller_when_chains_are_large_and_one_is_never_too_large(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            sizes = [1_500, 400, 400, 5_000, 1, 1]
+            async with opened(tmp_path / "a.db") as journal:
+                for number, tasks in enumerate(sizes):
+                    await journal.submit(submitted(f"c{number}", tasks=tasks))
+            async with opened(tmp_path / "a.db") as journal:
+                claimed: list[list[int]] = []
+                while records := await journal.claim(100):
+                    claimed.append([len(record.submitted.spec.tasks) for record in records])
+                assert claimed == [[1_500, 400], [400], [5_000], [1, 1]]
+
+        run(main())
+
+    def test_with_nothing_left_a_claim_asks_the_disk_nothing(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            disk = Disk()
+            async with opened(tmp_path / "a.db", disk) as journal:
+                before = len(disk.statements)
+                assert await journal.claim(10) == ()
+                assert len(disk.statements) == before
+
+        run(main())
+
+    def test_claim_that_failed_is_begun_again_and_leaves_nothing_out(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            disk = Disk()
+            async with opened(tmp_path / "a.db") as journal:
+                for number in range(6):
+                    await journal.submit(submitted(f"c{number}"))
+            async with opened(tmp_path / "a.db", disk) as journal:
+                found: list[str] = []
+                for number in range(1, 30):
+                    disk.fail_at(number)
+                    try:
+                        found += [record.submitted.chain_id for record in await journal.claim(2)]
+                    except StorageError:
+                        continue
+                assert found == [f"c{number}" for number in range(6)]
 
         run(main())
 
@@ -227,7 +289,7 @@ class TestClaim:
                 connection.execute("UPDATE facts SET fact = '{\"kind\":\"of tomorrow\"}' WHERE chain_id = 'c2'")
             connection.close()
             async with opened(tmp_path / "a.db") as journal:
-                assert [record.submitted.chain_id for record in await journal.claim()] == ["c1", "c3"]
+                assert [record.submitted.chain_id for record in await journal.claim(10)] == ["c1", "c3"]
                 assert "cannot read" in await refused(journal.read("c2"), Exception)
             assert "an unfinished chain cannot be read" in caplog.text
 
@@ -245,7 +307,7 @@ class TestLargeResults:
                     await journal.append([task_ended(name, "t2", LARGE)])
                 assert ask(path, "SELECT count(*) FROM results") == 1
                 assert ask(path, "SELECT max(length(fact)) FROM facts") < 1_000
-                for record in (await journal.read("c1"), await journal.read("c2"), *await journal.claim()):
+                for record in (await journal.read("c1"), await journal.read("c2")):
                     assert record is not None
                     name = record.submitted.chain_id
                     wanted = [

@@ -10,7 +10,7 @@ import pytest
 
 from aicp.errors import StorageError
 from aicp.model.event import Fact
-from aicp.storage.contract_draft import ChainQuery
+from aicp.ports import ChainQuery
 from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_writer import ANSWERS_A_TURN, WAITING_BYTES_MAX
@@ -260,7 +260,7 @@ def test_close_writes_what_was_handed_over_and_refuses_the_rest(tmp_path: Path) 
         disk.open_gate()
         await asyncio.gather(first, second, closing)
         async with opened(tmp_path / "a.db") as again:
-            assert [record.submitted.chain_id for record in await again.claim()] == ["c1", "c2"]
+            assert [record.submitted.chain_id for record in await again.claim(10)] == ["c1", "c2"]
 
     run(main())
 
@@ -297,7 +297,7 @@ def test_close_may_come_twice_and_the_journal_may_be_opened_again(tmp_path: Path
             await journal.close()
             await journal.close()
         async with opened(tmp_path / "a.db") as again:
-            assert len(await again.claim()) == 3
+            assert len(await again.claim(10)) == 3
 
     run(main())
 

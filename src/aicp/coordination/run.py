@@ -202,7 +202,7 @@ class ChainRun:
         return [task for fact in facts for task in self.readiness.apply(fact)]
 
     async def _record(self, facts: Sequence[Fact]) -> None:
-        await self._journal.append(facts)
+        await self._journal.append(facts, self._epoch)
         if isinstance(facts[-1], ChainEnded):
             self.readiness.apply(facts[-1])
             self.end = facts[-1]

@@ -29,12 +29,13 @@ from aicp.model.event import ChainSubmitted
 from aicp.model.task import Attempt, Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_task
 from aicp.model.views import ChainView
-from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, SubmitKey, SystemClock
+from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
 
 ACCEPTED_MAX = 100_000
+CLAIMED_AT_ONCE = 200
 SINGLE_TASK = "task"
 PARALLEL_NAME = "parallel tasks"
 RETRY_AFTER_S = 1.0
@@ -81,9 +82,10 @@ class TaskCoordinator:
     async def __aenter__(self) -> Self:
         """Open the journal and go on with what it has unfinished."""
         await self._journal.open()
-        for record in await self._journal.unfinished():
-            self._accepted += len(record.submitted.spec.tasks)
-            self._begin(record.submitted, fold(record), record.epoch)
+        while records := await self._journal.claim(CLAIMED_AT_ONCE):
+            for record in records:
+                self._accepted += len(record.submitted.spec.tasks)
+                self._begin(record.submitted, fold(record), record.epoch)
         return self
 
     async def __aexit__(
@@ -231,7 +233,7 @@ class TaskCoordinator:
         name = readiness.graph.spec.name
         return ChainResult(chain_id, name, end.status, results_of(chain_id, readiness), end.error)
 
-    async def list_chains(self, query: ChainQuery) -> list[ChainRecord]:
+    async def list_chains(self, query: ChainQuery) -> list[ChainSummary]:
         """Newest first, one page."""
         return list(await self._journal.list_chains(query))
 

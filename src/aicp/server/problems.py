@@ -44,6 +44,8 @@ STATUS_OF_CODE = {
     "no_agent_available": 503,
     "circuit_open": 503,
     "server_stopping": 503,
+    "storage_error": 503,
+    "ownership_lost": 503,
     "deadline_exceeded": 504,
 }
 """Whatever is not in the table is 500."""

@@ -1,101 +1,201 @@
 """A journal in memory: the whole contract but durability."""
 
-import itertools
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from itertools import dropwhile, islice
 
-from aicp.errors import ChainNotFound, IdempotencyConflict
-from aicp.model.event import ChainEnded, ChainSubmitted, Fact
-from aicp.ports import ChainQuery, ChainRecord, SubmitKey
+import msgspec
+
+from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, QueueFull
+from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
+from aicp.model.task import TaskStatus
+from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
 
 FINISHED_KEPT_MAX = 10_000
-KEYS_KEPT_MAX = 100_000
+KEYS_KEPT_MAX = 1_000_000
+KEYS_FULL_RETRY_S = 60.0
+FIRST_EPOCH = 1
 
 
 class _Chain:
-    __slots__ = ("facts", "is_finished", "submitted")
+    __slots__ = ("ended_at", "epoch", "facts", "status", "submitted")
 
     def __init__(self, submitted: ChainSubmitted) -> None:
         self.submitted = submitted
         self.facts: list[Fact] = []
-        self.is_finished = False
+        self.epoch = FIRST_EPOCH
+        self.status = TaskStatus.PENDING
+        self.ended_at: datetime | None = None
+
+    def take(self, fact: Fact) -> None:
+        self.facts.append(fact)
+        if isinstance(fact, ChainEnded):
+            self.status, self.ended_at = fact.status, fact.at
+        elif isinstance(fact, TaskEnded) and self.ended_at is None:
+            self.status = TaskStatus.RUNNING
+
+    def record(self) -> ChainRecord:
+        return ChainRecord(self.submitted, tuple(self.facts), self.epoch)
+
+    def summary(self) -> ChainSummary:
+        submitted = self.submitted
+        return ChainSummary(
+            submitted.chain_id, submitted.spec.name, submitted.tenant, self.status, len(submitted.spec.tasks),
+            submitted.at, self.ended_at, submitted.retry_of,
+        )  # fmt: skip
+
+
+class _KeyUse(msgspec.Struct, frozen=True):
+    digest: bytes
+    chain_id: str
+    at: datetime
 
 
 class MemoryJournal:
-    """Remembers unfinished chains and the last 10,000 finished ones, until the process ends."""
+    """Remembers unfinished chains and the last 10,000 finished ones, until the process ends.
+
+    Whoever opens it finds the chains that earlier users left unfinished, as after a restart.
+
+    Args:
+        clock: Tells the age of submit keys.
+    """
 
     durable = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._chains: dict[str, _Chain] = {}
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._keys: OrderedDict[tuple[str, str], tuple[bytes, str]] = OrderedDict()
+        self._keys: OrderedDict[tuple[str, str], _KeyUse] = OrderedDict()
+        self._unclaimed: deque[str] = deque()
 
     async def open(self) -> None:
-        """Nothing to make ready."""
+        """Find out what is unfinished; nobody owns it any more."""
+        self._unclaimed = deque(chain_id for chain_id, chain in self._chains.items() if chain.ended_at is None)
 
     async def close(self) -> None:
         """Nothing to finish."""
 
-    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None) -> str:
-        """Record a new chain and return its id; for a key seen before with the same body, the id it got then.
+    async def find(self, key: SubmitKey) -> str | None:
+        """The id of the chain that was submitted with a key and this body; None when the key was not used.
 
         Raises:
             IdempotencyConflict: The key was used with another body.
         """
-        if key is not None and (known := self._keys.get((key.tenant, key.key))) is not None:
-            digest, chain_id = known
-            if digest != key.digest:
-                raise IdempotencyConflict
-            return chain_id
-        self._chains[submitted.chain_id] = _Chain(submitted)
-        if key is not None:
-            self._keys[key.tenant, key.key] = (key.digest, submitted.chain_id)
-            if len(self._keys) > KEYS_KEPT_MAX:
-                self._keys.popitem(last=False)
-        return submitted.chain_id
+        use = self._keys.get((key.tenant, key.key))
+        if use is not None and use.digest != key.digest:
+            raise IdempotencyConflict
+        return use.chain_id if use is not None else None
 
-    async def append(self, facts: Sequence[Fact]) -> None:
-        """Record facts, all or none.
+    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None, facts: Sequence[Fact] = ()) -> str:
+        """Record a new chain and return its id; for a key seen before with the same body, the id it got then.
 
         Raises:
-            ChainNotFound: A fact is about a chain that was never submitted.
+            IdempotencyConflict: The key was used with another body.
+            Conflict: There is a chain of this id.
+            QueueFull: A million keys are remembered, none of them for 7 days.
         """
-        for fact in facts:
-            if fact.chain_id not in self._chains:
-                raise ChainNotFound(f"There is no chain '{fact.chain_id}'.")
-        for fact in facts:
-            chain = self._chains[fact.chain_id]
-            chain.facts.append(fact)
-            if isinstance(fact, ChainEnded):
-                self._finish(fact.chain_id, chain)
+        if key is not None and (known := await MemoryJournal.find(self, key)) is not None:
+            return known
+        chain_id = submitted.chain_id
+        if chain_id in self._chains:
+            raise Conflict(f"There is a chain '{chain_id}' already.")
+        if key is not None:
+            self._remember(key, chain_id)
+        self._chains[chain_id] = _Chain(submitted)
+        self._take(chain_id, facts)
+        return chain_id
+
+    async def append(self, facts: Sequence[Fact], epoch: int = FIRST_EPOCH) -> None:
+        """Record facts of one chain, all or none.
+
+        Raises:
+            ChainNotFound: There is no such chain.
+            OwnershipLost: The chain's epoch is higher than `epoch`.
+            Conflict: The chain has ended.
+            ValueError: They are of several chains.
+        """
+        if not facts:
+            return
+        chain_id = facts[0].chain_id
+        if any(fact.chain_id != chain_id for fact in facts):
+            message = f"Facts of one chain at a time: not all of these are of {chain_id}."
+            raise ValueError(message)
+        chain = self._chains.get(chain_id)
+        if chain is None:
+            raise ChainNotFound(f"There is no chain '{chain_id}'.")
+        if chain.epoch > epoch:
+            raise OwnershipLost(f"Chain {chain_id} has another owner, of epoch {chain.epoch}; this one's is {epoch}.")
+        if chain.ended_at is not None:
+            raise Conflict(f"Chain {chain_id} has ended; nothing more is recorded of it.")
+        self._take(chain_id, facts)
+
+    async def claim(self, limit: int) -> Sequence[ChainRecord]:
+        """Become the owner of chains that were unfinished when it was opened, epoch + 1; oldest first."""
+        claimed: list[ChainRecord] = []
+        while self._unclaimed and len(claimed) < limit:
+            chain = self._chains.get(self._unclaimed.popleft())
+            if chain is not None and chain.ended_at is None:
+                chain.epoch += 1
+                claimed.append(chain.record())
+        return claimed
 
     async def read(self, chain_id: str) -> ChainRecord | None:
         """Everything recorded of a chain; None when there is no such chain."""
         chain = self._chains.get(chain_id)
-        return _record(chain) if chain is not None else None
+        return chain.record() if chain is not None else None
 
-    async def unfinished(self) -> Sequence[ChainRecord]:
-        """Every chain without an end, oldest first."""
-        return [_record(chain) for chain in self._chains.values() if not chain.is_finished]
+    async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
+        """Newest first, one page. Costs a look at each newer chain."""
+        return [chain.summary() for chain in islice(self._found(query), max(0, query.limit))]
 
-    async def list_chains(self, query: ChainQuery) -> Sequence[ChainRecord]:
-        """Newest first, one page."""
-        newest_first = reversed(self._chains)
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many."""
+        self._forget_old_keys()
+        old: list[str] = []
+        for chain_id in islice(self._finished, max(0, limit)):
+            ended_at = self._chains[chain_id].ended_at
+            if ended_at is None or ended_at >= before:
+                break
+            old.append(chain_id)
+        for chain_id in old:
+            self._forget(chain_id)
+        return len(old)
+
+    def _found(self, query: ChainQuery) -> Iterator[_Chain]:
+        newest_first: Iterator[str] = reversed(self._chains)
         if query.before is not None:
-            newest_first = itertools.dropwhile(lambda chain_id: chain_id != query.before, newest_first)
+            newest_first = dropwhile(lambda chain_id: chain_id != query.before, newest_first)
             next(newest_first, None)
-        chains = (self._chains[chain_id] for chain_id in newest_first)
-        theirs = (chain for chain in chains if query.tenant in {None, chain.submitted.tenant})
-        return [_record(chain) for chain in itertools.islice(theirs, query.limit)]
+        for chain_id in newest_first:
+            chain = self._chains[chain_id]
+            if query.tenant in {None, chain.submitted.tenant} and query.status in {None, chain.status}:
+                yield chain
 
-    def _finish(self, chain_id: str, chain: _Chain) -> None:
-        chain.is_finished = True
+    def _take(self, chain_id: str, facts: Sequence[Fact]) -> None:
+        chain = self._chains[chain_id]
+        for fact in facts:
+            chain.take(fact)
+        if chain.ended_at is None:
+            return
         self._finished[chain_id] = None
         if len(self._finished) > FINISHED_KEPT_MAX:
-            oldest, _ = self._finished.popitem(last=False)
-            del self._chains[oldest]
+            self._forget(next(iter(self._finished)))
 
+    def _forget(self, chain_id: str) -> None:
+        del self._finished[chain_id]
+        del self._chains[chain_id]
 
-def _record(chain: _Chain) -> ChainRecord:
-    return ChainRecord(chain.submitted, tuple(chain.facts))
+    def _remember(self, key: SubmitKey, chain_id: str) -> None:
+        """A key is good for 7 days, so what is full refuses: forgetting one early could do something twice."""
+        self._forget_old_keys()
+        if len(self._keys) >= KEYS_KEPT_MAX:
+            told = f"{KEYS_KEPT_MAX} submit keys of the last 7 days are remembered, which is all that fit in memory"
+            raise QueueFull(f"{told}: submit without a key, or use a database.", KEYS_FULL_RETRY_S)
+        self._keys[key.tenant, key.key] = _KeyUse(key.digest, chain_id, self._clock.utcnow())
+
+    def _forget_old_keys(self) -> None:
+        before = self._clock.utcnow() - KEYS_KEPT
+        while self._keys and next(iter(self._keys.values())).at < before:
+            self._keys.popitem(last=False)

@@ -2,23 +2,20 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
-from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict
+from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.model.task import TaskStatus
-from aicp.ports import ChainRecord, Clock, SubmitKey, SystemClock
-from aicp.storage.contract_draft import ChainQuery, ChainSummary, OwnershipLost
+from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
 from aicp.storage.rows import AppendRows, FactRow, encode_facts, encode_submitted, timestamp
-from aicp.storage.sqlite_book import FIRST_EPOCH, Book
+from aicp.storage.sqlite_book import FIRST_EPOCH, Book, KeyUse
+from aicp.storage.sqlite_claiming import Claimed, claim_chains, newest_chain
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_pruning import prune_chains, prune_keys
-from aicp.storage.sqlite_reading import read_record, read_summaries, read_unfinished
+from aicp.storage.sqlite_reading import read_key_use, read_record, read_summaries
 
-KEYS_KEPT = timedelta(days=7)
-
-_CLAIM = "UPDATE chains SET epoch = epoch + 1 WHERE ended_at IS NULL"
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +35,9 @@ class SqliteJournal:
     def __init__(self, database: SqliteDatabase, *, clock: Clock | None = None) -> None:
         self._database = database
         self._clock = clock or SystemClock()
+        self._claimed_up_to = 0
+        self._left_up_to = 0
+        self._is_open = False
 
     async def open(self) -> None:
         """Open the file: take its lock, within 10 s, and bring it to the newest schema.
@@ -46,7 +46,16 @@ class SqliteJournal:
             SettingsError: It is in use by another process, unwritable, of a newer version, or not AICP's.
             StorageError: The disk failed.
         """
+        if self._is_open:
+            return
         await self._database.open()
+        try:
+            # Whatever is unfinished now was left by an earlier process; what is submitted from now on is this one's.
+            self._claimed_up_to, self._left_up_to = 0, await self._database.read(newest_chain)
+        except BaseException:
+            await self._database.close()
+            raise
+        self._is_open = True
 
     async def close(self) -> None:
         """Write what was handed over, and close the file; at most 30 s.
@@ -54,10 +63,23 @@ class SqliteJournal:
         Raises:
             StorageError: It took longer.
         """
+        self._is_open = False
         await self._database.close()
 
-    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None) -> str:
-        """Record a new chain and return its id; for a key seen before with the same body, the id it got then.
+    async def find(self, key: SubmitKey) -> str | None:
+        """The id of the chain that was submitted with a key and this body; None when the key was not used.
+
+        Raises:
+            IdempotencyConflict: The key was used with another body.
+            StorageError: It could not be read.
+        """
+        use = await self._database.read(lambda connection: read_key_use(connection, (key.tenant, key.key)))
+        return None if use is None else _chain_of(use, key)
+
+    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None, facts: Sequence[Fact] = ()) -> str:
+        """Record a new chain, with further facts of it, and return its id.
+
+        For a key seen before with the same body that is the id it got then, and nothing is recorded.
 
         Raises:
             IdempotencyConflict: The key was used with another body.
@@ -65,7 +87,9 @@ class SqliteJournal:
             StorageError: It could not be recorded.
         """
         fact = encode_submitted(submitted)
-        return await self._database.write(partial(_submit, submitted, fact, key), len(fact.fact))
+        rows = encode_facts(facts) if facts else None
+        size = len(fact.fact) + (rows.size if rows else 0)
+        return await self._database.write(partial(_submit, submitted, fact, rows, key), size)
 
     async def append(self, facts: Sequence[Fact], epoch: int = 1) -> None:
         """Record facts of one chain, all or none, in the order of the calls.
@@ -77,20 +101,30 @@ class SqliteJournal:
             OwnershipLost: The chain's epoch is higher than `epoch`.
             Conflict: The chain has ended.
             StorageError: They could not be recorded.
+            ValueError: They are of several chains.
         """
         if facts:
             rows = encode_facts(facts)
             await self._database.write(partial(_append, rows, epoch), rows.size)
 
-    async def claim(self) -> Sequence[ChainRecord]:
-        """Become the owner of every unfinished chain, epoch + 1, and return them, oldest first.
+    async def claim(self, limit: int) -> Sequence[ChainRecord]:
+        """Become the owner of chains that stood unfinished in the file when it was opened, epoch + 1; oldest first.
 
-        One that cannot be read, as a newer version may have left it, is logged and left as it is.
+        At most `limit` of them, and fewer when they are large. One that cannot be read, as a newer version may have
+        left it, is logged and left as it is.
 
         Raises:
-            StorageError: They could not be claimed or read.
+            StorageError: They could not be claimed or read; the next claim begins with them again.
         """
-        return await self._database.write(_claim)
+        while self._claimed_up_to < self._left_up_to:
+            work = partial(claim_chains, after=self._claimed_up_to, up_to=self._left_up_to, limit=limit)
+            claimed: Claimed = await self._database.write(work)
+            self._claimed_up_to = claimed.up_to
+            for trouble in claimed.unreadable:
+                _log.error("an unfinished chain cannot be read, and stays as it is: %s", trouble)
+            if claimed.records:
+                return claimed.records
+        return ()
 
     async def read(self, chain_id: str) -> ChainRecord | None:
         """Everything recorded of a chain, as of one moment; None when there is no such chain.
@@ -129,18 +163,26 @@ class SqliteJournal:
         return pruned
 
 
-def _submit(submitted: ChainSubmitted, fact: FactRow, key: SubmitKey | None, book: Book) -> str:
+def _submit(
+    submitted: ChainSubmitted, fact: FactRow, rows: AppendRows | None, key: SubmitKey | None, book: Book
+) -> str:
     if key is not None and (use := book.key_use((key.tenant, key.key))) is not None:
-        digest, chain_id = use
-        if digest != key.digest:
-            raise IdempotencyConflict
-        return chain_id
-    at, spec = timestamp(submitted.at), submitted.spec
+        return _chain_of(use, key)
+    chain_id, at, spec = submitted.chain_id, timestamp(submitted.at), submitted.spec
     row = (submitted.tenant, spec.name, TaskStatus.PENDING.value, len(spec.tasks), FIRST_EPOCH, at, submitted.retry_of)
-    book.add_chain(submitted.chain_id, row, fact.fact)
+    head = book.add_chain(chain_id, row, fact.fact)
+    if rows is not None:
+        book.add_facts(head, rows)
     if key is not None:
-        book.add_key((key.tenant, key.key), (key.digest, submitted.chain_id), at)
-    return submitted.chain_id
+        book.add_key((key.tenant, key.key), (key.digest, chain_id), at)
+    return chain_id
+
+
+def _chain_of(use: KeyUse, key: SubmitKey) -> str:
+    digest, chain_id = use
+    if digest != key.digest:
+        raise IdempotencyConflict
+    return chain_id
 
 
 def _append(rows: AppendRows, epoch: int, book: Book) -> None:
@@ -152,15 +194,3 @@ def _append(rows: AppendRows, epoch: int, book: Book) -> None:
     if head.is_over:
         raise Conflict(f"Chain {rows.chain_id} has ended; nothing more is recorded of it.")
     book.add_facts(head, rows)
-
-
-def _claim(book: Book) -> list[ChainRecord]:
-    book.execute(_CLAIM)
-    book.forget_heads()
-    records: list[ChainRecord] = []
-    for record in read_unfinished(book.connection):
-        if isinstance(record, ChainRecord):
-            records.append(record)
-        else:
-            _log.error("an unfinished chain cannot be read, and stays as it is: %s", record)
-    return records

@@ -28,7 +28,7 @@ _HEAD = """
     SELECT epoch, status, ended_at IS NOT NULL, (SELECT max(seq) FROM facts WHERE facts.chain_id = chains.chain_id)
     FROM chains WHERE chain_id = ?
 """
-_KEY = "SELECT digest, chain_id FROM submit_keys WHERE tenant = ? AND key = ?"
+KEY_USE = "SELECT digest, chain_id FROM submit_keys WHERE tenant = ? AND key = ?"
 
 Row = tuple[Any, ...]
 Key = tuple[str, str]
@@ -113,14 +113,15 @@ class Book:
 
     def key_use(self, key: Key) -> KeyUse | None:
         """What (tenant, key) was used for: the body's digest and the chain."""
-        row: KeyUse | None = self._keys.get(key) or self._connection.execute(_KEY, key).fetchone()
+        row: KeyUse | None = self._keys.get(key) or self._connection.execute(KEY_USE, key).fetchone()
         return row
 
-    def add_chain(self, chain_id: str, row: Row, first_fact: str) -> None:
+    def add_chain(self, chain_id: str, row: Row, first_fact: str) -> Head:
         """A new chain: tenant, name, status, total_tasks, epoch, submitted_at, retry_of."""
         self._gathered.chains.append((chain_id, *row))
         self._gathered.facts.append((chain_id, 0, first_fact, None))
-        self._heads[chain_id] = Head(FIRST_EPOCH, TaskStatus.PENDING.value, is_over=False, seq=0)
+        head = self._heads[chain_id] = Head(FIRST_EPOCH, TaskStatus.PENDING.value, is_over=False, seq=0)
+        return head
 
     def add_key(self, key: Key, use: KeyUse, at: str) -> None:
         """A key that was not used before."""
@@ -143,8 +144,12 @@ class Book:
         self.flush()
         return self._connection.execute(sql, params)
 
+    def forget_head(self, chain_id: str) -> None:
+        """Ask the disk again about a chain, as after its epoch was changed."""
+        self._heads.pop(chain_id, None)
+
     def forget_heads(self) -> None:
-        """Ask the disk again about every chain, as after epochs were changed."""
+        """Ask the disk again about every chain."""
         self._heads.clear()
 
     def flush(self) -> None:

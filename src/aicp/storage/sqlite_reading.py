@@ -8,9 +8,9 @@ from operator import itemgetter
 import msgspec
 
 from aicp.model.event import ChainSubmitted
-from aicp.ports import ChainRecord
-from aicp.storage.contract_draft import ChainQuery, ChainSummary
+from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.rows import decode_facts
+from aicp.storage.sqlite_book import KEY_USE, Key, KeyUse
 
 _FACTS = """
     SELECT chains.chain_id, chains.epoch, facts.fact, facts.result_digest, results.body
@@ -19,7 +19,10 @@ _FACTS = """
     LEFT JOIN results ON results.digest = facts.result_digest
 """
 _OF_CHAIN = f"{_FACTS} WHERE chains.chain_id = ? ORDER BY facts.seq"
-_UNFINISHED = f"{_FACTS} WHERE chains.ended_at IS NULL ORDER BY chains.number, facts.seq"
+_UNFINISHED = f"""
+    {_FACTS} WHERE chains.ended_at IS NULL AND chains.number > ? AND chains.number <= ?
+    ORDER BY chains.number, facts.seq
+"""
 
 _LIST = """
     SELECT json_group_array(json_object(
@@ -56,13 +59,25 @@ def read_record(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | 
     return _record(rows) if rows else None
 
 
-def read_unfinished(connection: sqlite3.Connection) -> Iterator[ChainRecord | msgspec.MsgspecError]:
-    """Every chain without an end, oldest first; in place of one that cannot be read, why.
+def read_key_use(connection: sqlite3.Connection, key: Key) -> KeyUse | None:
+    """What (tenant, key) was used for: the body's digest and the chain.
+
+    Raises:
+        sqlite3.Error: It could not be read.
+    """
+    row: KeyUse | None = connection.execute(KEY_USE, key).fetchone()
+    return row
+
+
+def read_unfinished(
+    connection: sqlite3.Connection, after: int, up_to: int
+) -> Iterator[ChainRecord | msgspec.MsgspecError]:
+    """Chains without an end whose numbers are in (after, up_to], oldest first; for one that cannot be read, why.
 
     Raises:
         sqlite3.Error: They could not be read.
     """
-    for _, rows in groupby(connection.execute(_UNFINISHED), key=itemgetter(0)):
+    for _, rows in groupby(connection.execute(_UNFINISHED, (after, up_to)), key=itemgetter(0)):
         try:
             yield _record(list(rows))
         except msgspec.MsgspecError as error:

@@ -4,21 +4,26 @@ class TestMyJournal(JournalContract):
 @asynccontextmanager
 async def journal(self) -> AsyncIterator[Journal]:
 …
+
+def reopened(self, journal: Journal) -> Journal:
+…
 """
 
 import abc
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aicp.errors import AicpError, IdempotencyConflict
+import msgspec
+
+from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
 from aicp.model.chain import ChainSpec, FailurePolicy
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import Outcome, TaskError
 from aicp.model.task import Attempt, OnFailure, Priority, Task, TaskResult, TaskStatus
-from aicp.ports import ChainQuery, ChainRecord, Journal, SubmitKey
+from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Journal, SubmitKey
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 SIDE_BY_SIDE = 50
@@ -64,9 +69,20 @@ class JournalContract(abc.ABC):
     def journal(self) -> AbstractAsyncContextManager[Journal]:
         """A fresh journal, not yet open; whatever it took is given back at the end."""
 
+    @abc.abstractmethod
     def reopened(self, journal: Journal) -> Journal:
-        """Another journal, not yet open, over what a durable one left behind when it was closed."""
-        raise NotImplementedError(f"{type(journal).__name__} says that it is durable: say how to open it again")
+        """A journal, not yet open, over what one left behind when it was closed, as its next owner has it."""
+
+    @asynccontextmanager
+    async def _again(self, journal: Journal) -> AsyncIterator[Journal]:
+        """The next owner's journal, open, over what this one leaves."""
+        await journal.close()
+        again = self.reopened(journal)
+        await again.open()
+        try:
+            yield again
+        finally:
+            await again.close()
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         """Run a test; override it for another loop."""
@@ -117,20 +133,59 @@ class JournalContract(abc.ABC):
         _expect((await _read(journal, "chain")).facts == (), "facts came from nowhere")
 
     @_rule
-    async def test_an_append_is_recorded_whole_or_not_at_all(self, journal: Journal) -> None:
-        """One fact that cannot be recorded keeps the others out."""
-        await journal.submit(chain("chain"))
-        await _expect_refused(journal.append([ended("chain", "a"), ended("never-submitted", "b")]))
-        _expect((await _read(journal, "chain")).facts == (), "a part of a refused append is on record")
-
-    @_rule
-    async def test_an_append_may_be_about_several_chains(self, journal: Journal) -> None:
-        """Each chain gets its own facts."""
+    async def test_an_append_is_about_one_chain_and_else_recorded_not_at_all(self, journal: Journal) -> None:
+        """Facts of several are a defect of whoever appends them."""
         for name in ("one", "two"):
             await journal.submit(chain(name))
-        await journal.append([ended("one", "a"), ended("two", "a"), ended("one", "b")])
-        _expect(_tasks(await _read(journal, "one")) == ["a", "b"], "the first chain's facts are wrong")
-        _expect(_tasks(await _read(journal, "two")) == ["a"], "the second chain's facts are wrong")
+        await _expect_refused(journal.append([ended("one", "a"), ended("two", "a")]), ValueError)
+        for name in ("one", "two"):
+            _expect((await _read(journal, name)).facts == (), "a part of a refused append is on record")
+
+    @_rule
+    async def test_facts_of_a_chain_that_was_never_submitted_are_refused(self, journal: Journal) -> None:
+        """And recorded nowhere."""
+        await _expect_refused(journal.append([ended("never-submitted", "a")]), ChainNotFound)
+        _expect(await journal.read("never-submitted") is None, "a chain came from nowhere")
+
+    @_rule
+    async def test_a_chain_that_ended_takes_no_more_facts(self, journal: Journal) -> None:
+        """Neither later nor right behind its end."""
+        await journal.submit(chain("chain"))
+        await journal.append([ended("chain", "a"), ChainEnded("chain", TaskStatus.COMPLETED, AT)])
+        for late in ([ended("chain", "b")], [ChainEnded("chain", TaskStatus.FAILED, AT)]):
+            await _expect_refused(journal.append(late), Conflict)
+        _expect(len((await _read(journal, "chain")).facts) == 2, "something was recorded after the end")
+
+    @_rule
+    async def test_a_fact_may_stand_twice(self, journal: Journal) -> None:
+        """Whoever lost the answer to an append does it again."""
+        await journal.submit(chain("chain"))
+        for _ in range(2):
+            await journal.append([ended("chain", "a")])
+        _expect(_tasks(await _read(journal, "chain")) == ["a", "a"], "a repeated append was not recorded")
+
+    @_rule
+    async def test_facts_submitted_with_a_chain_are_on_record_with_it(self, journal: Journal) -> None:
+        """As the first ones; a repeated submit adds none."""
+        key = SubmitKey("tenant", "key", b"digest")
+        await journal.submit(
+            chain("chain"), key, [ended("chain", "a", result=1), ended("chain", "b", result="x" * 70_000)]
+        )
+        _expect(await journal.submit(chain("other"), key, [ended("other", "a")]) == "chain", "another id")
+        await journal.append([ended("chain", "c")])
+        record = await _read(journal, "chain")
+        _expect(_tasks(record) == ["a", "b", "c"], f"on record is {_tasks(record)}")
+        _expect(_result_of(record.facts[1]) == "x" * 70_000, "a large result came back changed")
+        (listed,) = await journal.list_chains(ChainQuery())
+        _expect(listed.status is TaskStatus.RUNNING, f"listed as {listed.status}")
+
+    @_rule
+    async def test_a_chain_id_that_is_taken_is_a_conflict(self, journal: Journal) -> None:
+        """The first chain stays as it is."""
+        first = chain("chain")
+        await journal.submit(first)
+        await _expect_refused(journal.submit(chain("chain", tenant="other")), Conflict)
+        _expect((await _read(journal, "chain")).submitted == first, "the first chain was overwritten")
 
     @_rule
     async def test_a_record_once_read_does_not_change(self, journal: Journal) -> None:
@@ -166,15 +221,50 @@ class JournalContract(abc.ABC):
             _expect(found in (["c"], ["a", "b", "c"]), f"on record is {found}")
 
     @_rule
-    async def test_unfinished_are_those_without_an_end_oldest_first(self, journal: Journal) -> None:
-        """With everything recorded of them; this is what a start goes on with."""
+    async def test_a_submit_makes_its_journal_the_owner_so_there_is_nothing_to_claim(self, journal: Journal) -> None:
+        """A claim is about what others left."""
+        await journal.submit(chain("chain"))
+        _expect(list(await journal.claim(10)) == [], "a chain of one's own was claimed")
+        _expect((await _read(journal, "chain")).epoch == 1, "its epoch has changed")
+
+    @_rule
+    async def test_the_next_owner_claims_what_has_no_end_oldest_first(self, journal: Journal) -> None:
+        """With everything recorded of it, and each chain once."""
         for number, name in enumerate(("first", "second", "third", "fourth")):
             await journal.submit(chain(name, after_s=number))
-        await journal.append([ended("third", "a"), ChainEnded("second", TaskStatus.COMPLETED, AT)])
+        await journal.append([ended("third", "a")])
+        await journal.append([ChainEnded("second", TaskStatus.COMPLETED, AT)])
         await journal.append([ChainCancelled("fourth", AT)])
-        records = list(await journal.unfinished())
-        found = [(record.submitted.chain_id, len(record.facts)) for record in records]
-        _expect(found == [("first", 0), ("third", 1), ("fourth", 1)], f"unfinished are {found}")
+        async with self._again(journal) as again:
+            await again.submit(chain("fifth", after_s=5))
+            found: list[tuple[str, int, int]] = []
+            while records := await again.claim(2):
+                _expect(len(records) <= 2, f"{len(records)} chains were claimed at once")
+                found += [(record.submitted.chain_id, len(record.facts), record.epoch) for record in records]
+            _expect(found == [("first", 0, 2), ("third", 1, 2), ("fourth", 1, 2)], f"claimed were {found}")
+            _expect(list(await again.claim(2)) == [], "something was claimed twice")
+
+    @_rule
+    async def test_the_epoch_rises_with_every_owner(self, journal: Journal) -> None:
+        """Also when nothing was recorded in between."""
+        await journal.submit(chain("chain"))
+        for epoch in (2, 3, 4):
+            async with self._again(journal) as again:
+                (record,) = await again.claim(10)
+                _expect(record.epoch == epoch, f"epoch is {record.epoch}, not {epoch}")
+                _expect((await _read(again, "chain")).epoch == epoch, "it reads otherwise")
+
+    @_rule
+    async def test_an_owner_of_an_older_epoch_is_refused_and_the_new_one_is_not(self, journal: Journal) -> None:
+        """And nothing of what it wanted to record is recorded."""
+        await journal.submit(chain("chain"))
+        await journal.append([ended("chain", "a")], 1)
+        async with self._again(journal) as again:
+            await again.claim(10)
+            await _expect_refused(again.append([ended("chain", "b")], 1), OwnershipLost)
+            await again.append([ended("chain", "c")], 2)
+            await again.append([ChainEnded("chain", TaskStatus.COMPLETED, AT)], 2)
+            _expect(_tasks(await _read(again, "chain")) == ["a", "c"], "an old owner wrote")
 
     @_rule
     async def test_chains_are_listed_newest_first_page_by_page(self, journal: Journal) -> None:
@@ -211,6 +301,73 @@ class JournalContract(abc.ABC):
         """Nothing comes before nothing."""
         await journal.submit(chain("chain"))
         _expect(await _page(journal, before="never-submitted") == [], "there are chains before an unknown one")
+
+    @_rule
+    async def test_a_list_tells_where_each_chain_stands_as_recorded(self, journal: Journal) -> None:
+        """With everything else that a list shows."""
+        await journal.submit(chain("chain", tenant="ours", retry_of="earlier", spec=_full_spec()))
+        expected = ChainSummary("chain", "a name", "ours", TaskStatus.PENDING, 2, AT, None, "earlier")
+        steps: list[tuple[Fact, TaskStatus]] = [
+            (TaskStarted("chain", "a", AT), TaskStatus.PENDING),
+            (ended("chain", "a"), TaskStatus.RUNNING),
+            (ChainEnded("chain", TaskStatus.FAILED, AT), TaskStatus.FAILED),
+        ]
+        for fact, status in steps:
+            await journal.append([fact])
+            expected = msgspec.structs.replace(
+                expected, status=status, ended_at=AT if isinstance(fact, ChainEnded) else None
+            )
+            _expect(list(await journal.list_chains(ChainQuery())) == [expected], f"after {fact} it is not {expected}")
+
+    @_rule
+    async def test_a_list_may_be_of_those_that_stand_somewhere(self, journal: Journal) -> None:
+        """Together with a tenant and a page."""
+        for number in range(6):
+            await journal.submit(chain(f"chain-{number}", tenant="ab"[number % 2], after_s=number))
+        for number in (0, 1, 4):
+            await journal.append([ChainEnded(f"chain-{number}", TaskStatus.COMPLETED, AT)])
+        completed = TaskStatus.COMPLETED
+        _expect(await _page(journal, status=completed) == ["chain-4", "chain-1", "chain-0"], "of one status")
+        _expect(await _page(journal, status=completed, tenant="a") == ["chain-4", "chain-0"], "of a tenant")
+        _expect(await _page(journal, status=completed, limit=1, before="chain-4") == ["chain-1"], "of a page")
+        _expect(await _page(journal, status=TaskStatus.PENDING, tenant="b") == ["chain-5", "chain-3"], "of the others")
+
+    @_rule
+    async def test_old_chains_are_forgotten_once_they_ended(self, journal: Journal) -> None:
+        """Oldest end first, no more than asked for, and never an unfinished one."""
+        for number in range(5):
+            await journal.submit(chain(f"chain-{number}"))
+        for number in range(4):
+            at = AT + timedelta(seconds=number)
+            await journal.append(
+                [ended(f"chain-{number}", "a"), ChainEnded(f"chain-{number}", TaskStatus.COMPLETED, at)]
+            )
+        _expect(await journal.prune(AT, 10) == 0, "something was forgotten too early")
+        _expect(await journal.prune(AT + timedelta(seconds=3), 2) == 2, "two were to be forgotten")
+        _expect(await _page(journal) == ["chain-4", "chain-3", "chain-2"], "the wrong ones were forgotten")
+        _expect(await journal.prune(AT + timedelta(days=1), 10) == 2, "two more were to be forgotten")
+        _expect(await _page(journal) == ["chain-4"], "an unfinished one was forgotten")
+        _expect(await journal.read("chain-3") is None, "a forgotten chain can be read")
+
+    @_rule
+    async def test_a_key_outlives_the_chain_it_leads_to(self, journal: Journal) -> None:
+        """So that nothing is done twice because its chain was forgotten early."""
+        key = SubmitKey("tenant", "key", b"digest")
+        await journal.submit(chain("first"), key)
+        await journal.append([ChainEnded("first", TaskStatus.COMPLETED, AT)])
+        _expect(await journal.prune(AT + timedelta(seconds=1), 10) == 1, "it was not forgotten")
+        _expect(await journal.find(key) == "first", "the key was forgotten with it")
+        _expect(await journal.submit(chain("second"), key) == "first", "a repeated submit got another id")
+
+    @_rule
+    async def test_a_key_is_found_once_it_was_used(self, journal: Journal) -> None:
+        """With the same body; another one is a conflict."""
+        key = SubmitKey("tenant", "key", b"digest")
+        _expect(await journal.find(key) is None, "a key was found before it was used")
+        await journal.submit(chain("first"), key)
+        _expect(await journal.find(key) == "first", "a key was not found")
+        _expect(await journal.find(SubmitKey("other", "key", b"digest")) is None, "another tenant's key was found")
+        await _expect_refused(journal.find(SubmitKey("tenant", "key", b"another")), IdempotencyConflict)
 
     @_rule
     async def test_the_same_key_and_body_give_the_first_chain_again(self, journal: Journal) -> None:
@@ -269,7 +426,7 @@ class JournalContract(abc.ABC):
             after = [await _read(again, name) for name in ("first", "second")]
             _expect([(r.submitted, r.facts) for r in after] == [(r.submitted, r.facts) for r in before], "it forgot")
             _expect(await again.submit(chain("third"), key) == "first", "it forgot a key")
-            unfinished = [record.submitted.chain_id for record in await again.unfinished()]
+            unfinished = [record.submitted.chain_id for record in await again.claim(10)]
             _expect(unfinished == ["second"], f"unfinished are {unfinished}")
         finally:
             await again.close()
@@ -344,18 +501,23 @@ async def _read(journal: Journal, chain_id: str) -> ChainRecord:
 
 
 async def _page(
-    journal: Journal, *, tenant: str | None = None, limit: int = 50, before: str | None = None
+    journal: Journal,
+    *,
+    tenant: str | None = None,
+    status: TaskStatus | None = None,
+    limit: int = 50,
+    before: str | None = None,
 ) -> list[str]:
-    records: Sequence[ChainRecord] = await journal.list_chains(ChainQuery(tenant, limit, before))
-    return [record.submitted.chain_id for record in records]
+    summaries = await journal.list_chains(ChainQuery(tenant, status, limit, before))
+    return [summary.chain_id for summary in summaries]
 
 
-async def _expect_refused(appending: Coroutine[Any, Any, None]) -> None:
+async def _expect_refused(asked: Coroutine[Any, Any, Any], kind: type[Exception]) -> None:
     try:
-        await appending
-    except AicpError:
+        await asked
+    except kind:
         return
-    raise AssertionError("a fact about a chain that was never submitted must be refused")
+    raise AssertionError(f"this must be refused with {kind.__name__}")
 
 
 def _tasks(record: ChainRecord) -> list[str]:
