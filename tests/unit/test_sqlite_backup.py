@@ -195,6 +195,22 @@ class TestBackup:
         assert str(backup if there else path) in sentence_of(refusal)
         assert files_in(tmp_path) == ["a.db", "a.db.lock"]
 
+    def test_how_far_it_is_is_told_to_the_end(self, tmp_path: Path) -> None:
+        heard = list[tuple[int, int]]()
+        make(tmp_path / "a.db", "c1")
+        backup_database(tmp_path / "a.db", tmp_path / "b.db", lambda done, pages: heard.append((done, pages)))
+        done, pages = heard[-1]
+        assert done == pages > 0
+
+    def test_interrupted_copy_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        def interrupt(_: int, __: int) -> None:
+            raise KeyboardInterrupt
+
+        make(tmp_path / "a.db", "c1")
+        with pytest.raises(KeyboardInterrupt):
+            backup_database(tmp_path / "a.db", tmp_path / "b.db", interrupt)
+        assert files_in(tmp_path) == ["a.db", "a.db.lock"]
+
     def test_database_of_a_newer_version_is_refused(self, tmp_path: Path) -> None:
         make(tmp_path / "a.db")
         with closing(connect(tmp_path / "a.db")) as connection:

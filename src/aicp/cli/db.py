@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,8 +56,8 @@ def backup(
     """Copy the database into one file, as of one moment, also while a server uses it."""
     from aicp.runtime import databases
 
-    with _working("copying"):
-        backed_up = databases.backup(database, file)
+    with _working("copying") as tell:
+        backed_up = databases.backup(database, file, tell)
     write(_plain(backed_up), output, facts(**_plain(backed_up)))
 
 
@@ -88,15 +88,15 @@ def _path_as_text(value: Any) -> str:
 
 
 @contextmanager
-def _working(told: str) -> Iterator[None]:
-    """Show on stderr, when somebody looks, that the command is at work and for how long."""
+def _working(told: str) -> Iterator[Callable[[int, int], None]]:
+    """Show on stderr, when somebody looks, that the command is at work, for how long, and how far it says it is."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda _, __: None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(told, total=None)
-        yield
+        bar = progress.add_task(told, total=None)
+        yield lambda done, pages: progress.update(bar, completed=done, total=pages)

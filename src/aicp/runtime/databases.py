@@ -10,6 +10,7 @@ from aicp.storage.sqlite_backup import (
     BackedUp,
     Checked,
     Restored,
+    Tell,
     Upgraded,
     backup_database,
     check_database,
@@ -17,7 +18,18 @@ from aicp.storage.sqlite_backup import (
     upgrade_database,
 )
 
-__all__ = ["BackedUp", "Checked", "Restored", "Upgraded", "backup", "check", "database_path", "restore", "upgrade"]
+__all__ = [
+    "BackedUp",
+    "Checked",
+    "Restored",
+    "Tell",
+    "Upgraded",
+    "backup",
+    "check",
+    "database_path",
+    "restore",
+    "upgrade",
+]
 
 
 def database_path(url: str | None, environ: Mapping[str, str] | None = None) -> Path:
@@ -50,14 +62,14 @@ def check(url: str | None) -> Checked:
     return check_database(database_path(url))
 
 
-def backup(url: str | None, file: Path) -> BackedUp:
-    """Copy the database at `url` as of one moment into a new file; it may be in use, and goes on meanwhile.
+def backup(url: str | None, file: Path, tell: Tell | None = None) -> BackedUp:
+    """Copy the database at `url` as of one moment into a new file; `tell` hears pages done and pages in all.
 
     Raises:
         SettingsError: There is none, or the copy would overwrite something, or cannot be written.
         StorageError: The disk failed, or the database is damaged; there is no copy.
     """
-    return backup_database(database_path(url), file)
+    return backup_database(database_path(url), file, tell)
 
 
 def restore(url: str | None, file: Path) -> Restored:

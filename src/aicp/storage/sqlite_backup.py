@@ -5,7 +5,7 @@ import itertools
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -22,6 +22,9 @@ PAGES_AT_ONCE = 1_024
 LOG_SUFFIXES = ("-wal", "-shm")
 EPOCHS_LEAPT = 1_000_000
 """By how much a restore raises epochs, so that agents who obeyed later owners than the backup knows obey the next."""
+
+Tell = Callable[[int, int], None]
+"""Told how many pages of a copy are done, and of how many; called after every `PAGES_AT_ONCE`."""
 
 _COUNTS = {
     "chains": "SELECT count(*) FROM chains",
@@ -140,8 +143,10 @@ def check_database(path: Path) -> Checked:
             return Checked(path, None, REVISIONS[-1], path.stat().st_size, {}, (f"it is damaged ({error})",))
 
 
-def backup_database(path: Path, backup: Path) -> BackedUp:
+def backup_database(path: Path, backup: Path, tell: Tell | None = None) -> BackedUp:
     """Copy a database as of one moment into one file; it may be in use, and goes on meanwhile.
+
+    `tell` hears how far it is; what it raises ends the copy, and nothing of it stays.
 
     Raises:
         SettingsError: There is none, or the copy would overwrite something, or cannot be written.
@@ -149,11 +154,12 @@ def backup_database(path: Path, backup: Path) -> BackedUp:
     """
     if backup.exists():
         raise SettingsError(f"{backup} is there already: name a new file for the backup.")
-    with _reading(path) as source, _new_file(backup) as made:
+    with _reading(path) as source:
         found = recognise(source)
         refuse_unusable(found, path)
-        _copy(source, path, made)
-        made.rename(backup)
+        with _new_file(backup) as made:
+            _copy(source, path, made, tell)
+            made.rename(backup)
     return BackedUp(path, backup, found.revision, backup.stat().st_size)
 
 
@@ -241,13 +247,15 @@ def _new_file(path: Path) -> Iterator[Path]:
         raise opening_error(error, path) from error
 
 
-def _copy(source: sqlite3.Connection, path: Path, made: Path, *, leap: bool = False) -> None:
+def _copy(source: sqlite3.Connection, path: Path, made: Path, tell: Tell | None = None, *, leap: bool = False) -> None:
     """As of one moment: the copy would begin again with each write of a server if it were not read in one snapshot."""
+    told = tell or _tell_nobody
     source.execute("BEGIN")
     source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     try:
         with closing(connect(made)) as target:
-            source.backup(target, pages=PAGES_AT_ONCE)
+            # Python looks for signals only while it runs Python: without a call between steps, Ctrl-C would wait.
+            source.backup(target, pages=PAGES_AT_ONCE, progress=lambda _, left, pages: told(pages - left, pages))
             target.execute("PRAGMA journal_mode = DELETE")
             if leap:
                 target.execute(_LEAP, (EPOCHS_LEAPT,))
@@ -256,6 +264,10 @@ def _copy(source: sqlite3.Connection, path: Path, made: Path, *, leap: bool = Fa
             raise opening_error(error, path) from error
         raise
     _sync_file(made)
+
+
+def _tell_nobody(_: int, __: int) -> None:
+    pass
 
 
 def _sync_file(path: Path) -> None:
