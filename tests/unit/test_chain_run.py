@@ -6,7 +6,6 @@ import random
 import pytest
 
 from aicp.coordination.chain_status import fold
-from aicp.coordination.readiness import Readiness
 from aicp.coordination.run import ChainRun
 from aicp.errors import AicpError
 from aicp.model.chain import ChainSpec, FailurePolicy
@@ -160,8 +159,8 @@ class TestAlone:
 
     @staticmethod
     def run_of(flow: Flow, spec: ChainSpec) -> ChainRun:
-        submitted = ChainSubmitted("chain", spec, flow.clock.utcnow())
-        return ChainRun(submitted, Readiness(check_chain(spec)), 7, flow.router, flow.journal, flow.clock, flow.seen)
+        record = ChainRecord(ChainSubmitted("chain", spec, flow.clock.utcnow()), (), 7)
+        return ChainRun(record, check_chain(spec), flow.router, flow.journal, flow.clock, flow.seen)
 
     @virtual
     async def test_cancelled_before_it_began_it_sends_nothing(self) -> None:
@@ -202,8 +201,8 @@ class TestAlone:
 
         async with Flow(instant()) as flow:
             spec = ChainSpec(DIAMOND)
-            submitted = ChainSubmitted("chain", spec, flow.clock.utcnow())
-            run = ChainRun(submitted, Readiness(check_chain(spec)), 1, flow.router, Full(), flow.clock, None)
+            record = ChainRecord(ChainSubmitted("chain", spec, flow.clock.utcnow()), ())
+            run = ChainRun(record, check_chain(spec), flow.router, Full(), flow.clock, None)
             with pytest.raises(OSError, match="disk is full"):
                 await run.cancel()
             await run.run()

@@ -4,18 +4,49 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from aicp.coordination.readiness import Readiness
+from aicp.model.event import ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.task import Attempt, TaskResult, TaskStatus
-from aicp.model.validation import check_chain
+from aicp.model.validation import ChainGraph, graph_of
 from aicp.model.views import ChainView, TaskView, Timings
 from aicp.ports import ChainRecord
 
 
-def fold(record: ChainRecord) -> Readiness:
-    """Where a recorded chain stands."""
-    readiness = Readiness(check_chain(record.submitted.spec))
+def fold(record: ChainRecord, graph: ChainGraph | None = None) -> Readiness:
+    """Where a recorded chain stands; its graph is made when it is not at hand."""
+    readiness = Readiness(graph or graph_of(record.submitted.spec))
     for fact in record.facts:
         readiness.apply(fact)
     return readiness
+
+
+def facts_once(record: ChainRecord) -> list[Fact]:
+    """Every fact of a chain, its submit first; those recorded twice, since an answer got lost, the first time only."""
+    facts: list[Fact] = [record.submitted]
+    seen: set[tuple[type[Fact], str]] = set()
+    for fact in record.facts:
+        name = (type(fact), fact.task if isinstance(fact, TaskStarted | TaskEnded) else "")
+        if name not in seen:
+            seen.add(name)
+            facts.append(fact)
+    return facts
+
+
+def copied_results(readiness: Readiness) -> list[tuple[str, TaskResult]]:
+    """The results that a retry of an ended chain need not make again: COMPLETED, and so is all they were made from."""
+    graph, good = readiness.graph, dict[str, TaskResult]()
+    waiting = {task: len(awaited) for task, awaited in graph.dependencies.items()}
+    free = [task for task, count in waiting.items() if not count]
+    while free:
+        task = free.pop()
+        result = readiness.ended.get(task)
+        if result is None or result.status is not TaskStatus.COMPLETED:
+            continue
+        good[task] = result
+        for dependent in graph.dependents[task]:
+            waiting[dependent] -= 1
+            if not waiting[dependent]:
+                free.append(dependent)
+    return list(good.items())
 
 
 def results_of(chain_id: str, readiness: Readiness) -> dict[str, TaskResult]:
@@ -27,11 +58,12 @@ def results_of(chain_id: str, readiness: Readiness) -> dict[str, TaskResult]:
     }
 
 
-def view_chain(record: ChainRecord, in_flight: Mapping[str, tuple[Attempt, ...]]) -> ChainView:
-    """What people see; `in_flight` has the attempts so far of each task that runs here."""
-    readiness = fold(record)
-    chain_id, graph, end = record.submitted.chain_id, readiness.graph, readiness.end
-    tasks = {task: _view_task(f"{chain_id}.{task}", task, readiness, in_flight) for task in graph.tasks}
+def view_chain(
+    submitted: ChainSubmitted, readiness: Readiness, in_flight: Mapping[str, tuple[Attempt, ...]]
+) -> ChainView:
+    """What people see; `in_flight` has the attempts so far of each task that runs here. Costs its tasks."""
+    chain_id, graph, end = submitted.chain_id, readiness.graph, readiness.end
+    tasks = {task: view_task(chain_id, task, readiness, in_flight) for task in graph.tasks}
     return ChainView(
         chain_id=chain_id,
         name=graph.spec.name,
@@ -41,8 +73,25 @@ def view_chain(record: ChainRecord, in_flight: Mapping[str, tuple[Attempt, ...]]
         tasks=tasks,
         edges=graph.edges,
         error=end.error if end else None,
-        started_at=record.submitted.at,
+        started_at=submitted.at,
         ended_at=end.at if end else None,
+    )
+
+
+def view_task(chain_id: str, task: str, readiness: Readiness, in_flight: Mapping[str, tuple[Attempt, ...]]) -> TaskView:
+    """What people see of one task of a chain, by its local id."""
+    if task in readiness.ended:
+        return view_result(readiness.ended[task])
+    attempts = in_flight.get(task, ())
+    return view_result(
+        TaskResult(
+            task_id=f"{chain_id}.{task}",
+            capability=readiness.graph.tasks[task].capability,
+            status=readiness.status_of(task, in_flight),
+            agent_id=attempts[-1].agent_id if attempts else None,
+            attempts=attempts,
+            started_at=attempts[0].started_at if attempts else None,
+        )
     )
 
 
@@ -64,22 +113,6 @@ def view_result(result: TaskResult) -> TaskView:
         ready_at=result.ready_at,
         started_at=result.started_at,
         ended_at=result.ended_at,
-    )
-
-
-def _view_task(task_id: str, task: str, readiness: Readiness, in_flight: Mapping[str, tuple[Attempt, ...]]) -> TaskView:
-    if task in readiness.ended:
-        return view_result(readiness.ended[task])
-    attempts = in_flight.get(task, ())
-    return view_result(
-        TaskResult(
-            task_id=task_id,
-            capability=readiness.graph.tasks[task].capability,
-            status=readiness.status_of(task, in_flight),
-            agent_id=attempts[-1].agent_id if attempts else None,
-            attempts=attempts,
-            started_at=attempts[0].started_at if attempts else None,
-        )
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from aicp.model.chain import FailurePolicy
-from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded
+from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.task import TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph
@@ -35,23 +35,26 @@ class Readiness:
         self._stopped = False
         self._failure: TaskError | None = None
         self._skipped: set[str] = set()
+        self._started: set[str] = set()
         self._unmet = {task: len(awaited) for task, awaited in graph.dependencies.items()}
 
     def ready(self) -> list[str]:
-        """Every task that may run and has not ended, in the order they were written."""
+        """Every task that may be sent and has not ended, in the order they were written."""
         if self._stopped:
             return []
-        return [
-            task
-            for task, unmet in self._unmet.items()
-            if not unmet and task not in self.ended and task not in self._skipped
-        ]
+        return [task for task, unmet in self._unmet.items() if not unmet and self._is_untouched(task)]
+
+    def left_started(self) -> list[str]:
+        """Every task that was to be sent once only and has not ended: a later owner cannot know how it went."""
+        return [] if self._stopped else [task for task in self._started if task not in self.ended]
 
     def apply(self, fact: Fact) -> list[str]:
-        """Take a fact in; returns the tasks that became ready through it."""
+        """Take a fact in; returns the tasks that became ready through it. The second time it changes nothing."""
         if isinstance(fact, TaskEnded):
             return self._task_ended(fact.task, fact.result)
-        if isinstance(fact, ChainCancelled):
+        if isinstance(fact, TaskStarted):
+            self._started.add(fact.task)
+        elif isinstance(fact, ChainCancelled):
             self._cancelled = self._stopped = True
         elif isinstance(fact, ChainEnded):
             self.end = fact
@@ -73,7 +76,7 @@ class Readiness:
         """PENDING before anything ran, RUNNING, or how it ended."""
         if self.end is not None:
             return self.end.status
-        return TaskStatus.RUNNING if self.ended or in_flight else TaskStatus.PENDING
+        return TaskStatus.RUNNING if self.ended or self._started or in_flight else TaskStatus.PENDING
 
     def status_of(self, task: str, in_flight: Collection[str] = ()) -> TaskStatus:
         """Where one task stands; `in_flight` is known to the chain's owner only."""
@@ -83,7 +86,7 @@ class Readiness:
             return TaskStatus.CANCELLED
         if task in self._skipped or self._stopped:
             return TaskStatus.SKIPPED
-        return TaskStatus.RUNNING if task in in_flight else TaskStatus.PENDING
+        return TaskStatus.RUNNING if task in in_flight or task in self._started else TaskStatus.PENDING
 
     def output_of(self, task: str) -> Any:
         """What dependents read: the result, or the default of a task that failed."""
@@ -110,9 +113,12 @@ class Readiness:
         freed = []
         for dependent in self.graph.dependents[task]:
             self._unmet[dependent] -= 1
-            if not self._unmet[dependent] and dependent not in self._skipped and not self._stopped:
+            if not self._unmet[dependent] and self._is_untouched(dependent) and not self._stopped:
                 freed.append(dependent)
         return freed
+
+    def _is_untouched(self, task: str) -> bool:
+        return task not in self.ended and task not in self._skipped and task not in self._started
 
     def _skip_behind(self, task: str) -> None:
         open_tasks = list(self.graph.dependents[task])

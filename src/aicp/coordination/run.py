@@ -1,82 +1,95 @@
 """One chain on its way: decided in memory, recorded, and only then acted upon."""
 
 import asyncio
+import functools
 import logging
 import math
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import datetime
 
 import msgspec
 
-from aicp.coordination.readiness import Readiness
-from aicp.errors import AicpError
+from aicp.coordination.chain_status import facts_once, fold
+from aicp.coordination.recorder import Recorder
+from aicp.errors import AicpError, OwnershipLost, StorageError
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
-from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded
+from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
-from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, Task, TaskResult, TaskStatus
-from aicp.ports import Clock, Journal, Observer
+from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, TaskResult, TaskStatus
+from aicp.model.validation import ChainGraph
+from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.work import Work
 
 DEADLINE_TOLERANCE_S = 0.001
 _TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
+_OUTCOME_UNKNOWN = TaskError(
+    "outcome_unknown",
+    "it was sent and must not be sent twice, and the process that waited for it ended: whether it was done is unknown",
+)
 _log = logging.getLogger(__name__)
-
-
-class _OwnershipLost(Exception):
-    """An agent knows a newer fencing token of one of the tasks."""
 
 
 class ChainRun:
     """Runs one chain: each task starts the moment what it waits for is recorded; no level barriers.
 
     Attributes:
+        submitted: The chain.
         readiness: Where it stands, decided facts included: ahead of the record by what is being written.
+        standing: Where it stands on record.
         end: How it ended, once that is on record.
         is_recorded: Set when its end is on record, or when this run of it ended without one.
 
     Args:
-        submitted: The chain.
-        readiness: Where it stands.
-        epoch: Of its owner.
+        record: The chain and its facts.
+        graph: The same chain.
         router: Carries its tasks.
         journal: Records its facts.
         clock: Time.
         observer: Told of its facts, after they are recorded.
+        uniform: Chance, for the waits of the recorder.
     """
 
     def __init__(
         self,
-        submitted: ChainSubmitted,
-        readiness: Readiness,
-        epoch: int,
+        record: ChainRecord,
+        graph: ChainGraph,
         router: FailoverRouter,
         journal: Journal,
         clock: Clock,
         observer: Observer | None,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._submitted = submitted
-        self.readiness = readiness
-        self._epoch = epoch
+        self.submitted = record.submitted
+        self.readiness = fold(record, graph)
+        self.standing = fold(record, graph)
+        self._facts = facts_once(record)
+        self._epoch = record.epoch
         self._router = router
-        self._journal = journal
         self._clock = clock
         self._observer = observer
+        self._recorder = Recorder(self.chain_id, journal, record.epoch, self._on_record, uniform)
         self._works: dict[str, Work] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[str, tuple[Attempt, ...]] = {}
+        self._began, self._began_utc = 0.0, record.submitted.at
+        self._ready_since: dict[str, datetime] = {}
         self._deadline = math.inf
+        self._news: asyncio.Event | None = None
         self.is_recorded = asyncio.Event()
         self.end: ChainEnded | None = None
 
     @property
     def chain_id(self) -> str:
         """Its id."""
-        return self._submitted.chain_id
+        return self.submitted.chain_id
 
     @property
     def tenant(self) -> str:
         """Whose it is."""
-        return self._submitted.tenant
+        return self.submitted.tenant
 
     @property
     def size(self) -> int:
@@ -84,28 +97,31 @@ class ChainRun:
         return len(self.readiness.graph.tasks)
 
     def in_flight(self) -> dict[str, tuple[Attempt, ...]]:
-        """The attempts so far of each task that runs."""
-        return {task: tuple(work.attempts) for task, work in self._works.items()}
+        """The attempts so far of each task that runs, or whose end is not on record yet."""
+        return {**self._ending, **{task: tuple(work.attempts) for task, work in self._works.items()}}
 
     async def run(self) -> None:
         """Run it to its recorded end."""
-        now, spec = self._clock.monotonic(), self._submitted.spec
-        age_s = max(0.0, (self._clock.utcnow() - self._submitted.at).total_seconds())
-        self._deadline = now + (spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S) - age_s
+        self._begin_time()
         try:
             async with asyncio.TaskGroup() as group:
                 expiry = asyncio.get_running_loop().call_later(
-                    max(0.0, self._deadline - now), lambda: group.create_task(self._expire())
+                    max(0.0, self._deadline - self._began), lambda: group.create_task(self._expire())
                 )
                 try:
                     async with asyncio.TaskGroup() as tasks:
-                        self._start(self.readiness.ready(), tasks)
+                        await self._begin(tasks)
+                    await self._recorder.drained()
                 finally:
                     expiry.cancel()
-        except* _OwnershipLost:
+        except* OwnershipLost:
             _log.warning("chain %s belongs to another owner now: dropped here, nothing recorded", self.chain_id)
+        except* StorageError as refused:
+            _log.warning("chain %s stays as it is on record: %s", self.chain_id, refused.exceptions[0])
         finally:
+            await self._recorder.close()
             self.is_recorded.set()
+            self._wake_watchers()
 
     async def cancel(self) -> None:
         """Make the cancel a fact: from now on no attempt starts, running ones are cut off.
@@ -117,6 +133,51 @@ class ChainRun:
         await self.is_recorded.wait()
         if self.end is None:
             raise AicpError(f"Chain {self.chain_id} stopped before its end was on record; cancel it again.")
+
+    def stop_trying(self) -> None:
+        """What cannot be recorded now is not tried again: the coordinator stops."""
+        self._recorder.stop_trying()
+
+    async def watch(self) -> AsyncIterator[Fact]:
+        """Every fact on record, its submit first, then each as it is recorded, until its end or the end of this run.
+
+        A watcher holds a place in the facts of the run, and nothing else: it may be as slow as it likes.
+        """
+        place = 0
+        while True:
+            while place < len(self._facts):
+                yield self._facts[place]
+                place += 1
+            if self.is_recorded.is_set():
+                return
+            self._news = self._news or asyncio.Event()
+            await self._news.wait()
+
+    def _begin_time(self) -> None:
+        self._began, self._began_utc = self._clock.monotonic(), self._clock.utcnow()
+        allowed_s = self.submitted.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S
+        self._deadline = self._moment(self.submitted.at) + allowed_s
+
+    def _moment(self, at: datetime) -> float:
+        """When something of the record was, monotonic seconds; not later than when this run began."""
+        return self._began - max(0.0, (self._began_utc - at).total_seconds())
+
+    async def _begin(self, tasks: asyncio.TaskGroup) -> None:
+        """Settle what an earlier owner left half done, and start what may run."""
+        if left := self.readiness.left_started():
+            now = self._clock.utcnow()
+            ends = [self._work(task).ended(TaskStatus.FAILED, now, error=_OUTCOME_UNKNOWN) for task in left]
+            await self._settle([TaskEnded(self.chain_id, *each) for each in zip(left, ends, strict=True)])
+        elif self.standing.is_over() and self.end is None:
+            await self._recorder.record([self._end_fact()])
+        ready = self.readiness.ready()
+        self._ready_since = {task: self._recorded_ready(task) for task in ready}
+        self._start(ready, tasks)
+
+    def _recorded_ready(self, task: str) -> datetime:
+        """The later of its submit and the last end it waited for."""
+        awaited = (self.readiness.ended[name].ended_at for name in self.readiness.graph.dependencies[task])
+        return max([self.submitted.at, *(at for at in awaited if at is not None)])
 
     async def _expire(self) -> None:
         """Its time ran out."""
@@ -131,7 +192,7 @@ class ChainRun:
         if not isinstance(facts[-1], ChainEnded):
             facts.append(self._end_fact())
         try:
-            await self._record([*cut_off, *facts])
+            await self._recorder.record([*cut_off, *facts])
         finally:
             self._cancel_runners(fact.task for fact in cut_off)
 
@@ -159,7 +220,7 @@ class ChainRun:
 
     async def _run_task(self, local_id: str) -> TaskResult:
         task = self.readiness.graph.tasks[local_id]
-        work = self._works[local_id] = self._work(task)
+        work = self._works[local_id] = self._work(local_id)
         if task.params and self.readiness.graph.dependencies[local_id]:
             try:
                 params = substitute(task.params, self.readiness.output_of)
@@ -168,48 +229,83 @@ class ChainRun:
             work.task = msgspec.structs.replace(task, params=params)
         result = await self._router.route(work)
         if work.is_lost:
-            raise _OwnershipLost
+            raise OwnershipLost
         return result
 
-    def _work(self, task: Task) -> Work:
-        now = self._clock.monotonic()
-        deadline = min(now + (task.deadline_s or DEFAULT_TASK_DEADLINE_S), self._deadline)
+    def _work(self, local_id: str) -> Work:
+        task = self.readiness.graph.tasks[local_id]
+        ready_at, ready_at_utc = self._ready(local_id)
+        deadline = min(ready_at + (task.deadline_s or DEFAULT_TASK_DEADLINE_S), self._deadline)
         return Work(
             task,
-            f"{self.chain_id}.{task.id}",
-            ready_at=now,
-            ready_at_utc=self._clock.utcnow(),
+            f"{self.chain_id}.{local_id}",
+            ready_at=ready_at,
+            ready_at_utc=ready_at_utc,
             deadline=deadline,
             epoch=self._epoch,
+            announce=None if task.idempotent else functools.partial(self._announce, local_id),
         )
+
+    def _ready(self, task: str) -> tuple[float, datetime]:
+        """Since when it could run: now, or, of what was ready when this run began, as the record says."""
+        since = self._ready_since.pop(task, None)
+        if since is None:
+            return self._clock.monotonic(), self._clock.utcnow()
+        return self._moment(since), since
+
+    async def _announce(self, task: str) -> bool:
+        """Record that a task is about to be sent, once and never again; False when it shall not be."""
+        fact = TaskStarted(self.chain_id, task, self._clock.utcnow())
+        self._decide([fact])
+        try:
+            await self._recorder.record([fact])
+        except StorageError:
+            return False
+        return not self.readiness.is_over()
 
     async def _end_task(self, task: str, result: TaskResult) -> list[str]:
         """Decide what the end of a task means, record it, and only then return who may start."""
         if self.readiness.is_over():
             return []
-        facts: list[Fact] = [TaskEnded(self.chain_id, task, result)]
-        ready = self._decide(facts)
+        self._ending[task] = result.attempts
+        try:
+            return await self._settle([TaskEnded(self.chain_id, task, result)])
+        finally:
+            del self._ending[task]
+
+    async def _settle(self, ends: Sequence[TaskEnded]) -> list[str]:
+        """Decide what ends of tasks mean, for the whole chain as well, record it, and return who may start."""
+        ready = self._decide(ends)
         if not self.readiness.is_over():
-            await self._record(facts)
+            await self._recorder.record(ends)
             return [] if self.readiness.is_over() else ready
-        cut_off = self._cut_off_facts(f"task '{task}' failed")
+        cut_off = self._cut_off_facts(f"task '{ends[0].task}' failed")
         self._decide(cut_off)
-        await self._record([*facts, *cut_off, self._end_fact()])
+        await self._recorder.record([*ends, *cut_off, self._end_fact()])
         self._cancel_runners(fact.task for fact in cut_off)
         return []
 
-    def _decide(self, facts: Sequence[Fact]) -> list[str]:
+    def _decide(self, facts: Iterable[Fact]) -> list[str]:
         return [task for fact in facts for task in self.readiness.apply(fact)]
 
-    async def _record(self, facts: Sequence[Fact]) -> None:
-        await self._journal.append(facts, self._epoch)
-        if isinstance(facts[-1], ChainEnded):
-            self.readiness.apply(facts[-1])
-            self.end = facts[-1]
+    def _on_record(self, facts: Sequence[Fact]) -> None:
+        for fact in facts:
+            self.standing.apply(fact)
+        self._facts.extend(facts)
+        last = facts[-1]
+        if isinstance(last, ChainEnded):
+            self.readiness.apply(last)
+            self.end = last
             self.is_recorded.set()
         if self._observer is not None:
             for fact in facts:
                 self._observer.notify(fact)
+        self._wake_watchers()
+
+    def _wake_watchers(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
 
     def _end_fact(self) -> ChainEnded:
         status, error = self.readiness.verdict

@@ -4,43 +4,51 @@ import asyncio
 import functools
 import logging
 import random
-from collections.abc import Coroutine, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
 
-from aicp.coordination.chain_status import fold, results_of, view_chain
+from aicp.coordination.chain_status import copied_results, facts_once, fold, results_of, view_chain, view_task
 from aicp.coordination.readiness import Readiness
+from aicp.coordination.recovery import LOOK_EVERY_S, Recovery, has_ended
+from aicp.coordination.retention import DEFAULT_RETENTION_S, Retention
 from aicp.coordination.run import ChainRun
 from aicp.errors import (
     AicpError,
     ChainNotFound,
+    Conflict,
     Fault,
     InvalidChain,
     InvalidTask,
     NoCapableAgent,
+    OwnershipLost,
     QueueFull,
+    StorageError,
     TaskNotFound,
 )
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import ChainResult, ChainSpec, FailurePolicy, TaskChain
-from aicp.model.event import ChainSubmitted
+from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.task import Attempt, Task, TaskResult
-from aicp.model.validation import ChainGraph, check_chain, check_task
-from aicp.model.views import ChainView
+from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
+from aicp.model.views import ChainView, TaskView
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
 
 ACCEPTED_MAX = 100_000
-CLAIMED_AT_ONCE = 200
+GRAPHS_KEPT_MAX = 16
+STOP_WAIT_S = 10.0
 SINGLE_TASK = "task"
 PARALLEL_NAME = "parallel tasks"
 RETRY_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+InFlight = Mapping[str, tuple[Attempt, ...]]
 
 
 class TaskCoordinator:
@@ -56,6 +64,7 @@ class TaskCoordinator:
         rng: For ids of chains.
         observer: Told of every fact once it is recorded.
         accepted_max: Tasks accepted and unfinished; more are refused.
+        retention_s: How long a chain is remembered after its end, seconds.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class TaskCoordinator:
         rng: random.Random | None = None,
         observer: Observer | None = None,
         accepted_max: int = ACCEPTED_MAX,
+        retention_s: float = DEFAULT_RETENTION_S,
     ) -> None:
         self._router = router
         self._journal = journal
@@ -78,24 +88,31 @@ class TaskCoordinator:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unstoppable: set[asyncio.Task[Any]] = set()
         self._accepted = 0
+        self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
+        self._recovery = Recovery(journal, self._take_over)
+        self._retention = Retention(journal, self._clock, retention_s)
+        self._caring: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Open the journal and go on with what it has unfinished."""
+        """Open the journal, and go on with what it has unfinished: behind this, while submits are accepted."""
         await self._journal.open()
-        while records := await self._journal.claim(CLAIMED_AT_ONCE):
-            for record in records:
-                self._accepted += len(record.submitted.spec.tasks)
-                self._begin(record.submitted, fold(record), record.epoch)
+        self._caring = [
+            asyncio.create_task(self._recovery.keep_on(), name="recovery of chains"),
+            asyncio.create_task(self._retention.keep_on(), name="retention of chains"),
+        ]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop every chain where it is and close the journal; what is recorded stays so."""
-        await asyncio.gather(*self._unstoppable, return_exceptions=True)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await _cancelled(self._caring)
+        self._recovery.stop()
+        for run in self._runs.values():
+            run.stop_trying()
+        if self._unstoppable:
+            await asyncio.wait(self._unstoppable, timeout=STOP_WAIT_S)
+        await _cancelled([*self._unstoppable, *self._tasks])
         await self._journal.close()
 
     async def execute_chain(self, chain: TaskChain | ChainSpec) -> ChainResult:
@@ -149,12 +166,9 @@ class TaskCoordinator:
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
         """
-        graph = check_chain(chain.freeze() if isinstance(chain, TaskChain) else chain)
-        self._check_capabilities(graph)
-        self._check_params(graph)
-        self._reserve(len(graph.tasks))
-        submitted = ChainSubmitted(self._new_id(), graph.spec, self._clock.utcnow(), tenant, retry_of)
-        return await self._to_its_end(self._accept(submitted, graph, key))
+        if (known := await self._known(key)) is not None:
+            return known
+        return await self._submit(chain.freeze() if isinstance(chain, TaskChain) else chain, tenant, key, retry_of)
 
     async def submit_task(self, task: Task, *, tenant: str = DEFAULT_TENANT, key: SubmitKey | None = None) -> str:
         """Accept a task on its own, as a chain of one, and return its global id.
@@ -165,11 +179,39 @@ class TaskCoordinator:
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
         """
-        check_task(task)
-        if misfit := self._router.misfit(task):
-            raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-        chain_id = await self.submit(single_chain(task), tenant=tenant, key=key)
+        chain_id = await self._known(key)
+        if chain_id is None:
+            check_task(task)
+            if misfit := self._router.misfit(task):
+                raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
+            chain_id = await self._submit(single_chain(task), tenant, key)
         return f"{chain_id}.{SINGLE_TASK}"
+
+    async def retry(self, chain_id: str, *, key: SubmitKey | None = None) -> str:
+        """Accept a chain again as a new one, and return its id: results that are good already are copied.
+
+        Good is a COMPLETED result whose task waited for nothing but tasks with good results; everything else is done
+        again.
+
+        Args:
+            chain_id: Of a chain that ended.
+            key: Makes the retry safe to repeat.
+
+        Raises:
+            ChainNotFound: There is none.
+            Conflict: It has not ended.
+            NoCapableAgent: A task asks for what nobody has ever offered.
+            QueueFull: Too much accepted work is unfinished.
+            IdempotencyConflict: The key was used with another body.
+        """
+        if (known := await self._known(key)) is not None:
+            return known
+        record = await self._read(chain_id)
+        if not has_ended(record):
+            raise Conflict(f"Chain {chain_id} has not ended: wait for its end, or cancel it, and then retry it.")
+        submitted = record.submitted
+        good = copied_results(fold(record, self._graph(record)))
+        return await self._submit(submitted.spec, submitted.tenant, key, chain_id, good)
 
     async def cancel(self, chain_id: str) -> None:
         """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
@@ -179,21 +221,57 @@ class TaskCoordinator:
         Raises:
             ChainNotFound: There is none.
         """
-        run = self._runs.get(chain_id)
+        run = await self._run_of(chain_id)
         if run is not None:
             await self._to_its_end(run.cancel())
-        else:
-            await self._read(chain_id)
 
     async def view(self, chain_id: str) -> ChainView:
-        """Where a chain stands, from its recorded facts.
+        """Where a chain stands, from its recorded facts. Costs its tasks.
 
         Raises:
             ChainNotFound: There is none.
         """
         run = self._runs.get(chain_id)
-        in_flight: dict[str, tuple[Attempt, ...]] = run.in_flight() if run is not None else {}
-        return view_chain(await self._read(chain_id), in_flight)
+        if run is not None:
+            return view_chain(run.submitted, run.standing, run.in_flight())
+        record = await self._read(chain_id)
+        return view_chain(record.submitted, fold(record, self._graph(record)), {})
+
+    async def view_task(self, task_id: str) -> TaskView:
+        """Where one task stands, by its global id, from the recorded facts of its chain.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        chain_id, local_id = split_task_id(task_id)
+        standing, in_flight = await self._standing(chain_id, task_id)
+        if local_id not in standing.graph.tasks:
+            raise _no_task(task_id)
+        return view_task(chain_id, local_id, standing, in_flight)
+
+    async def watch(self, chain_id: str) -> AsyncIterator[Fact]:
+        """Every fact of a chain, its submit first: those on record, then each as it is recorded, until its end.
+
+        Any number may watch, as slowly as they like: a watcher holds a place in what its chain remembers anyway.
+
+        Raises:
+            ChainNotFound: There is none.
+            AicpError: The coordinator stopped before it ended.
+        """
+        told = 0
+        while True:
+            run = self._runs.get(chain_id)
+            facts = run.watch() if run is not None else self._recorded(chain_id)
+            place = 0
+            async for fact in facts:
+                place += 1
+                if place <= told:
+                    continue
+                told = place
+                yield fact
+                if isinstance(fact, ChainEnded):
+                    return
+            await self._recovery.until_looked_again()
 
     async def tenant_of(self, chain_id: str) -> str:
         """Whose it is.
@@ -201,7 +279,8 @@ class TaskCoordinator:
         Raises:
             ChainNotFound: There is none.
         """
-        return (await self._read(chain_id)).submitted.tenant
+        run = self._runs.get(chain_id)
+        return run.tenant if run is not None else (await self._read(chain_id)).submitted.tenant
 
     async def wait(self, chain_id: str, timeout_s: float | None = None) -> ChainView:
         """Where a chain stands once it ended, or after `timeout_s` seconds.
@@ -209,9 +288,7 @@ class TaskCoordinator:
         Raises:
             ChainNotFound: There is none.
         """
-        run = self._runs.get(chain_id)
-        if run is not None:
-            await _wait_at_most(run.is_recorded, timeout_s)
+        await _at_most(timeout_s, self._until_it_stopped(chain_id))
         return await self.view(chain_id)
 
     async def wait_result(self, chain_id: str) -> ChainResult:
@@ -221,17 +298,17 @@ class TaskCoordinator:
             ChainNotFound: There is none.
             AicpError: The coordinator stopped before it ended.
         """
-        run = self._runs.get(chain_id)
+        run = await self._run_of(chain_id)
         if run is not None:
             await run.is_recorded.wait()
-            readiness, end = run.readiness, run.end
+            standing = run.standing
         else:
-            readiness = fold(await self._read(chain_id))
-            end = readiness.end
-        if end is None:
+            record = await self._read(chain_id)
+            standing = fold(record, self._graph(record))
+        if (end := standing.end) is None:
             raise AicpError(f"Chain {chain_id} has not ended: this coordinator stopped.")
-        name = readiness.graph.spec.name
-        return ChainResult(chain_id, name, end.status, results_of(chain_id, readiness), end.error)
+        name = standing.graph.spec.name
+        return ChainResult(chain_id, name, end.status, results_of(chain_id, standing), end.error)
 
     async def list_chains(self, query: ChainQuery) -> list[ChainSummary]:
         """Newest first, one page."""
@@ -242,18 +319,59 @@ class TaskCoordinator:
         """Tasks accepted and not ended."""
         return self._accepted
 
-    async def _accept(self, submitted: ChainSubmitted, graph: ChainGraph, key: SubmitKey | None) -> str:
+    async def _known(self, key: SubmitKey | None) -> str | None:
+        """The chain that was submitted with a key: a repeat is answered whatever is true of agents and room by now."""
+        return None if key is None else await self._journal.find(key)
+
+    async def _submit(
+        self,
+        spec: ChainSpec,
+        tenant: str,
+        key: SubmitKey | None,
+        retry_of: str | None = None,
+        good: Sequence[tuple[str, TaskResult]] = (),
+    ) -> str:
+        graph = check_chain(spec)
+        done = {task for task, _ in good}
+        self._check_capabilities(graph, done)
+        self._check_params(graph, done)
+        self._reserve(len(graph.tasks))
+        chain_id = self._new_id()
+        submitted = ChainSubmitted(chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of)
+        copies = tuple(_copy(result, chain_id, task) for task, result in good)
+        return await self._to_its_end(self._accept(ChainRecord(submitted, copies), graph, key))
+
+    async def _accept(self, record: ChainRecord, graph: ChainGraph, key: SubmitKey | None) -> str:
+        """Record a new chain and begin it. Its room is taken; whatever keeps it from running gives that back."""
+        submitted = record.submitted
         try:
-            chain_id = await self._journal.submit(submitted, key)
+            chain_id = await self._submit_or_find(record, key)
         except BaseException:
             self._accepted -= len(graph.tasks)
             raise
-        if chain_id == submitted.chain_id:
-            self._tell(submitted)
-            self._begin(submitted, Readiness(graph), epoch=1)
-        else:
+        if chain_id != submitted.chain_id:
             self._accepted -= len(graph.tasks)
+            return chain_id
+        if self._observer is not None:
+            for fact in (submitted, *record.facts):
+                self._observer.notify(fact)
+        self._begin(record, graph)
         return chain_id
+
+    async def _submit_or_find(self, record: ChainRecord, key: SubmitKey | None) -> str:
+        """Record it; when that failed, look whether only the answer got lost: what is on record runs."""
+        chain_id = record.submitted.chain_id
+        try:
+            return await self._journal.submit(record.submitted, key, record.facts)
+        except StorageError as failed:
+            try:
+                found = await self._journal.read(chain_id)
+            except StorageError:
+                self._recovery.doubt(chain_id)
+                raise failed from None
+            if found is None:
+                raise
+            return chain_id
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
         """Do what must not stop half-way, such as a record and what follows from it, even if the caller leaves."""
@@ -262,8 +380,14 @@ class TaskCoordinator:
         task.add_done_callback(self._unstoppable.discard)
         return await asyncio.shield(task)
 
-    def _begin(self, submitted: ChainSubmitted, readiness: Readiness, epoch: int) -> None:
-        run = ChainRun(submitted, readiness, epoch, self._router, self._journal, self._clock, self._observer)
+    def _take_over(self, record: ChainRecord) -> None:
+        """Go on with a chain that an earlier owner left; accepted, it takes its room even if there is none."""
+        graph = graph_of(record.submitted.spec)
+        self._accepted += len(graph.tasks)
+        self._begin(record, graph)
+
+    def _begin(self, record: ChainRecord, graph: ChainGraph) -> None:
+        run = ChainRun(record, graph, self._router, self._journal, self._clock, self._observer, self._rng.uniform)
         self._runs[run.chain_id] = run
         task = asyncio.create_task(run.run(), name=f"chain {run.chain_id}")
         self._tasks.add(task)
@@ -272,24 +396,78 @@ class TaskCoordinator:
     def _stopped(self, run: ChainRun, task: asyncio.Task[None]) -> None:
         """A chain runs here no more; one that was cancelled before it began never ran a line of its own."""
         self._tasks.discard(task)
-        del self._runs[run.chain_id]
+        if self._runs.get(run.chain_id) is run:
+            del self._runs[run.chain_id]
         self._accepted -= run.size
         run.is_recorded.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("chain %s stopped without an end", run.chain_id, exc_info=error)
 
-    def _check_capabilities(self, graph: ChainGraph) -> None:
-        for key in {wanted_key(task.capability): None for task in graph.spec.tasks}:
+    async def _run_of(self, chain_id: str) -> ChainRun | None:
+        """The run of a chain, once recovery has begun it; None when it has ended.
+
+        Raises:
+            ChainNotFound: There is none.
+            OwnershipLost: It has not ended, and does not run here.
+            AicpError: The coordinator stopped.
+        """
+        may_come = True
+        while (run := self._runs.get(chain_id)) is None:
+            if has_ended(await self._read(chain_id)):
+                return None
+            if not may_come:
+                raise OwnershipLost(f"Chain {chain_id} has not ended, and does not run here; try again later.")
+            may_come = await self._recovery.until_looked_again()
+        return run
+
+    async def _until_it_stopped(self, chain_id: str) -> None:
+        while True:
+            try:
+                run = await self._run_of(chain_id)
+            except OwnershipLost:
+                await asyncio.sleep(LOOK_EVERY_S)
+                continue
+            if run is not None:
+                await run.is_recorded.wait()
+            return
+
+    async def _standing(self, chain_id: str, task_id: str) -> tuple[Readiness, InFlight]:
+        run = self._runs.get(chain_id)
+        if run is not None:
+            return run.standing, run.in_flight()
+        try:
+            record = await self._read(chain_id)
+        except ChainNotFound:
+            raise _no_task(task_id) from None
+        return fold(record, self._graph(record)), {}
+
+    async def _recorded(self, chain_id: str) -> AsyncIterator[Fact]:
+        for fact in facts_once(await self._read(chain_id)):
+            yield fact
+
+    def _graph(self, record: ChainRecord) -> ChainGraph:
+        """The graph of a recorded chain; the last 16 are kept."""
+        chain_id = record.submitted.chain_id
+        graph = self._graphs.get(chain_id)
+        if graph is None:
+            graph = self._graphs[chain_id] = graph_of(record.submitted.spec)
+            if len(self._graphs) > GRAPHS_KEPT_MAX:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(chain_id)
+        return graph
+
+    def _check_capabilities(self, graph: ChainGraph, done: Collection[str]) -> None:
+        for key in {wanted_key(task.capability): None for task in graph.spec.tasks if task.id not in done}:
             if not self._router.knows(key):
                 raise NoCapableAgent(key)
 
-    def _check_params(self, graph: ChainGraph) -> None:
+    def _check_params(self, graph: ChainGraph, done: Collection[str]) -> None:
         wanted = {task.capability for task in graph.spec.tasks}
         demanding = {capability for capability in wanted if self._router.demands_params(capability)}
         faults = [
             Fault(f"/tasks/{index}/params", _fits_nobody(task, misfit))
             for index, task in enumerate(graph.spec.tasks)
-            if task.capability in demanding and (misfit := self._router.misfit(task))
+            if task.capability in demanding and task.id not in done and (misfit := self._router.misfit(task))
         ]
         if faults:
             raise InvalidChain(faults)
@@ -311,10 +489,6 @@ class TaskCoordinator:
         if record is None:
             raise ChainNotFound(f"There is no chain '{chain_id[:80]}'.")
         return record
-
-    def _tell(self, submitted: ChainSubmitted) -> None:
-        if self._observer is not None:
-            self._observer.notify(submitted)
 
 
 def _fits_nobody(task: Task, misfit: str) -> str:
@@ -348,9 +522,23 @@ def _with_id(task: Task, local_id: str) -> Task:
     return msgspec.structs.replace(task, id=local_id)
 
 
-async def _wait_at_most(event: asyncio.Event, timeout_s: float | None) -> None:
+def _copy(result: TaskResult, chain_id: str, task: str) -> TaskEnded:
+    return TaskEnded(chain_id, task, msgspec.structs.replace(result, task_id=f"{chain_id}.{task}"))
+
+
+def _no_task(task_id: str) -> TaskNotFound:
+    return TaskNotFound(f"There is no task '{task_id[:160]}'.")
+
+
+async def _at_most(timeout_s: float | None, waiting: Coroutine[Any, Any, None]) -> None:
     try:
         async with asyncio.timeout(timeout_s):
-            await event.wait()
+            await waiting
     except TimeoutError:
         return
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

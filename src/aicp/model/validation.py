@@ -11,7 +11,7 @@ import msgspec
 from aicp.errors import Fault, InvalidChain, InvalidTask
 from aicp.model.agent import CAPABILITY_CHARS_MAX, CAPABILITY_PATTERN
 from aicp.model.chain import ChainSpec
-from aicp.model.reference import RESULT_KEY, place_of, scan
+from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Task
 
 TASKS_MAX = 10_000
@@ -98,6 +98,13 @@ def check_chain(spec: ChainSpec) -> ChainGraph:
     if faults:
         raise InvalidChain(faults)
     return ChainGraph(spec, names.tasks, dependencies, dependents)
+
+
+def graph_of(spec: ChainSpec) -> ChainGraph:
+    """The graph of a chain that was checked before; several times as fast as checking it again."""
+    tasks = {task.id: task for task in spec.tasks}
+    dependencies = {task.id: tuple(dict.fromkeys(_awaited(task))) for task in spec.tasks}
+    return ChainGraph(spec, tasks, dependencies, _turned_around(dependencies))
 
 
 def check_task(task: Task) -> None:
@@ -206,6 +213,13 @@ def _faults_of_edges(task: Task, place: str, names: _Names, awaited: dict[str, N
             awaited[found.task_id] = None
         else:
             yield Fault(place_of((*trail, RESULT_KEY), f"{place}/params"), _why_not(found.task_id, task, names))
+
+
+def _awaited(task: Task) -> Iterator[str]:
+    yield from task.depends_on
+    for _, found in scan(task.params):
+        if isinstance(found, Reference):
+            yield found.task_id
 
 
 def _why_not(name: str, task: Task, names: _Names) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import msgspec
 
+from aicp.errors import OwnershipLost
 from aicp.model.event import AttemptEnded, AttemptStarted
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Attempt, Call
@@ -50,6 +51,8 @@ class Attempts:
         try:
             reply = await self._guarded(work, lease, call)
             reply = self._weighed(reply, work, lease, call)
+        except OwnershipLost as lost:
+            reply = Reply(Outcome.CANCELLED, reason=lost.message, evidence=False, stale=True)
         except Exception as error:  # noqa: BLE001 - a transport that raises is a bug of ours, not the task's
             _log.exception("the transport failed on task %s", work.task_id)
             reply = Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)
@@ -77,11 +80,22 @@ class Attempts:
         declared = lease.seat.declared
         if misfit := self._schemas.misfit(declared.input_schema, call.params):
             return Reply(Outcome.CALLER_FAULT, reason=f"params do not fit: {misfit}", evidence=False, unsent=True)
+        if work.announce is not None and (refusal := await self._announced(work)) is not None:
+            return refusal
         work.dispatches += 1
         reply = await self._transport.invoke(lease.agent, call)
         if reply.outcome is Outcome.SUCCESS and (misfit := self._schemas.misfit(declared.output_schema, reply.result)):
             return Reply(Outcome.AGENT_FAULT, reason=f"result does not fit: {misfit}")
         return reply
+
+    async def _announced(self, work: Work) -> Reply | None:
+        """Tell the owner that it is about to be sent, for the first time; why it may not be, or None."""
+        announce, work.announce = work.announce, None
+        if announce is not None and not await announce():
+            return Reply(Outcome.CANCELLED, reason="its owner stopped it before it was sent", evidence=False)
+        if self._clock.monotonic() >= work.deadline:
+            return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
+        return None
 
     def _weighed(self, reply: Reply, work: Work, lease: Lease, call: Call) -> Reply:
         """The transport's verdict in the light of the task: fair time, idempotence, poison."""

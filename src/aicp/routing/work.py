@@ -1,5 +1,6 @@
 """One task on its way: what was tried and what is left."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -32,12 +33,13 @@ class Work:
         rounds: Rounds that began after every usable agent had been tried.
         suspects: Agents that failed it so that their circuits learned of it.
         doubted: The first agent's no, while a second opinion is asked.
+        announce: Asked once, right before it is first sent; False keeps it from being sent. None when nobody asks.
         is_lost: True when an agent knows a newer fencing token: another owner has the task.
     """
 
     __slots__ = (
-        "accepted", "attempts", "deadline", "dispatches", "doubted", "epoch", "is_lost", "number", "ready_at",
-        "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tried",
+        "accepted", "announce", "attempts", "deadline", "dispatches", "doubted", "epoch", "is_lost", "number",
+        "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +52,7 @@ class Work:
         deadline: float,
         epoch: int = 1,
         accepted: bool = True,
+        announce: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.task = task
         self.task_id = task_id
@@ -58,6 +61,7 @@ class Work:
         self.ready_at_utc = ready_at_utc
         self.deadline = deadline
         self.accepted = accepted
+        self.announce = announce
         self.attempts: list[Attempt] = []
         self.number = 0
         self.dispatches = 0

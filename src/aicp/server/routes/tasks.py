@@ -6,12 +6,11 @@ from litestar import Router, get, post
 from litestar.params import FromPath
 
 from aicp.coordination.task_coordinator import parallel_chain, split_task_id
-from aicp.errors import ChainNotFound, Conflict, Fault, InvalidChain, InvalidTask, TaskNotFound
+from aicp.errors import Conflict, Fault, InvalidChain, InvalidTask
 from aicp.model.chain import ChainSpec
 from aicp.model.task import Task, TaskStatus
 from aicp.model.validation import parse_chain
 from aicp.model.views import ParallelAccepted, TaskStanding, TaskView
-from aicp.runtime.node import Node
 from aicp.server.auth import Scope, needs
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, submit_key
 from aicp.server.routes.parameters import TheNode, TheWaits, WaitS
@@ -44,18 +43,18 @@ async def submit_parallel(request: CallerRequest, node: TheNode) -> ParallelAcce
 async def show_task(task_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0) -> TaskView:
     """Where a task stands, whatever chain it is part of."""
     chain_id, _ = split_task_id(task_id)
-    return await waits.for_end((task_id, chain_id), lambda: _view(node, task_id), wait_s)
+    return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id), wait_s)
 
 
 @post("/{task_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
 async def cancel_task(task_id: FromPath[str], node: TheNode) -> TaskStanding:
     """Cancel a task that was submitted on its own; once this answers no attempt of it starts any more."""
-    view = await _view(node, task_id)
+    view = await node.coordinator.view_task(task_id)
     chain_id, _ = split_task_id(task_id)
     if not view.status.is_terminal and (await node.coordinator.view(chain_id)).total_tasks > 1:
         raise Conflict(f"Task {task_id} is part of a chain: cancel the chain {chain_id}.")
     await node.coordinator.cancel(chain_id)
-    return TaskStanding(task_id, (await _view(node, task_id)).status)
+    return TaskStanding(task_id, (await node.coordinator.view_task(task_id)).status)
 
 
 tasks_router = Router(
@@ -64,17 +63,6 @@ tasks_router = Router(
     request_max_body_size=BODY_BYTES_MAX,
     tags=["tasks"],
 )
-
-
-async def _view(node: Node, task_id: str) -> TaskView:
-    chain_id, local_id = split_task_id(task_id)
-    try:
-        tasks = (await node.coordinator.view(chain_id)).tasks
-    except ChainNotFound:
-        tasks = {}
-    if local_id not in tasks:
-        raise TaskNotFound(f"There is no task '{task_id[:160]}'.")
-    return tasks[local_id]
 
 
 def _side_by_side(document: Any) -> ChainSpec:

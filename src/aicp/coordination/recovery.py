@@ -1,0 +1,105 @@
+"""Goes on with chains that nobody alive runs: those an earlier process left, and those whose submit ended in doubt."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aicp.errors import AicpError, StorageError
+from aicp.model.event import ChainEnded
+from aicp.ports import ChainRecord, Journal
+
+CLAIMED_AT_ONCE = 200
+LOOK_EVERY_S = 1.0
+DOUBTS_MAX = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+class Recovery:
+    """Claims chains in batches, one behind the other while there are any, and then looks again every second.
+
+    Other work goes on between any two chains. What fails is logged, and done again a second later.
+
+    Args:
+        journal: Has the chains.
+        take: Begins to run one.
+    """
+
+    def __init__(self, journal: Journal, take: Callable[[ChainRecord], None]) -> None:
+        self._journal = journal
+        self._take = take
+        self._doubts: dict[str, None] = {}
+        self._round = asyncio.Event()
+        self._is_through = False
+        self._is_over = False
+
+    def doubt(self, chain_id: str) -> None:
+        """A submit failed, and the record could not be asked what came of it: find out later."""
+        if len(self._doubts) >= DOUBTS_MAX:
+            _log.error("too many submits are in doubt: whether chain %s is on record shows at the next start", chain_id)
+            return
+        self._doubts[chain_id] = None
+
+    async def keep_on(self) -> None:
+        """Claim, for ever."""
+        while True:
+            self._is_through = await self._go_round()
+            self._end_round()
+            if self._is_through:
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    def stop(self) -> None:
+        """Tell whoever waits that there are no more rounds."""
+        self._is_over = True
+        self._end_round()
+
+    async def until_looked_again(self) -> bool:
+        """Wait for the end of a round; False when it found nothing more, so that waiting on would be for others.
+
+        Raises:
+            AicpError: There are no more rounds.
+        """
+        await self._round.wait()
+        if self._is_over:
+            raise AicpError("The chain has not ended: this coordinator stopped.")
+        return not (self._is_through and not self._doubts)
+
+    async def _go_round(self) -> bool:
+        """Claim once; True when there is no reason to do it again at once."""
+        try:
+            await self._resolve_doubts()
+            records = await self._journal.claim(CLAIMED_AT_ONCE)
+        except StorageError as error:
+            _log.warning("unfinished chains cannot be claimed, trying on: %s", error)
+            return True
+        except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
+            _log.exception("unfinished chains cannot be claimed")
+            return True
+        for record in records:
+            self._take_one(record)
+            await asyncio.sleep(0)
+        return not records
+
+    async def _resolve_doubts(self) -> None:
+        for chain_id in list(self._doubts):
+            record = await self._journal.read(chain_id)
+            del self._doubts[chain_id]
+            if record is not None and not has_ended(record):
+                self._take_one(record)
+
+    def _take_one(self, record: ChainRecord) -> None:
+        try:
+            self._take(record)
+        except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
+            _log.exception("chain %s cannot go on, and stays as it is", record.submitted.chain_id)
+
+    def _end_round(self) -> None:
+        ended, self._round = self._round, asyncio.Event()
+        if self._is_over:
+            self._round.set()
+        ended.set()
+
+
+def has_ended(record: ChainRecord) -> bool:
+    """True when the end of a chain is on record; it is the last of its facts."""
+    return bool(record.facts) and isinstance(record.facts[-1], ChainEnded)

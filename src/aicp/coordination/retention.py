@@ -1,0 +1,46 @@
+"""Forgets chains that ended long ago, behind everything else."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from aicp.errors import StorageError
+from aicp.ports import Clock, Journal
+
+DEFAULT_RETENTION_S = 7 * 86_400.0
+LOOK_EVERY_S = 60.0
+FORGOTTEN_AT_ONCE = 100
+BREATHE_S = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+class Retention:
+    """Prunes a journal every minute, some chains at a time with a pause between.
+
+    Args:
+        journal: Forgets them.
+        clock: Time.
+        retention_s: How long a chain is remembered after its end, seconds.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock, retention_s: float = DEFAULT_RETENTION_S) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._kept = timedelta(seconds=retention_s)
+
+    async def keep_on(self) -> None:
+        """Forget, for ever; what fails is logged, and done again a minute later."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._forget_all()
+            except StorageError as error:
+                _log.warning("old chains cannot be forgotten, trying on: %s", error)
+            except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
+                _log.exception("old chains cannot be forgotten")
+
+    async def _forget_all(self) -> None:
+        before = self._clock.utcnow() - self._kept
+        while await self._journal.prune(before, FORGOTTEN_AT_ONCE) >= FORGOTTEN_AT_ONCE:  # noqa: ASYNC110 - a pause
+            await asyncio.sleep(BREATHE_S)
