@@ -29,6 +29,7 @@ EXPECTED_ROUTES = {
     "GET /api/tasks/chain/{chain_id:str}",
     "GET /api/tasks/{task_id:str}",
     "GET /livez",
+    "GET /readyz",
     "POST /ains/agents",
     "POST /ains/agents/{agent_id:str}/drain",
     "POST /ains/agents/{agent_id:str}/heartbeat",
@@ -76,7 +77,7 @@ def test_route_asks_for_a_valid_key(on_server: OnServer, route: str) -> None:
         ):
             headers = {} if authorization is None else {"Authorization": authorization}
             async with api.session.request(method, api.url + path, headers=headers) as response:
-                if path == "/livez":
+                if path in {"/livez", "/readyz"}:
                     assert response.status == 200
                     continue
                 assert response.status == 401

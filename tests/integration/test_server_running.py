@@ -64,7 +64,8 @@ def test_served_process_says_where_and_ends_cleanly_on_a_signal(tmp_path: Path, 
         url = line.split()[2].rstrip(";")
         assert url.startswith("http://127.0.0.1:")
         assert str(tmp_path / "admin.key") in line
-        assert "in memory, so not durable" in line
+        assert f"what it accepts is kept in {tmp_path / 'aicp.db'}." in line
+        assert fetch(f"{url}/readyz", "")[1] == "ready"
         assert fetch(f"{url}/api/info", (tmp_path / "admin.key").read_text().strip())[0] == 200
         assert fetch(f"{url}/api/info", "wrong")[0] == 401
         process.send_signal(number)

@@ -16,7 +16,8 @@ def serve(
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
-    What it accepted is remembered in memory only: work that is unfinished when it stops is lost.
+    What it accepts is kept in the database of AICP_DATABASE_URL, else in aicp.db in the data directory: whatever is
+    unfinished when it stops, by a crash or on purpose, goes on when it is started again.
     """
     settings = server_settings(host=host, port=port, behind_tls_proxy=behind_tls_proxy)
     from aicp.server import serve_forever

@@ -351,9 +351,11 @@ class Info(msgspec.Struct, frozen=True):
         version: Its version.
         durable: True when what it accepted survives its process.
         unfinished_tasks: Accepted and not ended.
+        journal: Where it remembers: `memory` or `sqlite`.
     """
 
     name: str
     version: str
     durable: bool
     unfinished_tasks: int
+    journal: str = "memory"

@@ -73,6 +73,10 @@ class Directory:
             raise AgentNotFound(f"There is no agent '{agent_id[:128]}'.")
         return profile
 
+    def find(self, agent_id: str) -> AgentProfile | None:
+        """The agent with this id, or None."""
+        return self._agents.get(agent_id)
+
     def search(self, capability: str) -> list[AgentProfile]:
         """Everybody who offers `name` or `name@major`, in the order they registered."""
         return [self._agents[agent_id] for agent_id in self._by_key.get(wanted_key(capability), ())]

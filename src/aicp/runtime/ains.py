@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-from aicp.errors import Fault, InvalidAgent
+from aicp.errors import Fault, InvalidAgent, StorageError
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
 from aicp.model.outcome import Outcome
 from aicp.model.views import LeaseTerms, Registered
 from aicp.model.wire import AgentDescription
-from aicp.ports import Clock, Observer
+from aicp.ports import Clock, Observer, Registrations
 from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, Leases, Liveness
 from aicp.resilience.board import CircuitBoard
@@ -40,6 +40,7 @@ class Ains:
         describer: Asks agents what they are.
         clock: Time.
         observer: Told of every change.
+        registrations: Remembers agents with a lease; None for nobody.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Ains:
         describer: Describer,
         clock: Clock,
         observer: Observer,
+        registrations: Registrations | None = None,
     ) -> None:
         self._directory = directory
         self._leases = leases
@@ -59,20 +61,53 @@ class Ains:
         self._describer = describer
         self._clock = clock
         self._observer = observer
+        self._registrations = registrations
         self._registered_at: dict[str, datetime] = {}
+        self._saved: set[str] = set()
+        self._to_forget: set[str] = set()
 
     async def register(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> Registered:
         """Take in an agent that runs in its own process; what the registration leaves out the agent is asked for.
 
+        One with a lease is remembered, so that a node that starts again need not wait for it to register again.
+
         Raises:
             InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
+            StorageError: It could not be recorded; it is used, and should register again.
         """
         profile = await self._complete(registration, tenant)
         self.put(profile)
         if not registration.lease:
+            await self.forget_removed()
             return Registered(profile.agent_id, None)
         self._leases.grant(profile.agent_id, profile.instance_id)
+        await self._save(profile)
         return Registered(profile.agent_id, self.terms)
+
+    async def restore(self) -> None:
+        """Take in again, as unheard, whom an earlier process remembered and nobody has put here since.
+
+        Raises:
+            SettingsError: A secret cannot be unsealed.
+            StorageError: They could not be read.
+        """
+        if self._registrations is None:
+            return
+        for profile in await self._registrations.load():
+            self._saved.add(profile.agent_id)
+            if profile.agent_id not in self._directory:
+                self._restore(profile)
+
+    async def forget_removed(self) -> None:
+        """Have those be forgotten for good who were removed, or are no longer to be remembered.
+
+        Raises:
+            StorageError: Some could not be forgotten; it is tried again every second.
+        """
+        while self._registrations is not None and self._to_forget:
+            agent_id = next(iter(self._to_forget))
+            await self._registrations.forget(agent_id)
+            self._to_forget.discard(agent_id)
 
     @property
     def terms(self) -> LeaseTerms:
@@ -87,6 +122,7 @@ class Ains:
         """
         old = self._directory.put(profile)
         self._leases.end(profile.agent_id)
+        self._let_go(profile.agent_id)
         self._registered_at[profile.agent_id] = self._clock.utcnow()
         self._scheduler.add_agent(profile)
         if old is not None and old.instance_id != profile.instance_id:
@@ -126,6 +162,7 @@ class Ains:
         self._scheduler.remove_agent(agent_id)
         self._board.remove(agent_id)
         self._registered_at.pop(agent_id, None)
+        self._let_go(agent_id)
         self._tell(agent_id, "removed")
 
     def get(self, agent_id: str) -> AgentProfile:
@@ -167,6 +204,10 @@ class Ains:
         while True:
             await asyncio.sleep(SWEEP_EVERY_S)
             self.sweep()
+            try:
+                await self.forget_removed()
+            except StorageError as error:
+                _log.warning("removed agents cannot be forgotten, trying on: %s", error)
 
     def sweep(self) -> None:
         """Put aside whoever fell silent, forget whoever was silent for a day."""
@@ -177,6 +218,34 @@ class Ains:
                 self._scheduler.set_liveness(change.agent_id, change.liveness)
                 self._tell(change.agent_id, change.liveness.lower())
                 _log.warning("agent %s is %s", change.agent_id, change.liveness.lower())
+
+    async def _save(self, profile: AgentProfile) -> None:
+        if self._registrations is None:
+            return
+        agent_id = profile.agent_id
+        self._to_forget.discard(agent_id)
+        self._saved.add(agent_id)
+        await self._registrations.save(profile)
+        if self._directory.find(agent_id) is not profile:
+            # Removed or replaced while it was written: the later word counts.
+            self._to_forget.add(agent_id)
+
+    def _let_go(self, agent_id: str) -> None:
+        """It is not to be remembered, unless it is saved again."""
+        if agent_id in self._saved:
+            self._saved.discard(agent_id)
+            self._to_forget.add(agent_id)
+
+    def _restore(self, profile: AgentProfile) -> None:
+        try:
+            self._directory.put(profile)
+        except InvalidAgent as error:
+            _log.warning("agent %s cannot be used any more: %s", profile.agent_id, error)
+            return
+        self._scheduler.add_agent(profile)
+        self._leases.grant(profile.agent_id, profile.instance_id, Liveness.UNHEARD)
+        self._scheduler.set_liveness(profile.agent_id, Liveness.UNHEARD)
+        self._tell(profile.agent_id, "unheard")
 
     def _came_back(self, agent_id: str) -> None:
         self._scheduler.set_liveness(agent_id, Liveness.HEARD)

@@ -5,11 +5,14 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.coordination.task_coordinator import TaskCoordinator
-from aicp.errors import InvalidAgent
+from aicp.errors import InvalidAgent, StorageError
 from aicp.model.agent import AgentAuth, AgentProfile, Registration
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.event import CapabilityChanged, CircuitChanged
@@ -22,9 +25,11 @@ from aicp.resilience.circuit_breaker import BreakerPolicy, Transition
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.prober import Prober
 from aicp.runtime.ains import Ains, local_profile
+from aicp.runtime.database_url import SqliteFile
 from aicp.runtime.observers import Observers
+from aicp.runtime.settings import data_dir, secret_key
+from aicp.runtime.stores import make_stores
 from aicp.scheduling.task_scheduler import TaskScheduler
-from aicp.storage.memory import MemoryJournal
 from aicp.transports.by_endpoint import RemoteTransport, TransportByEndpoint, http_when_needed
 from aicp.transports.local import LocalTransport
 
@@ -38,9 +43,14 @@ class Node:
             await node.add_agent("eyes-1", {"image.label": label})
             result = await node.router.route_task(Task("image.label", {"url": url}))
 
-    It remembers chains in memory: what it accepted ends with the process.
+    Without a database it remembers chains in memory: what it accepted ends with the process. With one, whatever
+    happens to the process, what it accepted goes on when a node is started on that database again; so do agents that
+    had registered themselves.
 
     Args:
+        database: `sqlite:///relative.db`, `sqlite:////absolute/path.db`, or the file; None for memory.
+        data_dir: Where the key to the secrets of agents lies; the user's data directory when left out.
+        retention_s: How long a chain is remembered after its end, seconds.
         policy: Which addresses agents may have; loopback and public ones by default.
         breaker: When circuits open and close.
         clock: Time.
@@ -53,11 +63,19 @@ class Node:
         scheduler: Who and when.
         router: What happens when it goes wrong.
         coordinator: What may run.
+        stores: Where it keeps what it must not forget.
+        is_ready: True from the end of the start to the begin of the stop.
+
+    Raises:
+        SettingsError: The database is none that AICP can use.
     """
 
     def __init__(
         self,
         *,
+        database: str | SqliteFile | None = None,
+        data_dir: Path | None = None,
+        retention_s: float = DEFAULT_RETENTION_S,
         policy: AddressPolicy | None = None,
         breaker: BreakerPolicy | None = None,
         clock: Clock | None = None,
@@ -66,6 +84,7 @@ class Node:
     ) -> None:
         self._clock = clock or SystemClock()
         self._observers = Observers()
+        self.stores = make_stores(database, self._clock, partial(_secret_key, data_dir))
         rng = random.Random(seed)
         monotonic = self._clock.monotonic
         self._local = LocalTransport()
@@ -78,7 +97,7 @@ class Node:
         self.scheduler = TaskScheduler(self.board, clock=self._clock, rng=rng)
         self.ains = Ains(
             Directory(schemas), Leases(clock=monotonic), self.scheduler, self.board, self._transport, self._clock,
-            self._observers,
+            self._observers, self.stores.registrations,
         )  # fmt: skip
         self._observers.add(self.ains)
         self.router = FailoverRouter(
@@ -88,29 +107,42 @@ class Node:
         self._prober = Prober(self._transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self._prober.probe_soon
         self.scheduler.on_outage = self._capability_changed
-        self.journal = MemoryJournal()
         self.coordinator = TaskCoordinator(
-            self.router, self.journal, clock=self._clock, rng=rng if seed is not None else None,
-            observer=self._observers,
+            self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
+            observer=self._observers, retention_s=retention_s,
         )  # fmt: skip
         self._running = AsyncExitStack()
+        self.is_ready = False
 
     async def __aenter__(self) -> Self:
-        """Start."""
+        """Start: open the database, take in again the agents it knows, and go on with what is unfinished.
+
+        Raises:
+            SettingsError: The database cannot be used: in use by another process for 10 s, unwritable, of a newer
+                version, or not AICP's; or a secret of an agent cannot be unsealed.
+            StorageError: The disk failed.
+        """
         async with AsyncExitStack() as starting:
+            starting.callback(self._set_unready)
+            starting.push_async_callback(self.stores.journal.close)
+            await self.stores.journal.open()
+            await self.ains.restore()
             starting.callback(self.scheduler.close)
             starting.push_async_callback(self._transport.close)
             starting.push_async_callback(self._prober.close)
             watch = asyncio.create_task(self.ains.keep_watch(), name="watch over leases")
             starting.push_async_callback(_stopped, watch)
             await starting.enter_async_context(self.coordinator)
+            starting.push_async_callback(self._forget_removed)
             self._running = starting.pop_all()
+        self.is_ready = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop: chains where they are, then probes, then connections."""
+        """Stop: chains where they are, then probes, then connections, then the database."""
+        self._set_unready()
         await self._running.aclose()
 
     async def add_agent(
@@ -187,6 +219,15 @@ class Node:
         """Carries calls to agents."""
         return self._transport
 
+    async def _forget_removed(self) -> None:
+        try:
+            await self.ains.forget_removed()
+        except StorageError as error:
+            _log.warning("removed agents could not be forgotten, and are restored at the next start: %s", error)
+
+    def _set_unready(self) -> None:
+        self.is_ready = False
+
     def _capability_changed(self, key: str, is_out: bool) -> None:  # noqa: FBT001 - a listener's signature
         if is_out:
             _log.warning("capability %s is out: every agent that offers it is", key)
@@ -200,6 +241,10 @@ class Node:
         self._observers.notify(
             CircuitChanged(agent_id, transition.name, transition.new, transition.retry_after_s, self._clock.utcnow())
         )
+
+
+def _secret_key(directory: Path | None) -> bytes:
+    return secret_key(directory or data_dir())
 
 
 async def _stopped(task: asyncio.Task[None]) -> None:

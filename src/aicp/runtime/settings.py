@@ -1,5 +1,8 @@
 """What the process was started with: the only reader of environment and files."""
 
+import base64
+import binascii
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -7,13 +10,19 @@ from pathlib import Path
 
 import msgspec
 
+from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.errors import SettingsError
 from aicp.model.endpoint import PORT_MAX, AddressPolicy, is_loopback_host, leads_to_loopback
+from aicp.runtime.database_url import SqliteFile, choose_database
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8420
 ADMIN_KEY_FILE = "admin.key"
+SECRET_KEY_FILE = "secret.key"  # noqa: S105 - the name of a file
+SECRET_KEY_VARIABLE = "AICP_SECRET_KEY"  # noqa: S105 - the name of a variable
+RETENTION_VARIABLE = "AICP_RETENTION_S"
 KEY_BYTES = 32
+RETENTION_S_MAX = 100 * 366 * 86_400.0
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -25,6 +34,8 @@ class Settings(msgspec.Struct, frozen=True):
         data_dir: Where keys and the database live.
         policy: Which addresses agents may have.
         behind_tls_proxy: True when only a proxy with TLS reaches it, which then also minds the Host header.
+        database: Where it remembers chains and agents; None for memory.
+        retention_s: How long a chain is remembered after its end, seconds.
     """
 
     host: str = DEFAULT_HOST
@@ -32,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True):
     data_dir: Path = Path()
     policy: AddressPolicy = AddressPolicy(loopback=True)
     behind_tls_proxy: bool = False
+    database: SqliteFile | None = None
+    retention_s: float = DEFAULT_RETENTION_S
 
 
 def server_settings(
@@ -41,10 +54,11 @@ def server_settings(
     behind_tls_proxy: bool = False,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
-    """The settings of a server: what it was told, and this machine's data directory.
+    """The settings of a server: what it was told, the environment, and this machine's data directory.
 
     Raises:
-        SettingsError: The port is none, or others could listen to the keys sent to this host.
+        SettingsError: The port is none, others could listen to the keys sent to this host, or the environment names no
+            usable database or retention.
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
@@ -54,7 +68,11 @@ def server_settings(
             f"Binding {host} would send keys in the clear: bind 127.0.0.1, or put a proxy with TLS in front and say "
             "--behind-tls-proxy."
         )
-    return Settings(host, port, data_dir(environ), AddressPolicy(loopback=on_loopback), behind_tls_proxy)
+    env = os.environ if environ is None else environ
+    directory = data_dir(env)
+    policy = AddressPolicy(loopback=on_loopback)
+    database = choose_database(None, env, directory)
+    return Settings(host, port, directory, policy, behind_tls_proxy, database, _retention_s(env))
 
 
 def data_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -93,6 +111,28 @@ def api_key(url: str, environ: Mapping[str, str] | None = None) -> str | None:
         raise SettingsError(f"The admin key {path} is not ASCII text; set AICP_API_KEY.") from error
 
 
+def secret_key(directory: Path, environ: Mapping[str, str] | None = None) -> bytes:
+    """What seals secrets of agents: `AICP_SECRET_KEY`, else the key in the data directory, made when there is none.
+
+    Raises:
+        SettingsError: It is no key, cannot be read or written, or others may read it.
+    """
+    env = os.environ if environ is None else environ
+    if chosen := env.get(SECRET_KEY_VARIABLE):
+        return _sound_key(chosen, SECRET_KEY_VARIABLE)
+    path = directory / SECRET_KEY_FILE
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key = _read_key(path) if path.exists() else _write_key(path, _new_secret_key())
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"The key {path} is not ASCII text; put the right one there.") from error
+    except OSError as error:
+        raise SettingsError(
+            f"The key {path} cannot be used: {error.strerror}; set AICP_DATA_DIR to a directory of yours."
+        ) from error
+    return _sound_key(key, str(path))
+
+
 def find_or_make_admin_key(directory: Path) -> str:
     """The admin key of a data directory; written there, readable by its owner alone, when there is none.
 
@@ -102,7 +142,7 @@ def find_or_make_admin_key(directory: Path) -> str:
     path = directory / ADMIN_KEY_FILE
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return _read_admin_key(path) if path.exists() else _write_admin_key(path)
+        return _read_key(path) if path.exists() else _write_key(path, secrets.token_urlsafe(KEY_BYTES))
     except UnicodeDecodeError as error:
         raise SettingsError(f"The admin key {path} is not ASCII text; remove it and start again.") from error
     except OSError as error:
@@ -111,18 +151,53 @@ def find_or_make_admin_key(directory: Path) -> str:
         ) from error
 
 
-def _read_admin_key(path: Path) -> str:
+def _read_key(path: Path) -> str:
     if path.stat().st_mode & 0o077:
-        raise SettingsError(f"The admin key {path} can be read by others; run: chmod 600 {path}")
+        raise SettingsError(f"The {_named(path)} {path} can be read by others; run: chmod 600 {path}")
     key = path.read_text(encoding="ascii").strip()
     if not key:
-        raise SettingsError(f"The admin key {path} is empty; remove it and start again.")
+        raise SettingsError(f"The {_named(path)} {path} is empty; remove it and start again.")
     return key
 
 
-def _write_admin_key(path: Path) -> str:
-    key = secrets.token_urlsafe(KEY_BYTES)
+def _named(path: Path) -> str:
+    return "admin key" if path.name == ADMIN_KEY_FILE else "secret key"
+
+
+def _write_key(path: Path, key: str) -> str:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(key + "\n")
+        file.flush()
+        os.fsync(descriptor)
     return key
+
+
+def _new_secret_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(KEY_BYTES)).decode("ascii")
+
+
+def _sound_key(key: str, source: str) -> bytes:
+    encoded = key.strip().encode("ascii", "replace")
+    try:
+        size = len(base64.b64decode(encoded, altchars=b"-_", validate=True))
+    except binascii.Error:
+        size = 0
+    if size != KEY_BYTES:
+        raise SettingsError(f"{source} holds no key: it is {KEY_BYTES} random bytes in URL-safe base64, 44 characters.")
+    return encoded
+
+
+def _retention_s(environ: Mapping[str, str]) -> float:
+    told = environ.get(RETENTION_VARIABLE)
+    if not told:
+        return DEFAULT_RETENTION_S
+    try:
+        retention_s = float(told)
+    except ValueError:
+        retention_s = math.nan
+    if not 0 < retention_s <= RETENTION_S_MAX:
+        raise SettingsError(
+            f"{RETENTION_VARIABLE} is '{told[:80]}': it must be seconds, more than 0 and at most {RETENTION_S_MAX:.0f}."
+        )
+    return retention_s

@@ -71,10 +71,11 @@ async def running_server(settings: Settings, node: Node) -> AsyncIterator[Runnin
 def serve_forever(settings: Settings) -> None:
     """Run a node and its server until SIGTERM or SIGINT, then stop both; what `aicp serve` does.
 
-    One line on stderr says where it listens, where the admin key is, and that its journal is not durable.
+    One line on stderr says where it listens, where the admin key is, and where it remembers what it accepted.
 
     Raises:
-        SettingsError: The address cannot be bound, or the admin key cannot be had.
+        SettingsError: The database cannot be used, the address cannot be bound, or a key cannot be had.
+        StorageError: The disk failed at the start.
     """
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -86,14 +87,28 @@ def serve_forever(settings: Settings) -> None:
 async def _serve_until_signal(settings: Settings) -> None:
     asked = asyncio.Event()
     with _signals_call(asked.set):
-        async with Node(policy=settings.policy) as node, running_server(settings, node) as server:
-            _say(
-                f"AICP serves {server.url}; the admin key is in {settings.data_dir / ADMIN_KEY_FILE}; "
-                "the journal is in memory, so not durable: what is unfinished when this process ends is lost."
-            )
+        async with _node(settings) as node, running_server(settings, node) as server:
+            key = settings.data_dir / ADMIN_KEY_FILE
+            _say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()
-            if node.coordinator.unfinished:
-                _say(f"Stopping; {node.coordinator.unfinished} unfinished tasks are lost.")
+            if unfinished := node.coordinator.unfinished:
+                durable = node.stores.journal.durable
+                _say(f"Stopping; {unfinished} unfinished tasks {'go on at the next start' if durable else 'are lost'}.")
+
+
+def _node(settings: Settings) -> Node:
+    return Node(
+        database=settings.database,
+        data_dir=settings.data_dir,
+        retention_s=settings.retention_s,
+        policy=settings.policy,
+    )
+
+
+def _told_of_journal(node: Node) -> str:
+    if node.stores.journal.durable:
+        return f"what it accepts is kept in {node.stores.place}."
+    return "the journal is in memory, so not durable: what is unfinished when this process ends is lost."
 
 
 @contextlib.contextmanager

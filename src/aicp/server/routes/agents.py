@@ -60,6 +60,7 @@ async def drain_agent(agent_id: FromPath[str], node: TheNode) -> AgentView:
 async def remove_agent(agent_id: FromPath[str], node: TheNode) -> None:
     """Forget an agent; tasks it has go on."""
     node.remove_agent(agent_id)
+    await node.ains.forget_removed()
 
 
 @get("/agents/{agent_id:str}", opt=needs(Scope.AGENTS_READ))

@@ -1,6 +1,6 @@
 """The server itself: alive, what it is, how busy."""
 
-from litestar import MediaType, Router, get
+from litestar import MediaType, Response, Router, get
 
 from aicp.model.views import Info, SchedulerStatus
 from aicp.server.auth import Scope, needs
@@ -14,10 +14,17 @@ async def livez() -> str:
     return "ok"
 
 
+@get("/readyz", media_type=MediaType.TEXT, opt=needs(Scope.OPEN))
+async def readyz(node: TheNode) -> Response[str]:
+    """The journal is open, and work is accepted; 503 while it is not."""
+    return Response("ready", status_code=200) if node.is_ready else Response("unready", status_code=503)
+
+
 @get("/api/info", opt=needs(Scope.ANY_KEY))
 async def info(node: TheNode) -> Info:
     """What the server is."""
-    return Info("aicp", __version__, node.journal.durable, node.coordinator.unfinished)
+    stores = node.stores
+    return Info("aicp", __version__, stores.journal.durable, node.coordinator.unfinished, stores.kind)
 
 
 @get("/api/scheduler/status", opt=needs(Scope.AGENTS_READ))
@@ -26,4 +33,4 @@ async def scheduler_status(node: TheNode) -> SchedulerStatus:
     return node.scheduler.status()
 
 
-status_router = Router("/", route_handlers=[livez, info, scheduler_status], tags=["status"])
+status_router = Router("/", route_handlers=[livez, readyz, info, scheduler_status], tags=["status"])

@@ -1,0 +1,233 @@
+"""A node on a database: what it accepted and whom it knows outlive it; bad settings are one sentence."""
+
+import asyncio
+import sqlite3
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aicp.errors import SettingsError
+from aicp.model.agent import AgentAuth, Capability, Registration
+from aicp.model.chain import TaskChain
+from aicp.model.task import Task, TaskStatus
+from aicp.registry.leases import Liveness
+from aicp.runtime.node import Node
+from aicp.runtime.settings import secret_key, server_settings
+from tests.unit.sqlite_kit import ask, refused, run
+
+ECHO = "test.echo"
+SECRET = "a bearer that nobody shall read"
+
+
+async def echo(params: dict[str, Any]) -> Any:
+    return params
+
+
+def node_on(directory: Path, **options: Any) -> Node:
+    return Node(database=f"sqlite:///{directory / 'aicp.db'}", data_dir=directory / "data", **options)
+
+
+def registration(agent_id: str = "far", *, lease: bool = True, auth: AgentAuth | None = None) -> Registration:
+    return Registration(
+        "http://127.0.0.1:9", agent_id, "instance-1", capabilities=(Capability(ECHO),), max_concurrent_tasks=3,
+        labels={"zone": "a"}, auth=auth, lease=lease,
+    )  # fmt: skip
+
+
+def environ(tmp_path: Path, **more: str) -> Mapping[str, str]:
+    return {"AICP_DATA_DIR": str(tmp_path), **more}
+
+
+class TestChains:
+    def test_what_a_node_accepted_goes_on_in_the_next_one(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            started = asyncio.Event()
+
+            async def hang(_params: dict[str, Any]) -> None:
+                started.set()
+                await asyncio.Event().wait()
+
+            chain = TaskChain("two")
+            first = chain.add_task(ECHO, {"n": 1})
+            chain.add_task("test.slow", {"got": first.output})
+            async with node_on(tmp_path) as node:
+                await node.add_agent("quick", {ECHO: echo})
+                await node.add_agent("slow", {"test.slow": hang})
+                chain_id = await node.coordinator.submit(chain)
+                await started.wait()
+                assert (await node.coordinator.view(chain_id)).completed_tasks == 1
+            async with node_on(tmp_path) as node:
+                await node.add_agent("slow", {"test.slow": echo})
+                result = await node.coordinator.wait_result(chain_id)
+                assert result.status is TaskStatus.COMPLETED
+                assert result["slow"].result == {"got": {"n": 1}}
+                assert node.stores.journal.durable
+
+        run(main())
+
+    def test_a_node_without_a_database_says_that_it_is_not_durable(self) -> None:
+        node = Node()
+        assert not node.stores.journal.durable
+        assert node.stores.kind == "memory"
+
+    def test_a_node_is_ready_between_start_and_stop(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            node = node_on(tmp_path)
+            seen = [node.is_ready]
+            async with node:
+                seen.append(node.is_ready)
+            assert [*seen, node.is_ready] == [False, True, False]
+
+        run(main())
+
+
+class TestAgents:
+    def test_registered_agents_are_back_unheard_and_heard_at_their_first_heartbeat(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration(auth=AgentAuth(SECRET)))
+                saved = node.ains.get("far")
+            async with node_on(tmp_path) as node:
+                assert node.ains.get("far") == saved
+                assert node.ains.liveness("far") is Liveness.UNHEARD
+                assert node.scheduler.knows(ECHO)
+                node.ains.heartbeat("far", "instance-1")
+                assert node.ains.liveness("far") is Liveness.HEARD
+
+        run(main())
+
+    def test_secrets_lie_sealed_in_the_file_and_their_key_is_the_owners_alone(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration(auth=AgentAuth(SECRET)))
+
+        run(main())
+        everything = b"".join(each.read_bytes() for each in tmp_path.glob("aicp.db*"))
+        assert SECRET.encode() not in everything
+        assert stat.S_IMODE((tmp_path / "data" / "secret.key").stat().st_mode) == 0o600
+
+    def test_a_node_with_another_key_does_not_start_and_says_why(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration(auth=AgentAuth(SECRET)))
+            (tmp_path / "data" / "secret.key").unlink()
+            sentence = await refused(node_on(tmp_path).__aenter__(), SettingsError)
+            assert "sealed with another key" in sentence
+            assert "AICP_SECRET_KEY" in sentence
+
+        run(main())
+
+    def test_a_node_without_secrets_makes_no_key(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration())
+
+        run(main())
+        assert not (tmp_path / "data").exists()
+
+    def test_static_local_and_removed_agents_are_not_restored(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration("static", lease=False))
+                await node.add_agent("local", {ECHO: echo})
+                for name in ("removed", "replaced", "made-static"):
+                    await node.ains.register(registration(name))
+                node.remove_agent("removed")
+                await node.add_agent("replaced", {ECHO: echo})
+                await node.ains.register(registration("made-static", lease=False))
+            assert ask(tmp_path / "aicp.db", "SELECT count(*) FROM registrations") == 0
+            async with node_on(tmp_path) as node:
+                assert node.ains.agents() == []
+
+        run(main())
+
+    def test_an_agent_removed_and_registered_again_is_remembered(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration())
+                node.remove_agent("far")
+                await node.ains.register(registration())
+                await node.ains.forget_removed()
+            async with node_on(tmp_path) as node:
+                assert [agent.agent_id for agent in node.ains.agents()] == ["far"]
+
+        run(main())
+
+    def test_an_agent_added_before_the_start_is_not_overwritten_by_what_was_remembered(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration("far"))
+            node = node_on(tmp_path)
+            await node.add_agent("far", {ECHO: echo})
+            async with node:
+                assert (await node.router.route_task(Task(ECHO, {"n": 1}))).result == {"n": 1}
+
+        run(main())
+
+
+class TestSettings:
+    def test_a_database_in_use_is_waited_for_and_then_refused(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path):
+                second = node_on(tmp_path)
+                second.stores.journal._database._lock_wait_s = 0.1  # type: ignore[attr-defined] # the real wait is 10 s
+                assert "is in use by process" in await refused(second.__aenter__(), SettingsError)
+                assert not second.is_ready
+            async with second:
+                assert second.is_ready
+
+        run(main())
+
+    def test_a_database_of_a_newer_version_is_refused(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path):
+                pass
+            connection = sqlite3.connect(tmp_path / "aicp.db")
+            with connection:
+                connection.execute("UPDATE alembic_version SET version_num = '9999'")
+            connection.close()
+            assert "newer version of AICP" in await refused(node_on(tmp_path).__aenter__(), SettingsError)
+
+        run(main())
+
+    def test_a_directory_that_cannot_be_made_is_refused(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            (tmp_path / "file").write_text("")
+            node = Node(database=f"sqlite:///{tmp_path / 'file' / 'aicp.db'}")
+            assert "cannot be used" in await refused(node.__aenter__(), SettingsError)
+
+        run(main())
+
+    def test_a_url_of_another_database_is_refused_at_once(self) -> None:
+        with pytest.raises(SettingsError, match="PostgreSQL"):
+            Node(database="postgresql://somewhere/db")
+
+    def test_a_server_keeps_its_database_in_its_data_directory_unless_told_otherwise(self, tmp_path: Path) -> None:
+        settings = server_settings(environ=environ(tmp_path))
+        assert settings.database is not None
+        assert settings.database.path == tmp_path / "aicp.db"
+        told = server_settings(environ=environ(tmp_path, AICP_DATABASE_URL="sqlite:////elsewhere/a.db")).database
+        assert told is not None
+        assert told.path == Path("/elsewhere/a.db")
+
+    def test_retention_is_a_setting(self, tmp_path: Path) -> None:
+        assert server_settings(environ=environ(tmp_path)).retention_s == 7 * 86_400
+        assert server_settings(environ=environ(tmp_path, AICP_RETENTION_S="60")).retention_s == 60
+        for wrong in ("0", "-1", "a week", "nan", "inf"):
+            with pytest.raises(SettingsError, match="AICP_RETENTION_S"):
+                server_settings(environ=environ(tmp_path, AICP_RETENTION_S=wrong))
+
+    def test_a_secret_key_is_taken_from_the_environment_or_made_once(self, tmp_path: Path) -> None:
+        made = secret_key(tmp_path, {})
+        assert secret_key(tmp_path, {}) == made
+        other = made.decode().swapcase()
+        assert secret_key(tmp_path, {"AICP_SECRET_KEY": other}) == other.encode()
+        for wrong in ("short", "ä" * 44, "*" * 44):
+            with pytest.raises(SettingsError, match="AICP_SECRET_KEY holds no key"):
+                secret_key(tmp_path, {"AICP_SECRET_KEY": wrong})
+        (tmp_path / "secret.key").chmod(0o644)
+        with pytest.raises(SettingsError, match="chmod 600"):
+            secret_key(tmp_path, {})
