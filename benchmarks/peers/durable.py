@@ -1,0 +1,168 @@
+"""AICP's durable chains beside other engines: DBOS, LangGraph, Prefect, Celery, and Dask, which keeps nothing.
+
+Steps do next to nothing. In each round each engine runs in a fresh process on an empty directory, one at a time, and
+warms up; figures are medians over the rounds, ratios medians of pairs from the same round. An engine that would need
+minutes is asked for less, as its size says: ratios are by the step, and nothing is counted up to what was not run.
+
+Aims: a chain of 3 in 3 ms (p50); 1,000 steps/s one after the other; 10,000 steps/s in 300 chains; fan-out of 1,000 and
+join in 100 ms; 3 x 100 ms in 104 ms; a DAG of 10,000 checked in 50 ms and run in 1.5 s; the event loop never kept
+for more than 5 ms while every commit takes 20 ms.
+Needs `pip install -e '.[bench]'`.
+
+    python -m benchmarks.peers.durable [--quick] [--engine NAME]... [--rounds N]
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+from benchmarks.measure import ratio, report
+from benchmarks.peers.engines.engine import Case, Sizes
+from benchmarks.peers.engines.process import Report
+from benchmarks.peers.engines.processes import measure_engine
+from benchmarks.peers.engines.slow_disk import SLOWLY, absences, validation_ms
+from benchmarks.peers.engines.workloads import Finding
+
+OURS = "aicp"
+ENGINES = (OURS, "aicp_in_memory", "dbos", "langgraph", "prefect", "celery", "dask")
+ROUNDS = 3
+QUICK = Sizes(chains=20, sequential=50, steps=2, width=100, naps=3, layers=5, columns=20)
+IN_MS = (Case.CHAIN, Case.FAN_OUT, Case.NAPS, Case.DAG)
+FSYNCS = 200
+BLOCK = b"x" * 4096
+COLUMNS = ("what", "engine", "size", "median", "min", "max", "unit", "x AICP's time a step", "notes")
+NONE = "-"
+
+Row = list[object]
+Rounds = dict[str, list[Report]]
+
+
+def run_rounds(engines: Sequence[str], rounds: int, sizes: Sizes) -> Rounds:
+    reports: Rounds = {name: [] for name in engines}
+    for number in range(1, rounds + 1):
+        for name in engines:
+            print(f"round {number}: {name}", flush=True)
+            reports[name].append(measure_engine(name, sizes))
+    return reports
+
+
+def shown(case: Case, finding: Finding) -> float:
+    return finding.seconds * 1e3 if case in IN_MS else finding.steps / finding.seconds
+
+
+def found(reports: Sequence[Report], case: Case) -> list[Finding]:
+    return [report.findings[case] for report in reports if case in report.findings]
+
+
+def note(reports: Sequence[Report], case: Case) -> str:
+    sentences = [report.notes[case] for report in reports if case in report.notes]
+    return "; ".join(dict.fromkeys(sentences or [report.problem for report in reports if report.problem]))
+
+
+def times_ours(theirs: Sequence[Finding], ours: Sequence[Finding]) -> object:
+    if not theirs or len(theirs) != len(ours):
+        return NONE
+    return ratio([each.seconds / each.steps for each in theirs], [each.seconds / each.steps for each in ours])
+
+
+def rows_of(case: Case, reports: Rounds) -> list[Row]:
+    ours = found(reports.get(OURS, []), case)
+    rows: list[Row] = []
+    for of_engine in reports.values():
+        findings = found(of_engine, case)
+        figures = [shown(case, finding) for finding in findings]
+        told: Row = [statistics.median(figures), min(figures), max(figures)] if figures else [NONE] * 3
+        size = findings[0].size if findings else NONE
+        unit = "ms" if case in IN_MS else "steps/s"
+        ratio_to_ours = times_ours(findings, ours)
+        rows.append([case.value, of_engine[0].name, size, *told, unit, ratio_to_ours, note(of_engine, case)])
+    return rows
+
+
+def record_rows(reports: Rounds) -> list[Row]:
+    firsts = [of_engine[0] for of_engine in reports.values()]
+    return [
+        [
+            first.name,
+            ", ".join(map(" ".join, zip(first.packages, first.versions, strict=True))) or NONE,
+            first.record or NONE,
+            first.problem,
+        ]
+        for first in firsts
+    ]
+
+
+def fsync_ms() -> float:
+    """What the disk asks for a block of its own, p50: no durable engine can be faster than that, step by step."""
+    with tempfile.TemporaryFile() as file:
+        taken = []
+        for _ in range(FSYNCS):
+            began = time.perf_counter()
+            os.write(file.fileno(), BLOCK)
+            os.fsync(file.fileno())
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken) * 1e3
+
+
+def aims(ours: Sequence[Report]) -> list[Row]:
+    """Each aim, and what it was judged by; other figures that explain them have none."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        kept = pool.submit(absences).result()
+        plain = pool.submit(partial(validation_ms, reads=False)).result()
+        reading = pool.submit(partial(validation_ms, reads=True)).result()
+    by_case = {case: [shown(case, finding) for finding in found(ours, case)] for case in Case}
+    median = {case: statistics.median(figures) for case, figures in by_case.items() if figures}
+    rows: list[Row] = [
+        at_most("chain of 3, p50, ms", 3.0, median.get(Case.CHAIN)),
+        at_least("steps one after the other, steps/s", 1_000.0, median.get(Case.SEQUENTIAL)),
+        at_least("300 chains at once, steps/s", 10_000.0, median.get(Case.CHAINS_300)),
+        at_most("fan-out of 1,000 and join, ms", 100.0, median.get(Case.FAN_OUT)),
+        at_most("3 x 100 ms side by side, p50, ms", 104.0, median.get(Case.NAPS)),
+        at_most("DAG of 10,000 checked, ms", 50.0, plain),
+        ["the same, each task reading two results, ms", NONE, reading, ""],
+        at_most("DAG of 10,000 run, ms", 1_500.0, median.get(Case.DAG)),
+    ]
+    for meanwhile, absence in kept.items():
+        what = f"event loop kept, {meanwhile}: longest of half a second, median, ms"
+        rows += [
+            at_most(what, 5.0, absence.usual_ms) if meanwhile == SLOWLY else [what, NONE, absence.usual_ms, ""],
+            [f"event loop kept, {meanwhile}: longest of all, ms", NONE, absence.worst_ms, ""],
+        ]
+    return [*rows, ["fsync of 4 KiB on this disk, p50, ms", NONE, fsync_ms(), ""]]
+
+
+def at_most(what: str, aim: float, value: float | None) -> Row:
+    return [what, aim, NONE if value is None else value, verdict(is_met=value is not None and value <= aim)]
+
+
+def at_least(what: str, aim: float, value: float | None) -> Row:
+    return [what, aim, NONE if value is None else value, verdict(is_met=value is not None and value >= aim)]
+
+
+def verdict(*, is_met: bool) -> str:
+    return "met" if is_met else "MISSED"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="AICP's durable chains beside other engines.")
+    parser.add_argument("--quick", action="store_true", help="one round of small sizes: a smoke test, without aims")
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="only this one; may be repeated")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    asked = parser.parse_args()
+    rounds, sizes = (1, QUICK) if asked.quick else (asked.rounds, Sizes())
+    reports = run_rounds(asked.engine or ENGINES, rounds, sizes)
+    rows = [row for case in Case for row in rows_of(case, reports)]
+    report("peers/durable_records", ["engine", "versions", "what survives a crash", "notes"], record_rows(reports))
+    report("peers/durable", COLUMNS, rows, ["msgspec"])
+    if OURS in reports and not asked.quick:
+        report("peers/durable_aims", ["what", "aim", "measured", ""], aims(reports[OURS]), ["msgspec"])
+
+
+if __name__ == "__main__":
+    main()
