@@ -189,6 +189,7 @@ class Flow(Stage):
         transport: ScriptedTransport | None = None,
         accepted_max: int = 100_000,
         observer: Observer | None = None,
+        **coordinator: Any,
     ) -> None:
         super().__init__(policy=policy, seed=seed)
         self.transport = transport or ScriptedTransport(*agents)
@@ -199,7 +200,7 @@ class Flow(Stage):
         )
         self.prober = Prober(self.transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self.prober.probe_soon
-        self.journal = journal or MemoryJournal()
+        self.journal = journal or MemoryJournal(clock=self.clock)
         self.coordinator = TaskCoordinator(
             self.router,
             self.journal,
@@ -207,6 +208,7 @@ class Flow(Stage):
             rng=self.rng,
             observer=observer,
             accepted_max=accepted_max,
+            **coordinator,
         )
         for each in agents:
             self.scheduler.add_agent(each.profile)

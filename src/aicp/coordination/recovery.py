@@ -43,9 +43,10 @@ class Recovery:
     async def keep_on(self) -> None:
         """Claim, for ever."""
         while True:
-            self._is_through = await self._go_round()
+            found = await self._go_round()
+            self._is_through = found == 0
             self._end_round()
-            if self._is_through:
+            if not found:
                 await asyncio.sleep(LOOK_EVERY_S)
 
     def stop(self) -> None:
@@ -64,21 +65,21 @@ class Recovery:
             raise AicpError("The chain has not ended: this coordinator stopped.")
         return not (self._is_through and not self._doubts)
 
-    async def _go_round(self) -> bool:
-        """Claim once; True when there is no reason to do it again at once."""
+    async def _go_round(self) -> int | None:
+        """Claim once; how many chains that were, or None when it failed."""
         try:
             await self._resolve_doubts()
             records = await self._journal.claim(CLAIMED_AT_ONCE)
         except StorageError as error:
             _log.warning("unfinished chains cannot be claimed, trying on: %s", error)
-            return True
+            return None
         except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
             _log.exception("unfinished chains cannot be claimed")
-            return True
+            return None
         for record in records:
             self._take_one(record)
             await asyncio.sleep(0)
-        return not records
+        return len(records)
 
     async def _resolve_doubts(self) -> None:
         for chain_id in list(self._doubts):
