@@ -24,6 +24,7 @@ from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.work import Work
 
 DEADLINE_TOLERANCE_S = 0.001
+STARTED_AT_ONCE = 64
 _TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
 _OUTCOME_UNKNOWN = TaskError(
     "outcome_unknown",
@@ -172,7 +173,11 @@ class ChainRun:
             await self._recorder.record([self._end_fact()])
         ready = self.readiness.ready()
         self._ready_since = {task: self._recorded_ready(task) for task in ready}
-        self._start(ready, tasks)
+        for first in range(0, len(ready), STARTED_AT_ONCE):
+            if first:
+                # Ten thousand at once would keep everything else waiting for half a second.
+                await asyncio.sleep(0)
+            self._start(ready[first : first + STARTED_AT_ONCE], tasks)
 
     def _recorded_ready(self, task: str) -> datetime:
         """The later of its submit and the last end it waited for."""
