@@ -114,6 +114,7 @@ def test_tasks_and_chains_are_cancelled() -> None:
         with pytest.raises(Conflict):
             await client.cancel_task(f"{chain_id}.a")
         assert (await client.cancel_chain(chain_id)).status is TaskStatus.CANCELLED
+        assert await client.retry_chain(chain_id) != chain_id
 
     with_client(test)
 

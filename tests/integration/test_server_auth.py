@@ -37,6 +37,7 @@ EXPECTED_ROUTES = {
     "POST /api/tasks",
     "POST /api/tasks/chain",
     "POST /api/tasks/chain/{chain_id:str}/cancel",
+    "POST /api/tasks/chain/{chain_id:str}/retry",
     "POST /api/tasks/parallel",
     "POST /api/tasks/{task_id:str}/cancel",
 }

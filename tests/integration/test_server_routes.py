@@ -5,6 +5,7 @@ from datetime import datetime
 
 import pytest
 
+from aicp import TaskFailed
 from aicp.server.body import CHAIN_BYTES_MAX
 from tests.integration.server_kit import Api, Gate, break_down, echoing_agent, with_api
 
@@ -195,6 +196,52 @@ def test_cancelled_chain_stops_what_runs_and_what_waits() -> None:
         assert (cancelled.status, cancelled.body) == (200, {"chain_id": chain_id, "status": "CANCELLED"})
         view = (await api.get(f"/api/tasks/chain/{chain_id}?wait_s=5")).body
         assert {task["status"] for task in view["tasks"].values()} == {"CANCELLED"}
+
+    with_api(test)
+
+
+def test_retried_chain_is_a_new_one_that_does_only_what_is_left() -> None:
+    async def test(api: Api) -> None:
+        seen: list[str] = []
+
+        async def second_time_lucky(params: dict[str, object]) -> object:
+            seen.append(str(params["step"]))
+            if seen.count("second") == 1 and params["step"] == "second":
+                raise TaskFailed("not_yet", "Come again.")
+            return params
+
+        await api.node.add_agent("lucky", {"text.lucky": second_time_lucky})
+        tasks = [
+            {"id": "first", "capability": "text.lucky", "params": {"step": "first"}},
+            {"id": "second", "capability": "text.lucky", "params": {"step": "second"}, "depends_on": ["first"]},
+        ]
+        first = (await api.post("/api/tasks/chain", {"tasks": tasks})).body["chain_id"]
+        assert (await api.get(f"/api/tasks/chain/{first}?wait_s=10")).body["status"] == "FAILED"
+        headers = {"Idempotency-Key": "again"}
+        retried = await api.post(f"/api/tasks/chain/{first}/retry", headers=headers)
+        assert (retried.status, retried.body["status"]) == (202, "PENDING")
+        second = retried.body["chain_id"]
+        assert second != first
+        assert (await api.get(f"/api/tasks/chain/{second}?wait_s=10")).body["status"] == "COMPLETED"
+        assert seen == ["first", "second", "second"]
+        assert (await api.post(f"/api/tasks/chain/{first}/retry", headers=headers)).body["chain_id"] == second
+        other = await api.post(f"/api/tasks/chain/{second}/retry", headers=headers)
+        assert (other.status, other.code) == (409, "idempotency_conflict")
+        assert (await api.post("/api/tasks/chain/nowhere/retry")).code == "chain_not_found"
+
+    with_api(test)
+
+
+def test_running_chain_cannot_be_retried() -> None:
+    async def test(api: Api) -> None:
+        gate = Gate()
+        await api.node.add_agent("gate-1", {"text.gate": gate})
+        tasks = [{"id": "x", "capability": "text.gate"}]
+        chain_id = (await api.post("/api/tasks/chain", {"tasks": tasks})).body["chain_id"]
+        refused = await api.post(f"/api/tasks/chain/{chain_id}/retry")
+        assert (refused.status, refused.code) == (409, "conflict")
+        gate.let_go.set()
+        await api.get(f"/api/tasks/chain/{chain_id}?wait_s=10")
 
     with_api(test)
 

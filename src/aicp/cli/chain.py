@@ -56,3 +56,10 @@ def cancel(chain_id: ChainId, output: Output = Format.TABLE) -> None:
     """Cancel a chain; one that has ended stays as it is."""
     standing = ask(lambda client: client.cancel_chain(chain_id))
     write(standing, output, facts(chain=standing.chain_id, status=standing.status))
+
+
+@app.command()
+def retry(chain_id: ChainId, output: Output = Format.TABLE) -> None:
+    """Run a chain that has ended again, as a new one: only what has no good result yet is done."""
+    retried = ask(lambda client: client.retry_chain(chain_id))
+    write({"chain_id": retried, "retry_of": chain_id}, output, facts(chain=retried, retry_of=chain_id))

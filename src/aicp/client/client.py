@@ -172,6 +172,19 @@ class Client:
         """
         return await self._ask("POST", f"/api/tasks/chain/{_quoted(chain_id)}/cancel", ChainStanding)
 
+    async def retry_chain(self, chain_id: str, *, key: str | None = None) -> str:
+        """Submit a chain that ended again and return the id of the new one; results that are good already are copied.
+
+        Raises:
+            ChainNotFound: There is none.
+            Conflict: It has not ended.
+            NoCapableAgent: Nobody has ever offered a capability.
+            QueueFull: Too much accepted work is unfinished, even after some waiting.
+            IdempotencyConflict: The key was used with another body.
+        """
+        path = f"/api/tasks/chain/{_quoted(chain_id)}/retry"
+        return (await self._submit(path, msgspec.UNSET, key, ChainStanding)).chain_id
+
     async def register_agent(self, registration: Registration) -> Registered:
         """Make an agent known; what the registration leaves out the server asks the agent.
 

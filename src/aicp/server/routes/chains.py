@@ -1,4 +1,4 @@
-"""Chains: submit, look, cancel."""
+"""Chains: submit, look, cancel, retry."""
 
 from litestar import Router, get, post
 from litestar.params import FromPath
@@ -34,9 +34,16 @@ async def cancel_chain(chain_id: FromPath[str], node: TheNode) -> ChainStanding:
     return ChainStanding(chain_id, (await node.coordinator.view(chain_id)).status)
 
 
+@post("/{chain_id:str}/retry", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
+async def retry_chain(request: CallerRequest, chain_id: FromPath[str], node: TheNode) -> ChainStanding:
+    """Accept a chain that ended again, as a new one: results that are good already are copied."""
+    retried = await node.coordinator.retry(chain_id, key=submit_key(request, None))
+    return ChainStanding(retried, TaskStatus.PENDING)
+
+
 chains_router = Router(
     "/api/tasks/chain",
-    route_handlers=[submit_chain, show_chain, cancel_chain],
+    route_handlers=[submit_chain, show_chain, cancel_chain, retry_chain],
     request_max_body_size=CHAIN_BYTES_MAX,
     tags=["chains"],
 )
