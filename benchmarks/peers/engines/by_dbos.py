@@ -68,7 +68,7 @@ class Dbos(Engine):
     packages = ("dbos",)
     record = "SQLite, rollback journal, synchronous=FULL: each step's result on its own"
     notes: ClassVar = {Case.DAG: "layer by layer: its steps must start in the same order again after a crash"}
-    sizes = Sizes(chains=100, sequential=300, steps=2, width=1_000, naps=10, layers=5, columns=100)
+    sizes = Sizes(chains=100, sequential=300, steps=4, naps=10, layers=5)
 
     @asynccontextmanager
     async def opened(self, directory: Path) -> AsyncIterator[None]:

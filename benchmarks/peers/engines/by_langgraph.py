@@ -70,7 +70,7 @@ class Langgraph(Engine):
         Case.SEQUENTIAL: "a node with an edge to itself",
         Case.DAG: "all of a layer end before the next begins",
     }
-    sizes = Sizes(chains=100, sequential=500, steps=3, naps=10, layers=10)
+    sizes = Sizes(chains=100, naps=10, layers=10)
 
     def __init__(self) -> None:
         self._graphs: dict[object, Any] = {}

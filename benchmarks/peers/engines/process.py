@@ -28,6 +28,7 @@ class Report(msgspec.Struct, frozen=True):
         record: What survives a crash.
         packages: Its distributions.
         versions: Theirs.
+        sizes: What it was asked for.
         findings: What the cases came to.
         notes: By case, what a reader has to know: also why there is no finding.
         problem: Why it was not measured at all, or no further.
@@ -37,6 +38,7 @@ class Report(msgspec.Struct, frozen=True):
     record: str = ""
     packages: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
+    sizes: Sizes = Sizes()
     findings: dict[Case, Finding] = {}
     notes: dict[Case, str] = {}
     problem: str = ""
@@ -111,8 +113,10 @@ def main(name: str, directory: Path, path: Path, sizes: Sizes) -> None:
         Writer(path, Report(name, problem=f"cannot be imported: {told(error)}"))
     else:
         packages = tuple(engine.packages)
-        report = Report(engine.name, engine.record, packages, tuple(version(package) for package in packages))
-        uvloop.run(go_through(engine, directory, sizes.at_most(engine.sizes), Writer(path, report)))
+        versions = tuple(version(package) for package in packages)
+        asked = sizes.at_most(engine.sizes)
+        report = Report(engine.name, engine.record, packages, versions, asked)
+        uvloop.run(go_through(engine, directory, asked, Writer(path, report)))
 
 
 if __name__ == "__main__":
