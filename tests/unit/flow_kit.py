@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self
 
 from aicp.coordination.task_coordinator import TaskCoordinator
-from aicp.model.agent import AgentProfile, Capability
+from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Capability
 from aicp.model.event import AttemptEnded, AttemptStarted, Event
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call, Task
@@ -49,9 +49,13 @@ def agent(
     slots: int = 1,
     labels: dict[str, str] | None = None,
     instance_id: str = "",
+    tenant: str = DEFAULT_TENANT,
+    shared: bool = False,
 ) -> AgentProfile:
     offered = tuple(Capability(each) if isinstance(each, str) else each for each in capabilities or (ECHO,))
-    return AgentProfile(agent_id, offered, slots, labels=labels or {}, instance_id=instance_id)
+    return AgentProfile(
+        agent_id, offered, slots, labels=labels or {}, instance_id=instance_id, tenant=tenant, shared=shared
+    )
 
 
 def task(capability: str = ECHO, **options: Any) -> Task:
@@ -150,7 +154,7 @@ class Stage:
             "slots": {m.profile.agent_id: m.taken for m in self.scheduler.members() if m.taken},
             "waiting": self.scheduler.status().queue_depth,
             "lines": dict(self.scheduler._lines),
-            "leases": dict(self.scheduler._leases),
+            "leases": list(self.scheduler.leases()),
             "probes": [circuit.name for circuit in circuits if circuit._probes],
         }
         return {what: value for what, value in found.items() if value}

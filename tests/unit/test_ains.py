@@ -84,7 +84,7 @@ class TestRegistering:
             assert registry.ains.registered_at("a") == registry.clock.utcnow()
             assert registry.changes == [("a", "registered")]
             assert registry.describer.asked == []
-            registry.succeed(await registry.lease(task(labels={"gpu": "yes"})))
+            registry.succeed(await registry.lease(task(labels={"gpu": "yes"}), tenant="ours"))
 
     @virtual
     async def test_what_it_leaves_out_it_is_asked_for_and_what_it_says_wins(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from aicp.coordination.task_coordinator import split_task_id
@@ -453,6 +454,7 @@ class TestSubmit:
     @virtual
     async def test_the_same_key_with_another_body_is_a_conflict_and_another_tenants_is_not(self) -> None:
         async with Flow(worker()) as flow:
+            flow.scheduler.add_agent(msgspec.structs.replace(flow.scheduler.member("a").profile, shared=True))
             first = await flow.coordinator.submit(spec(step("a")), key=SubmitKey("default", "key", b"one"))
             with pytest.raises(IdempotencyConflict):
                 await flow.coordinator.submit(spec(step("b")), key=SubmitKey("default", "key", b"two"))

@@ -9,24 +9,38 @@ from hypothesis import strategies as st
 
 from aicp.model.agent import Capability
 from aicp.registry.leases import Liveness
-from aicp.scheduling.fleet import LOOKS_MAX, NOWHERE, Member, Pool, Seat
-from aicp.scheduling.latency import BUCKETS, LAST_RESORT, bucket_of, smoothed
+from aicp.scheduling.fleet import FINE, NOWHERE, Member, Pool, Seat, Standing
+from aicp.scheduling.latency import BUCKETS, LAST_RESORT, averaged, bucket_of, faded, latency_of, smoothed
 from tests.unit.flow_kit import ECHO, agent
+
+NOW = 1_000.0
 
 
 def seat(agent_id: str = "a", latency_s: float = 0.0, liveness: Liveness = Liveness.HEARD) -> Seat:
     member = Member(agent(agent_id))
-    member.liveness = liveness
-    member.seats[ECHO].latency_s = latency_s
-    return member.seats[ECHO]
+    if liveness is not Liveness.HEARD:
+        member.trouble_of_its_own().liveness = liveness
+    member.first = Seat(member, Capability(ECHO), Pool(ECHO))
+    member.first.latency_s, member.first.measured_at = latency_s, NOW
+    return member.first
+
+
+def join(pool: Pool, *seats: Seat) -> None:
+    for each in seats:
+        each.pool = pool
+        pool.join(each)
 
 
 def pool_of(*seats: Seat) -> Pool:
-    pool = Pool()
+    pool = Pool(ECHO)
+    join(pool, *seats)
     for each in seats:
-        pool.seats[each.member.profile.agent_id] = each
-        pool.put(each)
+        pool.put(each, NOW)
     return pool
+
+
+def named(pool: Pool, agent_id: str) -> Seat:
+    return next(each for each in pool.seats if each.agent_id == agent_id)
 
 
 def id_of(picked: Seat | None) -> str:
@@ -44,13 +58,40 @@ def draw_of(*values: float) -> random.Random:
 
 class TestSpeed:
     def test_the_first_measurement_is_taken_whole(self) -> None:
-        assert smoothed(0.0, 2.0) == 2.0
+        assert smoothed(0.0, 2.0, 0) == 2.0
 
-    def test_later_ones_move_the_estimate_a_fifth_of_the_way(self) -> None:
-        assert smoothed(1.0, 2.0) == pytest.approx(1.2)
+    def test_the_first_twenty_count_alike_and_then_each_a_twentieth(self) -> None:
+        latency_s = 0.0
+        for samples, elapsed_s in enumerate([1.0, 2.0, 4.0, 8.0]):
+            latency_s = smoothed(latency_s, elapsed_s, samples)
+        assert latency_s == pytest.approx(64.0 ** (1 / 4))
+        assert smoothed(1.0, 2.0, 20) == pytest.approx(2.0 ** (1 / 20))
+
+    def test_one_task_a_thousand_times_as_large_moves_a_known_agent_by_less_than_half(self) -> None:
+        assert smoothed(0.1, 100.0, 20) < 0.15
 
     def test_a_measurement_of_nothing_is_still_a_measurement(self) -> None:
-        assert smoothed(0.0, 0.0) > 0
+        assert smoothed(0.0, 0.0, 0) > 0
+
+    def test_the_mean_that_drains_a_queue_is_arithmetic(self) -> None:
+        mean_s = 0.0
+        for samples, elapsed_s in enumerate([1.0, 2.0, 6.0]):
+            mean_s = averaged(mean_s, elapsed_s, samples)
+        assert mean_s == pytest.approx(3.0)
+
+    def test_an_unmeasured_agent_is_expected_to_be_typical(self) -> None:
+        assert faded(0.0, 5.0, 0.7) == 0.7
+
+    def test_a_measurement_holds_for_ten_seconds_and_then_loses_half_of_what_it_says_every_minute(self) -> None:
+        assert faded(9.0, 10.0, 1.0) == 9.0
+        assert faded(9.0, 70.0, 1.0) == pytest.approx(5.0)
+        assert faded(9.0, 130.0, 1.0) == pytest.approx(3.0)
+
+    @settings(derandomize=True)
+    @given(st.floats(1e-4, 1e4))
+    def test_the_middle_of_a_bucket_is_in_it(self, latency_s: float) -> None:
+        bucket = bucket_of(latency_s)
+        assert bucket_of(latency_of(bucket)) == bucket
 
     @settings(derandomize=True)
     @given(st.floats(0, 1e6), st.floats(0, 1e6))
@@ -69,7 +110,7 @@ class TestSpeed:
 
 class TestPick:
     def test_an_empty_pool_has_nobody(self) -> None:
-        assert Pool().pick(random.Random(0).random) is None
+        assert Pool(ECHO).pick(random.Random(0).random) is None
 
     def test_the_fastest_bucket_is_taken_first(self) -> None:
         pool = pool_of(seat("slow", 5.0), seat("fast", 0.1), seat("slower", 9.0))
@@ -91,35 +132,30 @@ class TestPick:
     def test_the_unheard_are_a_last_resort_however_fast(self) -> None:
         pool = pool_of(seat("unheard", 0.001, Liveness.UNHEARD), seat("slow", 500.0))
         assert id_of(pool.pick(random.Random(0).random)) == "slow"
-        pool.take(pool.seats["slow"])
+        pool.take(named(pool, "slow"))
         assert id_of(pool.pick(random.Random(0).random)) == "unheard"
 
-    def test_a_filter_is_asked_and_goes_on_to_slower_buckets(self) -> None:
+    def test_who_is_left_out_is_passed_over_for_slower_ones(self) -> None:
         pool = pool_of(seat("fast", 0.1), seat("slow", 5.0))
-        assert id_of(pool.pick(random.Random(0).random, lambda each: each.latency_s > 1)) == "slow"
-        assert pool.pick(random.Random(0).random, lambda _: False) is None
+        assert id_of(pool.pick_besides({"fast"}, random.Random(0).random)) == "slow"
+        assert pool.pick_besides({"fast", "slow"}, random.Random(0).random) is None
 
-    def test_a_filter_looks_at_eight_of_a_bucket_at_most(self) -> None:
-        pool, looks = pool_of(*(seat(f"a{each}") for each in range(1_000))), []
-
-        def nobody(each: Seat) -> bool:
-            looks.append(each)
-            return False
-
-        assert pool.pick(random.Random(0).random, nobody) is None
-        assert len(looks) == LOOKS_MAX == 8
-
-    def test_when_eight_looks_are_not_enough_the_one_who_fits_is_found(self) -> None:
-        pool = pool_of(*(seat(f"a{each}", each % 5) for each in range(1_000)))
-        assert id_of(pool.find(lambda each: each.member.profile.agent_id == "a777")) == "a777"
-        assert pool.find(lambda _: False) is None
+    @settings(max_examples=200, derandomize=True)
+    @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)), st.floats(0, 0.999))
+    def test_whoever_is_free_and_not_left_out_is_found(self, free: set[int], left_out: set[int], draw: float) -> None:
+        pool = pool_of(*(seat(f"a{each}", float(each % 3)) for each in sorted(free)))
+        picked = pool.pick_besides({f"a{each}" for each in left_out}, lambda: draw)
+        if free - left_out:
+            assert id_of(picked) in {f"a{each}" for each in free - left_out}
+        else:
+            assert picked is None
 
 
 class TestBuckets:
     def test_who_is_put_twice_is_there_once(self) -> None:
         lonely = seat()
         pool = pool_of(lonely)
-        pool.put(lonely)
+        pool.put(lonely, NOW)
         assert pool.free == 1
         pool.take(lonely)
         pool.take(lonely)
@@ -130,7 +166,7 @@ class TestBuckets:
         changing = seat("changing", 0.1)
         pool = pool_of(changing, seat("steady", 1.0))
         changing.latency_s = 10.0
-        pool.put(changing)
+        pool.put(changing, NOW)
         assert pool.free == 2
         assert id_of(pool.pick(random.Random(0).random)) == "steady"
 
@@ -138,22 +174,25 @@ class TestBuckets:
         gone, out = seat("gone"), seat("out")
         pool = pool_of(gone, out)
         pool.take(out)
-        out.why_out, pool.out = "draining", 1
-        pool.forget(gone)
-        pool.forget(out)
-        assert (pool.free, pool.usable, pool.out, pool.seats) == (0, 0, 0, {})
+        pool.judge(out, Standing("draining", math.inf))
+        assert (pool.usable, pool.out, pool.slots) == (1, 1, 1)
+        pool.leave(gone)
+        pool.leave(out)
+        assert (pool.free, pool.usable, pool.out, pool.slots, pool.seats) == (0, 0, 0, 0, [])
 
     @settings(max_examples=60, derandomize=True)
     @given(st.randoms(use_true_random=False))
     def test_buckets_agree_with_a_plain_list_through_any_changes(self, draw: random.Random) -> None:
         seats = [seat(f"a{each}") for each in range(12)]
-        pool, free = Pool(), set[Seat]()
+        pool, free = Pool(ECHO), set[Seat]()
+        join(pool, *seats)
         for _ in range(150):
             each = draw.choice(seats)
             if draw.random() < 0.6:
                 each.latency_s = draw.choice([0.0, 0.001, 0.1, 0.11, 1.0, 60.0])
-                each.member.liveness = draw.choice([Liveness.HEARD, Liveness.HEARD, Liveness.UNHEARD])
-                pool.put(each)
+                liveness = draw.choice([Liveness.HEARD, Liveness.HEARD, Liveness.UNHEARD])
+                each.member.trouble_of_its_own().liveness = liveness
+                pool.put(each, NOW)
                 free.add(each)
             else:
                 pool.take(each)
@@ -170,54 +209,37 @@ class TestFirstReturn:
 
     @staticmethod
     def out(pool: Pool, each: Seat, ready_at: float) -> None:
-        pool.seats[each.member.profile.agent_id] = each
-        each.why_out, each.ready_at = "cooling down", ready_at
-        pool.expect(each)
+        if each.pool is not pool:
+            join(pool, each)
+        pool.judge(each, Standing("cooling down", ready_at))
 
     def test_nobody_out_means_nobody_returns(self) -> None:
-        assert Pool().first_return() == math.inf
+        assert Pool(ECHO).first_return() == math.inf
 
     def test_the_earliest_of_those_out_is_known(self) -> None:
-        pool = Pool()
+        pool = Pool(ECHO)
         for number, ready_at in enumerate((30.0, 10.0, 20.0)):
             self.out(pool, seat(f"a{number}"), ready_at)
         assert pool.first_return() == 10.0
 
     def test_who_came_back_or_was_put_off_no_longer_counts(self) -> None:
-        pool, early, late = Pool(), seat("early"), seat("late")
+        pool, early, late = Pool(ECHO), seat("early"), seat("late")
         self.out(pool, early, 10.0)
         self.out(pool, late, 20.0)
         self.out(pool, early, 40.0)
         assert pool.first_return() == 20.0
-        late.why_out = ""
+        pool.judge(late, FINE)
         assert pool.first_return() == 40.0
 
     def test_whom_only_a_command_brings_back_is_not_expected(self) -> None:
-        pool = Pool()
+        pool = Pool(ECHO)
         self.out(pool, seat("offline"), math.inf)
         assert pool.first_return() == math.inf
 
     def test_looking_again_and_again_at_the_same_agents_keeps_no_more_than_a_few_entries_each(self) -> None:
-        pool, resting, flapping = Pool(), seat("resting"), seat("flapping")
+        pool, resting, flapping = Pool(ECHO), seat("resting"), seat("flapping")
         self.out(pool, resting, 300.0)
         for moment in range(10_000):
             self.out(pool, flapping, 301.0 + moment / 1_000)
         assert pool.first_return() == 300.0
         assert len(pool._returns) < 1_000
-
-
-class TestMember:
-    def test_what_a_new_registration_still_offers_keeps_its_speed(self) -> None:
-        member = Member(agent("a", "test.kept", "test.dropped"))
-        member.seats["test.kept"].latency_s = 0.7
-        member.become(agent("a", "test.kept", Capability("test.new", version="2.1"), slots=9))
-        assert member.seats.keys() == {"test.kept", "test.new@2"}
-        assert member.seats["test.kept"].latency_s == 0.7
-        assert member.slots == 9
-
-    def test_a_new_registration_ends_draining_and_being_set_aside(self) -> None:
-        member = Member(agent("a"))
-        member.draining = member.set_aside = True
-        member.become(agent("a"))
-        assert not member.draining
-        assert not member.set_aside

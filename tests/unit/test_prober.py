@@ -62,7 +62,7 @@ class Probing(Stage):
         self.transport = transport
         self.prober = Prober(transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self.prober.probe_soon
-        self.scheduler.on_outage = lambda key, is_out: self.prober.capability_changed(key, is_out=is_out)
+        self.scheduler.on_outage = lambda pool, is_out: self.prober.pool_changed(pool, is_out=is_out)
 
     def open(self, agent_id: str = "a", *capabilities: str) -> float:
         """Open circuits; returns when."""

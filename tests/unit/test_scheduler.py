@@ -346,7 +346,7 @@ class TestOrder:
             greedy = [stage.asking(tenant="greedy") for _ in range(12)]
             modest = [stage.asking(tenant="modest") for _ in range(4)]
             await asyncio.sleep(1)
-            stage.scheduler.add_agent(agent("a", slots=8))
+            stage.scheduler.add_agent(agent("a", slots=8, shared=True))
             await asyncio.sleep(SOON_S)
             assert [sum(each.done() for each in asked) for asked in (greedy, modest)] == [4, 4]
             for asked in (*modest, *greedy):

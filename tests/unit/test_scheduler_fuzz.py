@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,9 +12,8 @@ from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome
 from aicp.model.task import Priority
 from aicp.registry.leases import Liveness
-from aicp.scheduling.fleet import NOWHERE, Member, Seat
+from aicp.scheduling.fleet import NOWHERE, Member, Pool, Seat
 from aicp.scheduling.lease import Lease, Unscheduled
-from aicp.scheduling.task_scheduler import _filter
 from aicp.scheduling.waiting_line import Waiter
 from tests.unit.flow_kit import Stage, agent, now, task, virtual
 
@@ -137,37 +137,53 @@ class Chaos:
 
 
 def check(stage: Stage, chaos: Chaos) -> None:
-    held = {lease for leases in stage.scheduler._leases.values() for lease in leases}
+    held = set(stage.scheduler.leases())
     assert held <= {*chaos.leases, *chaos.forgotten}, "a lease that nobody got"
     for member in stage.scheduler.members():
         check_member(stage, member)
-    for key, pool in stage.scheduler._pools.items():
-        assert pool.out == sum(bool(seat.why_out) for seat in pool.seats.values()), key
-        assert pool.free == sum(seat.bucket != NOWHERE for seat in pool.seats.values()), key
+    for fleet in stage.scheduler.fleets():
+        for pool in fleet.all_pools():
+            check_pool(stage, pool)
     for key, line in stage.scheduler._lines.items():
         for waiter in line:
             check_waiter(stage, key, waiter)
 
 
+def check_pool(stage: Stage, pool: Pool) -> None:
+    assert pool.out == sum(bool(seat.why_out) for seat in pool.seats), pool.key
+    assert pool.free == sum(seat.bucket != NOWHERE for seat in pool.seats), pool.key
+    assert pool.slots == sum(seat.member.slots for seat in pool.seats if not seat.why_out), pool.key
+    assert [seat.rank for seat in pool.seats] == list(range(len(pool.seats))), pool.key
+    busy = Counter(lease.bucket for lease in stage.scheduler.leases() if lease.seat.pool is pool)
+    assert busy == pool._busy, pool.key
+    for labels, selection in pool._selections.items():
+        chosen = {seat for seat in pool.seats if labels <= seat.member.profile.labels.items()}
+        assert set(selection) == chosen, labels
+        assert selection.out == sum(bool(seat.why_out) for seat in chosen), labels
+        assert selection._bucket_of == {seat: seat.bucket for seat in chosen if seat.bucket != NOWHERE}, labels
+
+
 def check_member(stage: Stage, member: Member) -> None:
-    held = [lease for leases in stage.scheduler._leases.values() for lease in leases if lease.seat.member is member]
+    held = [lease for lease in stage.scheduler.leases() if lease.seat.member is member]
     assert member.taken == len(held), member.profile.agent_id
-    for seat in member.seats.values():
-        assert stage.scheduler._pools[seat.key].seats[member.profile.agent_id] is seat
+    for seat in member:
+        assert seat.pool.seats[seat.rank] is seat
         is_free = seat.bucket != NOWHERE
-        assert is_free == (not seat.why_out and member.taken < member.slots), (member.profile.agent_id, seat.key)
-        if seat.why_out and seat.ready_at < math.inf:
+        assert is_free == (not seat.why_out and member.has_room), (member.profile.agent_id, seat.key)
+        if seat.why_out and seat.standing.ready_at < math.inf:
             was_told = any(agent_id == member.profile.agent_id for _, agent_id in stage.due)
             assert member.profile.agent_id in stage.scheduler._timers or was_told
 
 
 def check_waiter(stage: Stage, key: str, waiter: Waiter) -> None:
-    pool, fits = stage.scheduler._pools.get(key), _filter(waiter)
-    free = [seat for seat in pool.seats.values() if seat.bucket != NOWHERE and fits(seat)] if pool else []
-    assert free == [], f"{waiter.task} waits beside {free[0].member.profile.agent_id}"
+    candidates = list(stage.scheduler._roster.candidates(waiter.task, waiter.tenant))
+    theirs = [seat for seat in candidates if seat.agent_id not in waiter.tried]
+    for seat in theirs:
+        assert seat.bucket == NOWHERE or seat.pool in stage.scheduler._holds, f"{waiter.task} beside {seat.agent_id}"
     assert waiter.deadline > now() - 1e-6
-    if waiter.gives_up and pool is not None:
-        assert any(not is_out(seat) and fits(seat) for seat in pool.seats.values()), f"{waiter.task} is not told"
+    assert waiter.patient_until <= waiter.deadline
+    if waiter.gives_up and stage.scheduler.knows(key, waiter.tenant):
+        assert any(not is_out(seat) for seat in theirs), f"{waiter.task} is not told"
 
 
 def is_out(seat: Seat) -> bool:

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
+from aicp.model.agent import Capability
 from aicp.model.task import Priority
-from aicp.scheduling.fleet import Member
+from aicp.scheduling.fleet import Member, Pool, Seat
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.waiting_line import KINDS_LOOKED_AT_MAX, Waiter, WaitingLine
 from tests.unit.flow_kit import ECHO, agent, task, virtual
 
 FOREVER = float("inf")
-LEASE = Lease(Member(agent("a")).seats[ECHO], 1, 60.0, FOREVER)
+LEASE = Lease(Seat(Member(agent("a")), Capability(ECHO), Pool(ECHO)), 0, 1, 60.0, 0.0, FOREVER)
 
 
 def waiter(

@@ -247,6 +247,7 @@ class ChainRun:
             ready_at=ready_at,
             ready_at_utc=ready_at_utc,
             deadline=deadline,
+            tenant=self.tenant,
             epoch=self._epoch,
             announce=None if task.idempotent else functools.partial(self._announce, local_id),
         )

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import math
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
@@ -30,14 +31,14 @@ from aicp.errors import (
     TaskNotFound,
 )
 from aicp.model.agent import DEFAULT_TENANT
-from aicp.model.chain import ChainResult, ChainSpec, FailurePolicy, TaskChain
+from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainResult, ChainSpec, FailurePolicy, TaskChain
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.task import Attempt, Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
 from aicp.model.views import ChainView, TaskView
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
-from aicp.routing.failover_router import FailoverRouter
+from aicp.routing.failover_router import WAIT_SHARES, FailoverRouter
 from aicp.routing.telling import made_safe
 
 ACCEPTED_MAX = 100_000
@@ -182,7 +183,7 @@ class TaskCoordinator:
         chain_id = await self._known(key)
         if chain_id is None:
             check_task(task)
-            if misfit := self._router.misfit(task):
+            if misfit := self._router.misfit(task, tenant):
                 raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
             chain_id = await self._submit(single_chain(task), tenant, key)
         return f"{chain_id}.{SINGLE_TASK}"
@@ -333,9 +334,10 @@ class TaskCoordinator:
     ) -> str:
         graph = check_chain(spec)
         done = {task for task, _ in good}
-        self._check_capabilities(graph, done)
-        self._check_params(graph, done)
-        self._reserve(len(graph.tasks))
+        self._check_capabilities(graph, tenant, done)
+        self._check_params(graph, tenant, done)
+        self._check_wait(graph, tenant, done)
+        self._reserve(graph.spec.tasks)
         chain_id = self._new_id()
         submitted = ChainSubmitted(chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of)
         copies = tuple(_copy(result, chain_id, task) for task, result in good)
@@ -456,28 +458,39 @@ class TaskCoordinator:
         self._graphs.move_to_end(chain_id)
         return graph
 
-    def _check_capabilities(self, graph: ChainGraph, done: Collection[str]) -> None:
+    def _check_capabilities(self, graph: ChainGraph, tenant: str, done: Collection[str]) -> None:
         for key in {wanted_key(task.capability): None for task in graph.spec.tasks if task.id not in done}:
-            if not self._router.knows(key):
+            if not self._router.knows(key, tenant):
                 raise NoCapableAgent(key)
 
-    def _check_params(self, graph: ChainGraph, done: Collection[str]) -> None:
+    def _check_params(self, graph: ChainGraph, tenant: str, done: Collection[str]) -> None:
         wanted = {task.capability for task in graph.spec.tasks}
-        demanding = {capability for capability in wanted if self._router.demands_params(capability)}
+        demanding = {capability for capability in wanted if self._router.demands_params(capability, tenant)}
         faults = [
             Fault(f"/tasks/{index}/params", _fits_nobody(task, misfit))
             for index, task in enumerate(graph.spec.tasks)
-            if task.capability in demanding and task.id not in done and (misfit := self._router.misfit(task))
+            if task.capability in demanding and task.id not in done and (misfit := self._router.misfit(task, tenant))
         ]
         if faults:
             raise InvalidChain(faults)
 
-    def _reserve(self, tasks: int) -> None:
-        """Count them as accepted before they are: submits that wait for the journal side by side share the room."""
-        if self._accepted + tasks > self._accepted_max:
-            message = f"{self._accepted} accepted tasks are unfinished, at most {self._accepted_max}; submit later."
+    def _check_wait(self, graph: ChainGraph, tenant: str, done: Collection[str]) -> None:
+        """Refuse what would stand in line beyond its deadline as soon as it began; what comes later, nobody knows."""
+        first = (task for task in graph.spec.tasks if task.id not in done and not graph.dependencies[task.id])
+        self._router.refuse_if_too_late(first, tenant, graph.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
+
+    def _reserve(self, tasks: Collection[Task]) -> None:
+        """Count them as accepted before they are: submits that wait for the journal side by side share the room.
+
+        The last of the room is kept for the more urgent.
+        """
+        room = math.ceil(self._accepted_max * max(WAIT_SHARES[task.priority] for task in tasks))
+        if self._accepted + len(tasks) > room:
+            message = (
+                f"{self._accepted} accepted tasks are unfinished, at most {room:.0f} of this priority; submit later."
+            )
             raise QueueFull(message, RETRY_AFTER_S)
-        self._accepted += tasks
+        self._accepted += len(tasks)
 
     def _new_id(self) -> str:
         """Sorts by time, and nobody guesses it."""

@@ -168,11 +168,13 @@ class CapabilityChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="capa
         capability: Its key.
         is_out: True when nobody may be used for it.
         at: UTC.
+        tenant: Whose agents it is about; None for those that serve every tenant.
     """
 
     capability: str
     is_out: bool
     at: datetime
+    tenant: str | None = None
 
 
 Fact = ChainSubmitted | TaskStarted | TaskEnded | ChainCancelled | ChainEnded

@@ -310,15 +310,23 @@ class CapabilityStatus(msgspec.Struct, frozen=True):
         agents: Who offer it.
         usable: Of those, who are not out.
         free: Of those, who have a slot now.
+        free_slots: How many slots they have.
         queue_depth: Tasks in line.
+        waiting: The same by priority: `high`, `normal`, `low`.
         oldest_wait_s: Of those, the longest wait in seconds.
+        expected_wait_s: How long one more would wait, 0 when nobody knows.
+        refused: Tasks not taken in, since they would have waited beyond their deadline.
     """
 
     agents: int
     usable: int
     free: int
+    free_slots: int
     queue_depth: int
+    waiting: dict[str, int]
     oldest_wait_s: float
+    expected_wait_s: float
+    refused: int
 
 
 class SchedulerStatus(msgspec.Struct, frozen=True):
@@ -332,6 +340,7 @@ class SchedulerStatus(msgspec.Struct, frozen=True):
         queue_depth: Tasks in line.
         oldest_wait_s: Seconds.
         by_capability: The same, by capability key.
+        expired_leases: Slots that were never given back, and freed by their lease's end. It is an alarm.
     """
 
     agents_count: int
@@ -341,6 +350,7 @@ class SchedulerStatus(msgspec.Struct, frozen=True):
     queue_depth: int
     oldest_wait_s: float
     by_capability: dict[str, CapabilityStatus]
+    expired_leases: int = 0
 
 
 class Info(msgspec.Struct, frozen=True):

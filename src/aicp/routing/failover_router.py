@@ -6,13 +6,16 @@ round goes to distinct agents; retries take tokens from the capability's budget;
 
 import asyncio
 import contextlib
+import math
 import random
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoCapableAgent, QueueFull, RoutingError
+from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.reference import Reference, scan
-from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
+from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Priority, Task, TaskResult, TaskStatus
 from aicp.model.validation import check_task
 from aicp.model.views import Failure, FleetHealth
 from aicp.ports import Clock, Observer, SystemClock, Transport
@@ -32,6 +35,8 @@ from aicp.scheduling.task_scheduler import TaskScheduler
 REAL_ATTEMPTS_MAX = 6
 DISPATCHES_MAX = 30
 BUDGETS_MAX = 10_000
+RETRY_AFTER_MIN_S = 1.0
+WAIT_SHARES = {Priority.HIGH: 1.0, Priority.NORMAL: 0.85, Priority.LOW: 0.7}
 BACKOFF_STEPS_MAX = 12
 _BROKE = frozenset({Outcome.AGENT_FAULT, Outcome.UNAVAILABLE})
 _COST_NO_ATTEMPT = frozenset({Outcome.OVERLOADED, Outcome.UNAVAILABLE})
@@ -89,11 +94,12 @@ class FailoverRouter:
             NoAgentAvailable: Every capable agent is out, and `wait` is False.
             AllAgentsFailed: Tried, and failed.
             DeadlineExceeded: Its time ran out.
-            QueueFull: Too many tasks are waiting.
+            QueueFull: Too many tasks are waiting, or it would wait beyond its deadline.
         """
         check_task(task)
         if not self._scheduler.knows(task.capability):
             raise NoCapableAgent(task.capability)
+        self.refuse_if_too_late([task])
         now = self._clock.monotonic()
         work = Work(
             task,
@@ -113,8 +119,9 @@ class FailoverRouter:
         self._retries(work.task.capability).deposit()
         while True:
             lease = await self._scheduler.schedule_task(
-                work.task, ready_at=work.ready_at, deadline=work.deadline, tried=work.tried, wait=work.accepted
-            )
+                work.task, ready_at=work.ready_at, deadline=work.deadline, tried=work.tried, wait=work.accepted,
+                tenant=work.tenant,
+            )  # fmt: skip
             if isinstance(lease, Lease):
                 reply = await self._attempts.make(work, lease)
                 ended = await self._go_on_after(work, lease, reply)
@@ -123,23 +130,49 @@ class FailoverRouter:
             if ended is not None:
                 return ended
 
-    def knows(self, capability: str) -> bool:
-        """True when somebody, present or gone, offered `name` or `name@major`."""
-        return self._scheduler.knows(capability)
+    def knows(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
+        """True when somebody, present or gone, offered `name` or `name@major` to the tenant."""
+        return self._scheduler.knows(capability, tenant)
 
-    def demands_params(self, capability: str) -> bool:
+    def refuse_if_too_late(
+        self, tasks: Iterable[Task], tenant: str = DEFAULT_TENANT, within_s: float = math.inf
+    ) -> None:
+        """Refuse work that would stand in line beyond its deadline: better now than when its time is over.
+
+        Low priority is refused first: it may wait for 70 % of its deadline, normal for 85 %, high for all
+        of it. Costs one estimate for each capability and priority.
+
+        Raises:
+            QueueFull: With the time after which it may be tried again; nothing was changed but a counter.
+        """
+        seen: dict[tuple[str, Priority], float] = {}
+        for task in tasks:
+            what = task.capability, task.priority
+            wait_s = seen.get(what)
+            if wait_s is None:
+                wait_s = seen[what] = self._scheduler.expected_wait_s(task, tenant)
+            patience_s = min(within_s, task.deadline_s or DEFAULT_TASK_DEADLINE_S) * WAIT_SHARES[task.priority]
+            if wait_s > patience_s:
+                self._scheduler.refuse(task)
+                raise QueueFull(
+                    f"'{task.capability}' would wait {wait_s:.3g} s in line; at {task.priority} priority and with this "
+                    f"deadline it is taken in up to {patience_s:.3g} s.",
+                    max(RETRY_AFTER_MIN_S, wait_s - patience_s),
+                )
+
+    def demands_params(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody who offers it declares what its params must be."""
-        declarations = self._scheduler.declarations(Task(capability))
+        declarations = self._scheduler.declarations(Task(capability), tenant)
         return any(declared.input_schema is not None for declared in declarations)
 
-    def misfit(self, task: Task) -> str:
+    def misfit(self, task: Task, tenant: str = DEFAULT_TENANT) -> str:
         """Why the literal params of a task fit no agent it may go to; empty when they fit one, or there is none now.
 
         Params with references are not literal: they are checked when they are resolved. Costs a look at each agent
         until one fits.
         """
         told = ""
-        for declared in self._scheduler.declarations(task):
+        for declared in self._scheduler.declarations(task, tenant):
             misfit = self._schemas.misfit(declared.input_schema, task.params)
             if not misfit:
                 return ""
@@ -161,7 +194,7 @@ class FailoverRouter:
         self._history.remember(work, lease, reply, self._clock.utcnow())
         if reply.unsent:
             work.leave_out(lease.agent.agent_id)
-            return None if self._scheduler.has_candidate(work.task) else self._failed(work, reply)
+            return None if self._scheduler.has_candidate(work.task, work.tenant) else self._failed(work, reply)
         work.tried |= {lease.agent.agent_id}
         work.is_lost = reply.stale
         if work.doubted is not None:
@@ -211,7 +244,7 @@ class FailoverRouter:
 
     def _refused(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
         """The agent refused the params: another one is asked about them once, if that is safe."""
-        if not work.task.idempotent or not self._scheduler.has_another(work.task, work.tried):
+        if not work.task.idempotent or not self._scheduler.has_another(work.task, work.tried, work.tenant):
             return self._failed(work, reply)
         work.doubted = (lease, reply)
         return None
@@ -255,7 +288,7 @@ class FailoverRouter:
         if work.attempts and work.attempts[-1].outcome is Outcome.TASK_FAILED:
             return None
         if error.code == NoAgentAvailable.code:
-            outage = self._scheduler.outage(work.task)
+            outage = self._scheduler.outage(work.task, work.tenant)
             tried = [f"{attempt.agent_id}: {attempt.reason}" for attempt in work.attempts]
             return NoAgentAvailable(work.task.capability, outage.retry_after_s, [*outage.reasons, *tried])
         if error.code == DeadlineExceeded.code:

@@ -42,7 +42,7 @@ def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
         success_rate=round(member.successes / tried, 4) if tried else None,
         slots=member.slots,
         taken=member.taken,
-        draining=member.draining,
+        draining=member.trouble.is_draining,
         capabilities=capabilities,
     )
 

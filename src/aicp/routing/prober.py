@@ -7,6 +7,7 @@ from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome, Reply
 from aicp.ports import Transport
 from aicp.resilience.board import CircuitBoard
+from aicp.scheduling.fleet import Pool
 from aicp.scheduling.task_scheduler import TaskScheduler, rest_s
 
 PROBES_IN_FLIGHT_MAX = 64
@@ -39,11 +40,11 @@ class Prober:
             self._probes[agent.agent_id] = probe
             probe.add_done_callback(lambda _: self._probes.pop(agent.agent_id, None))
 
-    def capability_changed(self, key: str, *, is_out: bool) -> None:
+    def pool_changed(self, pool: Pool, *, is_out: bool) -> None:
         """While all circuits of a capability are out, none waits longer than 5 s for its next probe."""
         if is_out:
-            agents = self._scheduler.agents_of(key)
-            self._board.cap_waits(agents, key, WAIT_S_MAX_WHILE_OUT)
+            agents = [seat.agent_id for seat in pool.seats]
+            self._board.cap_waits(agents, pool.key, WAIT_S_MAX_WHILE_OUT)
             for agent_id in agents:
                 self._scheduler.refresh(agent_id)
 
@@ -82,7 +83,7 @@ class Prober:
             return
         self._board.probe_failed(agent.agent_id, waiting)
         for key in waiting:
-            if self._scheduler.is_out(key):
+            if self._scheduler.is_out(agent.agent_id, key):
                 self._board.cap_waits([agent.agent_id], key, WAIT_S_MAX_WHILE_OUT)
 
     def _is_due(self, agent_id: str, key: str) -> bool:

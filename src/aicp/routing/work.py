@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
 from aicp.scheduling.lease import Lease
@@ -20,6 +21,7 @@ class Work:
     Attributes:
         task: What is wanted, params resolved.
         task_id: Global id.
+        tenant: Whose it is.
         epoch: Of the owner.
         ready_at: When it could first have run, monotonic seconds.
         ready_at_utc: The same for people.
@@ -39,7 +41,7 @@ class Work:
 
     __slots__ = (
         "accepted", "announce", "attempts", "deadline", "dispatches", "doubted", "epoch", "is_lost", "number",
-        "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tried",
+        "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tenant", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -50,12 +52,14 @@ class Work:
         ready_at: float,
         ready_at_utc: datetime,
         deadline: float,
+        tenant: str = DEFAULT_TENANT,
         epoch: int = 1,
         accepted: bool = True,
         announce: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self.task = task
         self.task_id = task_id
+        self.tenant = tenant
         self.epoch = epoch
         self.ready_at = ready_at
         self.ready_at_utc = ready_at_utc

@@ -13,7 +13,7 @@ from typing import Any, Self
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import InvalidAgent, StorageError
-from aicp.model.agent import AgentAuth, AgentProfile, Registration
+from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Registration
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.event import CapabilityChanged, CircuitChanged
 from aicp.ports import Clock, Observer, SystemClock, Transport
@@ -29,6 +29,7 @@ from aicp.runtime.database_url import SqliteFile
 from aicp.runtime.observers import Observers
 from aicp.runtime.settings import data_dir, secret_key
 from aicp.runtime.stores import make_stores
+from aicp.scheduling.fleet import Pool
 from aicp.scheduling.task_scheduler import TaskScheduler
 from aicp.transports.by_endpoint import RemoteTransport, TransportByEndpoint, http_when_needed
 from aicp.transports.local import LocalTransport
@@ -106,7 +107,7 @@ class Node:
         )  # fmt: skip
         self._prober = Prober(self._transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self._prober.probe_soon
-        self.scheduler.on_outage = self._capability_changed
+        self.scheduler.on_outage = self._pool_changed
         self.coordinator = TaskCoordinator(
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
             observer=self._observers, retention_s=retention_s,
@@ -228,13 +229,14 @@ class Node:
     def _set_unready(self) -> None:
         self.is_ready = False
 
-    def _capability_changed(self, key: str, is_out: bool) -> None:  # noqa: FBT001 - a listener's signature
+    def _pool_changed(self, pool: Pool, is_out: bool) -> None:  # noqa: FBT001 - a listener's signature
+        what = pool.key if pool.tenant in {None, DEFAULT_TENANT} else f"{pool.key} of tenant {pool.tenant}"
         if is_out:
-            _log.warning("capability %s is out: every agent that offers it is", key)
+            _log.warning("capability %s is out: every agent that offers it is", what)
         else:
-            _log.warning("capability %s is back", key)
-        self._prober.capability_changed(key, is_out=is_out)
-        self._observers.notify(CapabilityChanged(key, is_out, self._clock.utcnow()))
+            _log.warning("capability %s is back", what)
+        self._prober.pool_changed(pool, is_out=is_out)
+        self._observers.notify(CapabilityChanged(pool.key, is_out, self._clock.utcnow(), pool.tenant))
 
     def _circuit_changed(self, agent_id: str, transition: Transition) -> None:
         self.scheduler.refresh(agent_id)

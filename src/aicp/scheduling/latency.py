@@ -2,16 +2,51 @@
 
 import math
 
-WEIGHT = 0.2
+WEIGHT_MIN = 0.05
+SAMPLES_MAX = 20
+POOL_SAMPLES_MAX = 500
 BUCKETS = 64
 LAST_RESORT = BUCKETS - 1
+FADES_AFTER_S = 10.0
+HALF_LIFE_S = 60.0
 _SHORTEST_S = 1e-4
 _BUCKETS_PER_DOUBLING = 2
 
 
-def smoothed(latency_s: float, elapsed_s: float) -> float:
-    """The exponentially weighted mean after one more success; 0 means unmeasured."""
-    return latency_s + WEIGHT * (elapsed_s - latency_s) if latency_s else max(elapsed_s, _SHORTEST_S)
+def smoothed(latency_s: float, elapsed_s: float, samples: int) -> float:
+    """The exponentially weighted geometric mean after one more success; 0 means unmeasured.
+
+    Of logarithms, since tasks differ in size by orders of magnitude: an arithmetic mean follows the few largest, and
+    would take whoever had one for slow. The first twenty count alike, then each new one a twentieth.
+    """
+    elapsed_s = max(elapsed_s, _SHORTEST_S)
+    if not latency_s:
+        return elapsed_s
+    return latency_s * math.pow(elapsed_s / latency_s, _weight(samples))
+
+
+def averaged(mean_s: float, elapsed_s: float, samples: int) -> float:
+    """The arithmetic mean after one more success; with `samples` capped, an exponentially weighted one."""
+    return mean_s + (elapsed_s - mean_s) / (samples + 1)
+
+
+def faded(latency_s: float, idle_s: float, typical_s: float) -> float:
+    """What a measurement still says after `idle_s` unused: after 10 s half of it is forgotten every minute.
+
+    Args:
+        latency_s: As measured, 0 while unmeasured.
+        idle_s: Since the last measurement.
+        typical_s: How long others take, which is what to expect of whom nobody knows.
+    """
+    if not latency_s:
+        return typical_s
+    if idle_s <= FADES_AFTER_S:
+        return latency_s
+    return typical_s + (latency_s - typical_s) * math.exp2((FADES_AFTER_S - idle_s) / HALF_LIFE_S)
+
+
+def _weight(samples: int) -> float:
+    return max(WEIGHT_MIN, 1.0 / (samples + 1))
 
 
 def bucket_of(latency_s: float) -> int:
@@ -19,3 +54,8 @@ def bucket_of(latency_s: float) -> int:
     if latency_s <= _SHORTEST_S:
         return 0
     return min(LAST_RESORT - 1, int(math.log2(latency_s / _SHORTEST_S) * _BUCKETS_PER_DOUBLING))
+
+
+def latency_of(bucket: int) -> float:
+    """Seconds in the middle of a speed bucket."""
+    return float(_SHORTEST_S * 2 ** ((bucket + 0.5) / _BUCKETS_PER_DOUBLING))

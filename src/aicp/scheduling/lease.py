@@ -1,9 +1,14 @@
 """What a task gets from the scheduler: an agent's slot for a while, or the reason why not."""
 
+import asyncio
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 from aicp.model.agent import AgentProfile
+from aicp.ports import Clock
 from aicp.scheduling.fleet import Seat
+
+LOOK_EVERY_S = 1.0
 
 
 class Unscheduled(Enum):
@@ -24,16 +29,82 @@ class Lease:
         key: The capability's key.
         permit: Of the circuit.
         timeout_s: How long the attempt may take.
+        granted_at: When it was given, monotonic seconds.
         expires_at: When slot and permit are freed anyway, monotonic seconds.
+        bucket: The speed the agent was picked for.
     """
 
-    __slots__ = ("agent", "expires_at", "is_settled", "key", "permit", "seat", "timeout_s")
+    __slots__ = ("agent", "bucket", "expires_at", "granted_at", "is_settled", "key", "permit", "seat", "timeout_s")
 
-    def __init__(self, seat: Seat, permit: int, timeout_s: float, expires_at: float) -> None:
+    def __init__(
+        self, seat: Seat, bucket: int, permit: int, timeout_s: float, granted_at: float, expires_at: float
+    ) -> None:
         self.seat = seat
+        self.bucket = bucket
         self.agent: AgentProfile = seat.member.profile
-        self.key = seat.key
+        self.key = seat.pool.key
         self.permit = permit
         self.timeout_s = timeout_s
+        self.granted_at = granted_at
         self.expires_at = expires_at
         self.is_settled = False
+
+
+class Leases:
+    """Every lease that was not given back, by the second in which it expires.
+
+    Args:
+        clock: Time.
+        on_expiry: Told of each that expired, up to a second late; it settles it.
+
+    Attributes:
+        expired: How many did. It is an alarm: whoever takes a lease gives it back.
+    """
+
+    def __init__(self, clock: Clock, on_expiry: Callable[[Lease], None]) -> None:
+        self._clock = clock
+        self._on_expiry = on_expiry
+        self._by_second: dict[int, dict[Lease, None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.expired = 0
+
+    def __iter__(self) -> Iterator[Lease]:
+        """In the order they expire, by the second."""
+        return (lease for second in sorted(self._by_second) for lease in self._by_second[second])
+
+    def watch(self, lease: Lease) -> None:
+        """It was given."""
+        self._by_second.setdefault(int(lease.expires_at) + 1, {})[lease] = None
+        if self._timer is None:
+            self._look_again()
+
+    def settle(self, lease: Lease) -> bool:
+        """It was given back; False when it was before."""
+        if lease.is_settled:
+            return False
+        lease.is_settled = True
+        second = int(lease.expires_at) + 1
+        leases = self._by_second[second]
+        del leases[lease]
+        if not leases:
+            del self._by_second[second]
+        return True
+
+    def close(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_again(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._clock.monotonic()
+        for second in [second for second in self._by_second if second <= now]:
+            for lease in list(self._by_second.get(second, ())):
+                self.expired += 1
+                self._on_expiry(lease)
+        if self._by_second and self._timer is None:
+            self._look_again()

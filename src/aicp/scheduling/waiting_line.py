@@ -8,6 +8,7 @@ when it became ready. Tasks that do not take just any agent stand in a queue for
 import asyncio
 import heapq
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -36,11 +37,13 @@ class Waiter:
         tried: Agents it shall not go to.
         selector: Whom it would take; None when any capable agent will do.
         gives_up: True when it rather leaves than wait for agents that are out.
+        patient_until: Until when it leaves slower agents alone, since a faster one is expected; 0 before it was asked.
         seat_future: Resolved with what became of it.
     """
 
     __slots__ = (
-        "arrival", "deadline", "gives_up", "seat_future", "selector", "since", "task", "tenant", "tried",
+        "arrival", "deadline", "gives_up", "patient_until", "seat_future", "selector", "since", "task", "tenant",
+        "tried",
     )  # fmt: skip
 
     _arrivals = itertools.count()
@@ -63,6 +66,7 @@ class Waiter:
         self.tried = tried
         self.selector = _selector(task, tried)
         self.gives_up = gives_up
+        self.patient_until = 0.0
         self.seat_future: asyncio.Future[Lease | Unscheduled] = asyncio.get_running_loop().create_future()
 
     @property
@@ -114,30 +118,38 @@ class _Queue:
 
 
 class _Turn:
-    """The waiting tasks of one tenant at one priority: by deadline, for each kind of choosy.
+    """The waiting tasks of one tenant at one priority: by age, and by deadline for each kind of choosy.
 
     Attributes:
         clock: How much it was served, on its lane's virtual clock.
     """
 
-    __slots__ = ("_kinds", "clock")
+    __slots__ = ("_by_age", "_kinds", "clock")
 
     def __init__(self, clock: int) -> None:
         self.clock = clock
+        self._by_age = _Queue()
         self._kinds: OrderedDict[Selector | None, _Queue] = OrderedDict()
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._kinds
+    def __len__(self) -> int:
+        return len(self._by_age)
+
+    def __iter__(self) -> Iterator[Waiter]:
+        return iter(self._by_age)
 
     def join(self, waiter: Waiter) -> None:
+        self._by_age.join((waiter.since,), waiter)
         self._kinds.setdefault(waiter.selector, _Queue()).join((waiter.deadline, waiter.since), waiter)
 
     def leave(self, waiter: Waiter) -> None:
+        self._by_age.leave()
         queue = self._kinds[waiter.selector]
         queue.leave()
         if not queue:
             del self._kinds[waiter.selector]
+
+    def oldest(self) -> Waiter | None:
+        return self._by_age.first()
 
     def first(self, fits: Callable[[Waiter], bool]) -> Waiter | None:
         """Of each kind that fits the first, of those the one with the earliest deadline."""
@@ -170,12 +182,14 @@ class _Lane:
         slack_s: How long it lets others go first.
     """
 
-    __slots__ = ("_by_age", "_clock", "_turns", "slack_s")
+    __slots__ = ("_by_age", "_by_clock", "_clock", "_pushes", "_turns", "slack_s")
 
     def __init__(self, slack_s: float) -> None:
         self.slack_s = slack_s
         self._by_age = _Queue()
         self._turns: dict[str, _Turn] = {}
+        self._by_clock: list[tuple[int, int, str, _Turn]] = []
+        self._pushes = itertools.count()
         self._clock = 0
 
     def __len__(self) -> int:
@@ -184,38 +198,79 @@ class _Lane:
     def __iter__(self) -> Iterator[Waiter]:
         return iter(self._by_age)
 
+    def waiting(self, tenant: str) -> tuple[int, int]:
+        """How many of a tenant wait, and of how many tenants somebody waits."""
+        return len(self._turns.get(tenant, ())), len(self._turns)
+
     def join(self, waiter: Waiter) -> None:
         self._by_age.join((waiter.since,), waiter)
         turn = self._turns.get(waiter.tenant)
         if turn is None:
             turn = self._turns[waiter.tenant] = _Turn(self._clock)
+            self._push(waiter.tenant, turn)
         turn.join(waiter)
 
     def serve(self, waiter: Waiter) -> None:
         turn = self._turns[waiter.tenant]
         self._clock = max(self._clock, turn.clock)
         turn.clock += 1
+        self._push(waiter.tenant, turn)
 
     def leave(self, waiter: Waiter) -> None:
         self._by_age.leave()
         turn = self._turns[waiter.tenant]
         turn.leave(waiter)
-        if turn.is_empty:
+        if not turn:
             del self._turns[waiter.tenant]
 
-    def urgency(self) -> float:
+    def share_older_than(self, age_s: float, now: float) -> float:
+        """Which share of them has waited longer, as if they had come one by one at even gaps."""
+        oldest_s = now - self.oldest_since()
+        return 1.0 if age_s <= 0 else max(0.0, 1.0 - age_s / oldest_s) if oldest_s > 0 else 0.0
+
+    def oldest_since(self) -> float:
+        """When the oldest was ready; infinite when nobody waits."""
+        return self.urgency(None) - self.slack_s
+
+    def urgency(self, tenant: str | None) -> float:
         """When the oldest was ready, plus the slack; infinite when nobody waits."""
-        oldest = self._by_age.first()
-        return float("inf") if oldest is None else oldest.since + self.slack_s
+        turn = self._turns.get(tenant) if tenant is not None else None
+        if tenant is not None and turn is None:
+            return math.inf
+        oldest = turn.oldest() if turn is not None else self._by_age.first()
+        return math.inf if oldest is None else oldest.since + self.slack_s
 
-    def first(self, fits: Callable[[Waiter], bool]) -> Waiter | None:
-        firsts = (turn.first(fits) for turn in self._in_turn())
-        return next((waiter for waiter in firsts if waiter is not None), None)
+    def first(self, fits: Callable[[Waiter], bool], tenant: str | None) -> Waiter | None:
+        if tenant is not None:
+            turn = self._turns.get(tenant)
+            return turn.first(fits) if turn is not None else None
+        next_turn = self._next_turn()
+        if next_turn is None:
+            return None
+        if (waiter := next_turn.first(fits)) is not None:
+            return waiter
+        return next(filter(None, (turn.first(fits) for turn in self._in_turn() if turn is not next_turn)), None)
 
-    def _in_turn(self) -> Iterable[_Turn]:
-        if len(self._turns) == 1:
-            return self._turns.values()
+    def _next_turn(self) -> _Turn | None:
+        """Whose turn it is; entries of turns that were served or ended since are dropped on the way."""
+        while self._by_clock:
+            if self._is_current(self._by_clock[0]):
+                return self._by_clock[0][-1]
+            heapq.heappop(self._by_clock)
+        return None
+
+    def _in_turn(self) -> list[_Turn]:
         return sorted(self._turns.values(), key=lambda turn: turn.clock)
+
+    def _push(self, tenant: str, turn: _Turn) -> None:
+        heapq.heappush(self._by_clock, (turn.clock, next(self._pushes), tenant, turn))
+        if len(self._by_clock) > 2 * len(self._turns) + GONE_KEPT_MAX:
+            self._by_clock = [entry for entry in self._by_clock if self._is_current(entry)]
+            heapq.heapify(self._by_clock)
+
+    def _is_current(self, entry: tuple[int, int, str, _Turn]) -> bool:
+        clock, _, tenant, turn = entry
+        return self._turns.get(tenant) is turn and turn.clock == clock
 
 
 class WaitingLine:
@@ -242,6 +297,16 @@ class WaitingLine:
         """How many wait at each priority."""
         return {priority: len(lane) for priority, lane in self._lanes.items()}
 
+    def waiting(self, tenant: str | None) -> int:
+        """How many wait; of one tenant, or of all."""
+        if tenant is None:
+            return len(self)
+        return sum(lane.waiting(tenant)[0] for lane in self._lanes.values())
+
+    def oldest_wait_s(self, now: float) -> float:
+        """How long the one who has waited longest has, in seconds."""
+        return max((now - lane.oldest_since() for lane in self._lanes.values() if lane), default=0.0)
+
     def join(self, waiter: Waiter) -> None:
         """Stand in line."""
         if waiter.is_impatient:
@@ -258,17 +323,34 @@ class WaitingLine:
         self.impatient.pop(waiter, None)
         self._lanes[waiter.task.priority].leave(waiter)
 
-    def first(self, fits: Callable[[Waiter], bool]) -> tuple[float, Waiter] | None:
+    def first(self, fits: Callable[[Waiter], bool], tenant: str | None = None) -> tuple[float, Waiter] | None:
         """Who is next, with the urgency of its priority (less is more urgent), to compare with other lines.
 
         Args:
             fits: Whether the agent at hand suits a choosy waiter.
+            tenant: The only one the agent at hand serves; None for everybody.
         """
-        lanes = [(lane.urgency(), lane) for lane in self._lanes.values() if lane]
+        lanes = [(lane.urgency(tenant), lane) for lane in self._lanes.values() if lane]
         for urgency, lane in sorted(lanes, key=lambda pair: pair[0]):
-            if (waiter := lane.first(fits)) is not None:
+            if (waiter := lane.first(fits, tenant)) is not None:
                 return urgency, waiter
         return None
+
+    def ahead_of(self, priority: Priority, tenant: str, now: float) -> float:
+        """About how many would be served before one more task that joins now.
+
+        Of its own priority its tenant's, and as many of each other tenant at most; of more urgent ones all; of less
+        urgent ones those who have waited longer than the slack they have more.
+        """
+        ahead = 0.0
+        for lane in self._lanes.values():
+            patience_s = lane.slack_s - SLACK_S[priority]
+            if not patience_s:
+                theirs, tenants = lane.waiting(tenant)
+                ahead += min(len(lane), (theirs + 1) * max(1, tenants) - 1)
+            elif lane:
+                ahead += len(lane) * lane.share_older_than(patience_s, now)
+        return ahead
 
 
 def _selector(task: Task, tried: frozenset[str]) -> Selector | None:

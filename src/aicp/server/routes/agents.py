@@ -123,6 +123,6 @@ def _view(node: Node, profile: AgentProfile) -> AgentView:
         shared=profile.shared,
         liveness=node.ains.liveness(profile.agent_id),
         state=node.board.get_state(profile.agent_id),
-        draining=member.draining,
+        draining=member.trouble.is_draining,
         registered_at=node.ains.registered_at(profile.agent_id),
     )
