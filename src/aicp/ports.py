@@ -86,13 +86,16 @@ class ChainQuery(msgspec.Struct, frozen=True):
         tenant: Whose; None for everybody's.
         status: Only chains that stand here, as recorded; None for all.
         limit: At most this many.
-        before: Only chains submitted before this chain id (the last one of the page before).
+        before: Only chains submitted before this one of theirs (the last one of the page before); none when there is no
+            such chain.
+        unfinished: True for only those without a recorded end.
     """
 
     tenant: str | None = None
     status: TaskStatus | None = None
     limit: int = 50
     before: str | None = None
+    unfinished: bool = False
 
 
 class ChainSummary(msgspec.Struct, frozen=True):
@@ -180,6 +183,13 @@ class Journal(Protocol):
 
     async def read(self, chain_id: str) -> ChainRecord | None:
         """Everything recorded of a chain, as of one moment, without waiting for writes; None when there is none."""
+
+    async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
+        """What `read` gives of several chains, in this order, each as of one moment, but with no results of tasks.
+
+        Every `TaskResult.result` is None, whatever it is on record: large ones cost nothing. Chains that are not there
+        are left out. Holds one fact at a time besides what it returns; the caller bounds how many chains that is.
+        """
 
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
         """Newest first, one page. Costs the page, however many chains there are."""

@@ -43,6 +43,9 @@ class _Passing:
     async def read(self, chain_id: str) -> ChainRecord | None:
         return await self._use("read", lambda: self.inner.read(chain_id))
 
+    async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
+        return await self._use("outlines", lambda: self.inner.outlines(chain_ids))
+
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
         return await self._use("list", lambda: self.inner.list_chains(query))
 

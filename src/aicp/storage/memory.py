@@ -38,12 +38,21 @@ class _Chain:
     def record(self) -> ChainRecord:
         return ChainRecord(self.submitted, tuple(self.facts), self.epoch)
 
+    def outline(self) -> ChainRecord:
+        return ChainRecord(self.submitted, tuple(map(_without_result, self.facts)), self.epoch)
+
     def summary(self) -> ChainSummary:
         submitted = self.submitted
         return ChainSummary(
             submitted.chain_id, submitted.spec.name, submitted.tenant, self.status, len(submitted.spec.tasks),
             submitted.at, self.ended_at, submitted.retry_of,
         )  # fmt: skip
+
+
+def _without_result(fact: Fact) -> Fact:
+    if not isinstance(fact, TaskEnded) or fact.result.result is None:
+        return fact
+    return msgspec.structs.replace(fact, result=msgspec.structs.replace(fact.result, result=None))
 
 
 class _KeyUse(msgspec.Struct, frozen=True):
@@ -146,6 +155,11 @@ class MemoryJournal:
         chain = self._chains.get(chain_id)
         return chain.record() if chain is not None else None
 
+    async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
+        """What `read` gives of several chains, in this order, without results of tasks; unknown ones are left out."""
+        chains = (self._chains.get(chain_id) for chain_id in chain_ids)
+        return [chain.outline() for chain in chains if chain is not None]
+
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
         """Newest first, one page. Costs a look at each newer chain."""
         return [chain.summary() for chain in islice(self._found(query), max(0, query.limit))]
@@ -164,14 +178,16 @@ class MemoryJournal:
         return len(old)
 
     def _found(self, query: ChainQuery) -> Iterator[_Chain]:
-        newest_first: Iterator[str] = reversed(self._chains)
+        """Newest first, one page of them from behind `before`, which must be one of the tenant's."""
+        found: Iterator[_Chain] = reversed(self._chains.values())
+        if query.tenant is not None:
+            found = (chain for chain in found if chain.submitted.tenant == query.tenant)
         if query.before is not None:
-            newest_first = dropwhile(lambda chain_id: chain_id != query.before, newest_first)
-            next(newest_first, None)
-        for chain_id in newest_first:
-            chain = self._chains[chain_id]
-            if query.tenant in {None, chain.submitted.tenant} and query.status in {None, chain.status}:
-                yield chain
+            found = dropwhile(lambda chain: chain.submitted.chain_id != query.before, found)
+            next(found, None)
+        if query.unfinished:
+            found = (chain for chain in found if chain.ended_at is None)
+        return found if query.status is None else (chain for chain in found if chain.status is query.status)
 
     def _take(self, chain_id: str, facts: Sequence[Fact]) -> None:
         chain = self._chains[chain_id]

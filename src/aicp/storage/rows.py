@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from aicp.errors import StorageError
-from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
-from aicp.model.task import TaskStatus
+from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.outcome import TaskError
+from aicp.model.task import Attempt, TaskResult, TaskStatus
 
 INLINE_BYTES_MAX = 64 * 1024
 """A result whose JSON is longer is stored once, by its digest, and its fact holds `null` instead."""
@@ -17,6 +18,29 @@ INLINE_BYTES_MAX = 64 * 1024
 _encoder = msgspec.json.Encoder()
 _facts_decoder = msgspec.json.Decoder(list[Fact])
 _result_decoder = msgspec.json.Decoder()
+
+
+class _ResultOutline(msgspec.Struct, frozen=True):
+    """The fields of a `TaskResult` but its result."""
+
+    task_id: str
+    capability: str
+    status: TaskStatus
+    error: TaskError | None = None
+    agent_id: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+    ready_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class _EndOutline(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended"):
+    chain_id: str
+    task: str
+    result: _ResultOutline
+
+
+_outline_decoder = msgspec.json.Decoder(ChainSubmitted | TaskStarted | _EndOutline | ChainCancelled | ChainEnded)
 
 
 class FactRow(msgspec.Struct, frozen=True):
@@ -107,6 +131,19 @@ def decode_facts(facts: Iterable[str], results: Mapping[int, str]) -> list[Fact]
     for position, body in results.items():
         decoded[position] = _with_result(decoded[position], body)
     return decoded
+
+
+def decode_outline(fact: str) -> Fact:
+    """A fact from its JSON, without the result of a task: whatever that is, it is skipped and not built.
+
+    Raises:
+        msgspec.DecodeError: It is not what was written, or of a newer version.
+    """
+    decoded: ChainSubmitted | TaskStarted | _EndOutline | ChainCancelled | ChainEnded = _outline_decoder.decode(fact)
+    if not isinstance(decoded, _EndOutline):
+        return decoded
+    named = msgspec.structs.asdict(decoded.result)
+    return TaskEnded(decoded.chain_id, decoded.task, TaskResult(**named))
 
 
 def timestamp(at: datetime) -> str:

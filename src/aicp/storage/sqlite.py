@@ -14,7 +14,7 @@ from aicp.storage.sqlite_book import FIRST_EPOCH, Book, KeyUse
 from aicp.storage.sqlite_claiming import Claimed, claim_chains, newest_chain
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_pruning import prune_chains, prune_keys
-from aicp.storage.sqlite_reading import read_key_use, read_record, read_summaries
+from aicp.storage.sqlite_reading import read_key_use, read_outlines, read_record, read_summaries
 
 _log = logging.getLogger(__name__)
 
@@ -133,6 +133,14 @@ class SqliteJournal:
             StorageError: It could not be read.
         """
         return await self._database.read(lambda connection: read_record(connection, chain_id))
+
+    async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
+        """What `read` gives of several chains, in this order, without results of tasks; unknown ones are left out.
+
+        Raises:
+            StorageError: They could not be read.
+        """
+        return await self._database.read(lambda connection: read_outlines(connection, chain_ids))
 
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
         """Newest first, one page. Costs the page, however many chains there are.

@@ -2,14 +2,14 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, product
 from operator import itemgetter
 
 import msgspec
 
-from aicp.model.event import ChainSubmitted
+from aicp.model.event import ChainSubmitted, Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
-from aicp.storage.rows import decode_facts
+from aicp.storage.rows import decode_facts, decode_outline
 from aicp.storage.sqlite_book import KEY_USE, Key, KeyUse
 
 _FACTS = """
@@ -24,25 +24,38 @@ _UNFINISHED = f"""
     ORDER BY chains.number, facts.seq
 """
 
+_OUTLINE = """
+    SELECT chains.epoch, facts.fact FROM chains JOIN facts ON facts.chain_id = chains.chain_id
+    WHERE chains.chain_id = ? ORDER BY facts.seq
+"""
+
 _LIST = """
     SELECT json_group_array(json_object(
         'chain_id', chain_id, 'name', name, 'tenant', tenant, 'status', status, 'total_tasks', total_tasks,
         'submitted_at', submitted_at, 'ended_at', ended_at, 'retry_of', retry_of))
     FROM (
-        SELECT * FROM chains
-        WHERE {filters} number < CASE WHEN :before IS NULL THEN 9223372036854775807
-            ELSE (SELECT number FROM chains WHERE chain_id = :before) END
+        SELECT * FROM chains {index}
+        WHERE {filters} number < CASE WHEN :before IS NULL THEN 9223372036854775807 ELSE (
+            SELECT number FROM chains WHERE chain_id = :before AND (:tenant IS NULL OR tenant = :tenant)) END
         ORDER BY number DESC LIMIT :limit
     )
 """
+
+
+def _list(*, has_tenant: bool, has_status: bool, unfinished: bool) -> str:
+    filters = [("tenant = :tenant", has_tenant), ("status = :status", has_status), ("ended_at IS NULL", unfinished)]
+    told = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
+    # Named, since there may be a million finished chains of the tenant between two unfinished ones.
+    index = "INDEXED BY chains_unfinished" if unfinished else ""
+    return _LIST.replace("{filters}", told).replace("{index}", index)
+
+
 LIST_BY_FILTERS = {
-    (has_tenant, has_status): _LIST.replace(
-        "{filters}", "tenant = :tenant AND " * has_tenant + "status = :status AND " * has_status
-    )
-    for has_tenant in (False, True)
-    for has_status in (False, True)
+    (has_tenant, has_status, unfinished): _list(has_tenant=has_tenant, has_status=has_status, unfinished=unfinished)
+    for has_tenant, has_status, unfinished in product((False, True), repeat=3)
 }
-"""The statement for whether a query names a tenant and a status; each is answered from an index, in order."""
+"""The statement for whether a query names a tenant and a status and wants unfinished chains only; each walks an index
+and sorts nothing. Among the unfinished, those of other tenants are looked at too."""
 
 _Row = tuple[str, int, str, bytes | None, str | None]
 _summaries_decoder = msgspec.json.Decoder(list[ChainSummary])
@@ -84,6 +97,17 @@ def read_unfinished(
             yield error
 
 
+def read_outlines(connection: sqlite3.Connection, chain_ids: Iterable[str]) -> list[ChainRecord]:
+    """What `read_record` gives of several chains, without results of tasks; those that are not there are left out.
+
+    Raises:
+        sqlite3.Error: They could not be read.
+        msgspec.MsgspecError: What is there is not what was written, or of a newer version.
+    """
+    found = ((chain_id, _outline(connection, chain_id)) for chain_id in chain_ids)
+    return [_record_of(chain_id, epoch, facts) for chain_id, (epoch, facts) in found if facts]
+
+
 def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[ChainSummary]:
     """Newest first, one page.
 
@@ -91,7 +115,7 @@ def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[Ch
         sqlite3.Error: They could not be read.
         msgspec.MsgspecError: What is there is not what was written, or of a newer version.
     """
-    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None]
+    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished]
     params = {**msgspec.structs.asdict(query), "limit": max(0, query.limit)}
     (listed,) = connection.execute(sql, params).fetchone()
     return _summaries_decoder.decode(listed)
@@ -99,7 +123,17 @@ def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[Ch
 
 def _record(rows: list[_Row]) -> ChainRecord:
     chain_id, epoch = rows[0][:2]
-    facts = decode_facts((row[2] for row in rows), _results(chain_id, rows))
+    return _record_of(chain_id, epoch, decode_facts((row[2] for row in rows), _results(chain_id, rows)))
+
+
+def _outline(connection: sqlite3.Connection, chain_id: str) -> tuple[int, list[Fact]]:
+    epoch, facts = 0, list[Fact]()
+    for epoch, fact in connection.execute(_OUTLINE, (chain_id,)):  # noqa: B007 - the same in every row
+        facts.append(decode_outline(fact))
+    return epoch, facts
+
+
+def _record_of(chain_id: str, epoch: int, facts: list[Fact]) -> ChainRecord:
     submitted = facts[0]
     if not isinstance(submitted, ChainSubmitted):
         message = f"chain {chain_id} does not begin with its submit"

@@ -333,6 +333,46 @@ class JournalContract(abc.ABC):
         _expect(await _page(journal, status=TaskStatus.PENDING, tenant="b") == ["chain-5", "chain-3"], "of the others")
 
     @_rule
+    async def test_a_page_after_another_tenants_chain_is_empty(self, journal: Journal) -> None:
+        """As it is after one that is not there: nobody learns whether others have it."""
+        for number, tenant in enumerate("aba"):
+            await journal.submit(chain(f"chain-{number}", tenant=tenant, after_s=number))
+        _expect(await _page(journal, tenant="a", before="chain-1") == [], "a foreign chain is a place in a list")
+        _expect(await _page(journal, tenant="a", before="chain-2") == ["chain-0"], "an own one is none")
+        _expect(await _page(journal, before="chain-1") == ["chain-0"], "without a tenant every chain is a place")
+
+    @_rule
+    async def test_a_list_may_be_of_unfinished_chains_only(self, journal: Journal) -> None:
+        """Together with a tenant, a status and a page; the place of the page may have ended by then."""
+        for number in range(6):
+            await journal.submit(chain(f"chain-{number}", tenant="ab"[number % 2], after_s=number))
+        await journal.append([ended("chain-2", "a")])
+        for number in (0, 3, 4):
+            await journal.append([ChainEnded(f"chain-{number}", TaskStatus.COMPLETED, AT)])
+        unfinished = ChainQuery(unfinished=True)
+        for query, expected in (
+            (unfinished, ["chain-5", "chain-2", "chain-1"]),
+            (msgspec.structs.replace(unfinished, tenant="b"), ["chain-5", "chain-1"]),
+            (msgspec.structs.replace(unfinished, status=TaskStatus.RUNNING), ["chain-2"]),
+            (msgspec.structs.replace(unfinished, limit=1, before="chain-4"), ["chain-2"]),
+            (msgspec.structs.replace(unfinished, tenant="a", before="chain-4"), ["chain-2"]),
+        ):
+            found = [summary.chain_id for summary in await journal.list_chains(query)]
+            _expect(found == expected, f"{query} found {found}")
+
+    @_rule
+    async def test_outlines_are_the_records_without_results(self, journal: Journal) -> None:
+        """Small results and large ones, in the order asked for; what is not there is left out."""
+        await journal.submit(chain("first", tenant="ours", retry_of="earlier", spec=_full_spec()))
+        await journal.append(_one_of_each_kind("first"))
+        await journal.submit(chain("second"))
+        await journal.append([ended("second", f"t{number}", result=value) for number, value in enumerate(_ODD_JSON)])
+        found = list(await journal.outlines(["second", "never-submitted", "first"]))
+        whole = [await _read(journal, name) for name in ("second", "first")]
+        _expect([_without_results(record) for record in whole] == found, f"the outlines are {found}")
+        _expect(list(await journal.outlines([])) == [], "outlines came from nowhere")
+
+    @_rule
     async def test_old_chains_are_forgotten_once_they_ended(self, journal: Journal) -> None:
         """Oldest end first, no more than asked for, and never an unfinished one."""
         for number in range(5):
@@ -498,6 +538,16 @@ async def _read(journal: Journal, chain_id: str) -> ChainRecord:
     if record is None:
         raise AssertionError(f"chain '{chain_id}' is not on record")
     return record
+
+
+def _without_results(record: ChainRecord) -> ChainRecord:
+    facts = tuple(
+        msgspec.structs.replace(fact, result=msgspec.structs.replace(fact.result, result=None))
+        if isinstance(fact, TaskEnded)
+        else fact
+        for fact in record.facts
+    )
+    return msgspec.structs.replace(record, facts=facts)
 
 
 async def _page(
