@@ -6,6 +6,7 @@ past it. There may be millions: what is rare or can be derived is not kept for e
 
 import heapq
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
@@ -25,10 +26,12 @@ from aicp.scheduling.latency import (
 from aicp.scheduling.selection import Selection
 
 SELECTIONS_MAX = 64
+DECISIONS_A_LOOK = 8
 OUTDATED_KEPT_MAX = 64
 SILENT_AFTER_LATENCIES = 4.0
 NOWHERE = -1
 ON_TRIAL = -math.inf
+LONG_AGO = -sys.float_info.max
 
 Labels = frozenset[tuple[str, str]]
 
@@ -110,7 +113,7 @@ class Seat:
     def learn(self, elapsed_s: float, now: float) -> None:
         """It succeeded."""
         self.latency_s = smoothed(self.latency_s, elapsed_s, self.samples)
-        self.samples = min(SAMPLES_MAX, self.samples + 1)
+        self.samples += self.samples < SAMPLES_MAX
         self.measured_at = now
         self.pool.learn(elapsed_s)
 
@@ -128,20 +131,20 @@ class Member:
         taken: How many it has.
         successes: Attempts that succeeded, since it registered first.
         failures: Attempts that ended TASK_FAILED, AGENT_FAULT or UNAVAILABLE.
-        answer_due: When it counts as silent if it has answered nothing by then, monotonic seconds; `ON_TRIAL` when
-            it does and has got one more task.
+        quiet_since: When it answered last, or got the first of what it has, monotonic seconds; `ON_TRIAL` when it was
+            silent and got one more task.
         trouble: What is unusual about it.
         first: The first of its seats.
     """
 
-    __slots__ = ("answer_due", "failures", "first", "profile", "slots", "successes", "taken", "trouble")
+    __slots__ = ("failures", "first", "profile", "quiet_since", "slots", "successes", "taken", "trouble")
 
     def __init__(self, profile: AgentProfile) -> None:
         self.profile = profile
         self.slots = profile.max_concurrent_tasks
         self.taken = 0
         self.successes = self.failures = 0
-        self.answer_due = math.inf
+        self.quiet_since = 0.0
         self.trouble = NO_TROUBLE
         self.first: Seat | None = None
 
@@ -166,28 +169,44 @@ class Member:
         """How sure we are that it is there."""
         return self.trouble.liveness
 
+    @property
+    def is_gone(self) -> bool:
+        """True when it was removed."""
+        return self.first is None
+
+    @property
+    def is_fine(self) -> bool:
+        """True when nothing stands against using any of its seats."""
+        seat = self.first
+        while seat is not None:
+            if seat.standing is not FINE:
+                return False
+            seat = seat.next
+        return True
+
     def is_silent(self, now: float) -> bool:
-        """True while it has tasks and has answered nothing for four times what it usually takes."""
-        return self.taken > 0 and now > self.answer_due
+        """True while it has tasks and has answered nothing for four times what it usually takes.
+
+        Nothing is expected in time of whom nobody knows.
+        """
+        if not self.taken:
+            return False
+        slowest_s = max([seat.latency_s or math.inf for seat in self], default=math.inf)
+        return now - self.quiet_since > SILENT_AFTER_LATENCIES * slowest_s
 
     def is_last_resort(self, now: float) -> bool:
         """True when others are better whatever their speed: it is unheard, or silent."""
-        return self.trouble.liveness is Liveness.UNHEARD or (self.taken > 0 and now > self.answer_due)
+        return self.trouble.liveness is Liveness.UNHEARD or (self.taken > 0 and self.is_silent(now))
 
     @property
     def has_room(self) -> bool:
         """True when it may get one more task; a silent agent gets one at a time."""
-        return self.taken < self.slots and (self.answer_due != ON_TRIAL or not self.taken)
+        return self.taken < self.slots and (self.quiet_since != ON_TRIAL or not self.taken)
 
-    def say_nothing(self, now: float) -> None:
+    def end_trial(self) -> None:
         """A task of it ended without an answer: when it was silent, it may be tried with another one."""
-        if self.answer_due == ON_TRIAL:
-            self.answer_due = now
-
-    def expect_answer(self, now: float) -> None:
-        """It has something to answer from now on; nothing is expected in time of whom nobody knows."""
-        slowest_s = max([seat.latency_s or math.inf for seat in self], default=math.inf)
-        self.answer_due = now + SILENT_AFTER_LATENCIES * slowest_s
+        if self.quiet_since == ON_TRIAL:
+            self.quiet_since = LONG_AGO
 
     def renew(self) -> None:
         """It registered again: it is neither draining nor set aside."""
@@ -300,7 +319,7 @@ class Pool:
         """One of them succeeded."""
         self.latency_s = smoothed(self.latency_s, elapsed_s, self.samples)
         self.mean_s = averaged(self.mean_s, elapsed_s, self.samples)
-        self.samples = min(POOL_SAMPLES_MAX, self.samples + 1)
+        self.samples += self.samples < POOL_SAMPLES_MAX
 
     def join(self, seat: Seat) -> None:
         """The agent offers the capability; it is not among the free yet."""
@@ -444,11 +463,11 @@ class Pool:
         return others, tasks_per_s * others / tasks if tasks else 0.0
 
     def freshen(self, now: float) -> None:
-        """Move the next seat, if it is free, to where its fading estimate puts it; over time, everybody has a turn."""
-        if not self.seats:
+        """At every eighth decision move the next seat, if it is free, to where its fading estimate puts it."""
+        self._hand += 1
+        if self._hand % DECISIONS_A_LOOK or not self.seats:
             return
-        self._hand = (self._hand + 1) % len(self.seats)
-        seat = self.seats[self._hand]
+        seat = self.seats[self._hand // DECISIONS_A_LOOK % len(self.seats)]
         if seat.bucket != NOWHERE and (not seat.latency_s or now - seat.measured_at > FADES_AFTER_S):
             self.put(seat, now)
 

@@ -11,6 +11,7 @@ FADES_AFTER_S = 10.0
 HALF_LIFE_S = 60.0
 _SHORTEST_S = 1e-4
 _BUCKETS_PER_DOUBLING = 2
+_WEIGHTS = [max(WEIGHT_MIN, 1.0 / (samples + 1)) for samples in range(POOL_SAMPLES_MAX + 1)]
 
 
 def smoothed(latency_s: float, elapsed_s: float, samples: int) -> float:
@@ -19,10 +20,11 @@ def smoothed(latency_s: float, elapsed_s: float, samples: int) -> float:
     Of logarithms, since tasks differ in size by orders of magnitude: an arithmetic mean follows the few largest, and
     would take whoever had one for slow. The first twenty count alike, then each new one a twentieth.
     """
-    elapsed_s = max(elapsed_s, _SHORTEST_S)
+    if elapsed_s < _SHORTEST_S:
+        elapsed_s = _SHORTEST_S
     if not latency_s:
         return elapsed_s
-    return latency_s * math.pow(elapsed_s / latency_s, _weight(samples))
+    return latency_s * math.pow(elapsed_s / latency_s, _WEIGHTS[samples])
 
 
 def averaged(mean_s: float, elapsed_s: float, samples: int) -> float:
@@ -43,10 +45,6 @@ def faded(latency_s: float, idle_s: float, typical_s: float) -> float:
     if idle_s <= FADES_AFTER_S:
         return latency_s
     return typical_s + (latency_s - typical_s) * math.exp2((FADES_AFTER_S - idle_s) / HALF_LIFE_S)
-
-
-def _weight(samples: int) -> float:
-    return max(WEIGHT_MIN, 1.0 / (samples + 1))
 
 
 def bucket_of(latency_s: float) -> int:

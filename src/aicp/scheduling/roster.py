@@ -60,7 +60,6 @@ class Roster:
         old_seats = self.dismiss(member)
         member.profile = profile
         member.slots = slots
-        member.first = None
         for declared in reversed(profile.capabilities):
             key = offered_key(declared)
             fleet = self.fleets.get(key)
@@ -77,6 +76,7 @@ class Roster:
         seats = member.seats
         for seat in seats.values():
             seat.pool.leave(seat)
+        member.first = None
         return seats
 
     def fleet(self, task: Task) -> Fleet | None:

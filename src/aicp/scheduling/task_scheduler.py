@@ -136,14 +136,15 @@ class TaskScheduler:
         if not self._leases.settle(lease):
             return
         lease.seat.pool.ended(lease.bucket)
-        member = lease.seat.member
-        if self._roster.members.get(lease.agent.agent_id) is not member:
+        seat, member = lease.seat, lease.seat.member
+        if member.is_gone:
             return
-        if lease.agent.instance_id != member.profile.instance_id:
-            # The process it is about is gone: nothing of it says anything about the one that took its place.
-            outcome = Outcome.CANCELLED
+        if lease.agent is not member.profile:
+            seat = member.seat(lease.key) or seat
+            if lease.agent.instance_id != member.profile.instance_id:
+                # The process it is about is gone: nothing of it says anything about the one that took its place.
+                outcome = Outcome.CANCELLED
         now = self._clock.monotonic()
-        seat = member.seat(lease.key) or lease.seat
         self._tally(seat, outcome, elapsed_s, now)
         self._settle_permit(lease, outcome, elapsed_s, evidence=evidence)
         if outcome is Outcome.OVERLOADED:
@@ -383,11 +384,13 @@ class TaskScheduler:
     def _hand_over(self, seat: Seat, task: Task, now: float) -> Lease | None:
         """Take the permit and the slot; when the circuit refuses, the seat is no longer among the free."""
         member, bucket = seat.member, seat.bucket
-        if member.is_silent(now):
+        if not member.taken:
+            member.quiet_since = now
+        elif member.is_silent(now):
             if bucket != LAST_RESORT:
                 self._put_all(member, now)
                 return None
-            member.answer_due = ON_TRIAL
+            member.quiet_since = ON_TRIAL
         timeout_s = task.timeout_s or seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
         # The slot comes first: asking may move the circuit, and its listener serves those who wait for this agent.
         member.taken += 1
@@ -399,8 +402,6 @@ class TaskScheduler:
         self._leases.watch(lease)
         seat.pool.began(bucket)
         seat.pool.freshen(now)
-        if member.taken == 1 and member.slots > 1:
-            member.expect_answer(now)
         if not member.has_room:
             self._take_from_free(member)
         elif seat.standing is not FINE:
@@ -424,7 +425,7 @@ class TaskScheduler:
 
     def _free_slot(self, member: Member, now: float) -> None:
         member.taken -= 1
-        if any(seat.standing is not FINE for seat in member):
+        if not member.is_fine:
             self.refresh(member.profile.agent_id)
             return
         if not member.has_room:
@@ -605,9 +606,9 @@ class TaskScheduler:
     def _tally(self, seat: Seat, outcome: Outcome, elapsed_s: float | None, now: float) -> None:
         member = seat.member
         if outcome in _ANSWERS:
-            member.expect_answer(now)
+            member.quiet_since = now
         else:
-            member.say_nothing(now)
+            member.end_trial()
         if outcome is Outcome.SUCCESS:
             member.successes += 1
             if elapsed_s is not None:
