@@ -20,8 +20,7 @@ def smoothed(latency_s: float, elapsed_s: float, samples: int) -> float:
     Of logarithms, since tasks differ in size by orders of magnitude: an arithmetic mean follows the few largest, and
     would take whoever had one for slow. The first twenty count alike, then each new one a twentieth.
     """
-    if elapsed_s < _SHORTEST_S:
-        elapsed_s = _SHORTEST_S
+    elapsed_s = max(elapsed_s, _SHORTEST_S)
     if not latency_s:
         return elapsed_s
     return latency_s * math.pow(elapsed_s / latency_s, _WEIGHTS[samples])
