@@ -52,4 +52,4 @@ CREATE TABLE registrations (
   saved_at TEXT NOT NULL,
   PRIMARY KEY (agent_id)
 );
-INSERT INTO alembic_version VALUES ('0002');
+INSERT INTO alembic_version VALUES ('0003');

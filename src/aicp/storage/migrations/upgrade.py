@@ -1,5 +1,6 @@
-"""Takes an older SQLite database to the newest schema, all or nothing. Importing this costs half a second."""
+"""Takes an older database to a newer schema, all or nothing. Importing this costs half a second."""
 
+import io
 import sqlite3
 from importlib.resources import files
 
@@ -45,6 +46,17 @@ def fresh_schema() -> str:
         connection.close()
     statements = [*(_tidy(sql) for (sql,) in made), f"INSERT INTO alembic_version VALUES ('{version}')"]  # noqa: S608 - a revision's name
     return "".join(f"{statement};\n" for statement in statements)
+
+
+def postgresql_steps(after: str | None, to: str = "head") -> str:
+    """SQL that takes a PostgreSQL database from one revision, None for an empty one, to a later one.
+
+    It is to run in one transaction. Since it is text, a step cannot ask the database anything: it is SQL throughout.
+    """
+    config = _config()
+    config.output_buffer = written = io.StringIO()
+    command.upgrade(config, f"{after or 'base'}:{to}", sql=True)
+    return "\n".join(_tidy(line) for line in written.getvalue().splitlines() if line.strip()) + "\n"
 
 
 def _begin(connection: sa.Connection) -> None:
