@@ -1,0 +1,119 @@
+"""Agents in their own processes that write down every execution.
+
+A `forgetful` one executes whatever it is sent, as an agent that ignores the idempotency key does: whatever the server
+sends twice, it does twice. A `minding` one is an agent of the SDK.
+
+    python -m tests.chaos.agent_process forgetful|minding AGENT_ID SERVER_URL BOOK
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from aicp.agent import Agent, Context
+from aicp.agent.registration import Registrar, Registration
+from aicp.model.agent import Capability
+from aicp.model.wire import FENCING_HEADER, KEY_HEADER, Answer, Invocation
+from tests.chaos.executions import Book
+from tests.chaos.server_process import BOUND_S, ServerProcess
+
+CAPABILITY = "work"
+SLOTS = 32
+REGISTERED = b"registered\n"
+FLEET = {"forgetful-1": "forgetful", "forgetful-2": "forgetful", "minding-1": "minding"}
+
+
+@contextmanager
+def fleet(server: ServerProcess, book: Path) -> Iterator[None]:
+    """The agents of the siege, which register themselves with a server that has started and write to one book."""
+    log = book.with_suffix(".log")
+    running = [_spawn(agent_id, kind, server, book, log) for agent_id, kind in FLEET.items()]
+    try:
+        for agent in running:
+            assert agent.stdout is not None
+            assert agent.stdout.readline() == REGISTERED, "an agent could not register"
+        yield
+        assert "Traceback" not in log.read_text(encoding="utf-8"), log.read_text(encoding="utf-8")
+        assert all(agent.poll() is None for agent in running), "an agent has ended"
+    finally:
+        for agent in running:
+            agent.kill()
+            agent.communicate()
+
+
+def _spawn(agent_id: str, kind: str, server: ServerProcess, book: Path, log: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "tests.chaos.agent_process", kind, agent_id, server.url, server.key, str(book)]
+    with log.open("ab") as stderr:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+
+
+async def execute(book: Book, key: str, token: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Take some time over a task, and write down when."""
+    execution = uuid.uuid4().hex
+    book.begin(execution, key, token, params["given"])
+    await asyncio.sleep(params["work_ms"] / 1000)
+    book.end(execution)
+    return {"execution": execution, "padding": "x" * params["size"]}
+
+
+@asynccontextmanager
+async def forgetful(agent_id: str, server_url: str, api_key: str, book: Book) -> AsyncIterator[None]:
+    async def invoke(request: web.Request) -> web.Response:
+        call = msgspec.json.decode(await request.read(), type=Invocation)
+        assert call.task_id == request.headers[KEY_HEADER]
+        result = await execute(book, call.task_id, request.headers[FENCING_HEADER], call.params)
+        return web.Response(body=msgspec.json.encode(Answer(call.task_id, result)), content_type="application/json")
+
+    async def be_well(_: web.Request) -> web.Response:
+        return web.Response()
+
+    app = web.Application(client_max_size=1 << 24)
+    app.add_routes([web.post("/invoke", invoke), web.get("/healthz", be_well)])
+    runner = web.AppRunner(app, keepalive_timeout=600.0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    registration = Registration(
+        f"http://127.0.0.1:{runner.addresses[0][1]}", agent_id, uuid.uuid4().hex, (Capability(CAPABILITY),), SLOTS
+    )
+    registrar = Registrar(server_url, registration, api_key, lambda: None)
+    async with asyncio.TaskGroup() as group:
+        heartbeats = group.create_task(registrar.run())
+        await registrar.registered.wait()
+        yield
+        heartbeats.cancel()
+    await registrar.close()
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def minding(agent_id: str, server_url: str, api_key: str, book: Book) -> AsyncIterator[None]:
+    agent = Agent(agent_id, max_concurrent_tasks=SLOTS)
+
+    @agent.capability(CAPABILITY)
+    async def work(params: dict[str, Any], context: Context) -> dict[str, Any]:
+        return await execute(book, context.task_id, str(context.fencing_token), params)
+
+    async with agent.serving(register=server_url, api_key=api_key) as served:
+        await served.registered(BOUND_S)
+        yield
+
+
+async def main(kind: str, agent_id: str, server_url: str, api_key: str, book: str) -> None:
+    """Serve until standard input ends, that is, until the parent is gone."""
+    serving = forgetful if kind == "forgetful" else minding
+    async with serving(agent_id, server_url, api_key, Book(Path(book))):
+        os.write(1, REGISTERED)
+        await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,237 @@
+"""Storms over a deployment while customers have chains in flight, and the verdict on what became of it all."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from aicp.client import Client
+from aicp.model.event import TaskEnded
+from aicp.model.task import TaskStatus
+from aicp.ports import ChainQuery, ChainRecord
+from tests.chaos.agent_process import fleet
+from tests.chaos.deployment import Deployment
+from tests.chaos.executions import read_executions
+from tests.chaos.history import History, Kill, Ordered
+from tests.chaos.load import Customer, Street, draw_chain
+from tests.chaos.verdict import breaches
+
+CUSTOMERS = 100
+KILL_WHILE_STARTING_SHARE = 0.2
+ALIVE_S_MAX = 1.0
+END_WAIT_S = 300.0
+BREACHES_SHOWN = 20
+PAGE = 500
+
+Tell = Callable[[str], None]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How hard it shall be.
+
+    Attributes:
+        strikes: How often the storm strikes.
+        seed: For every draw of chance; what time makes of it differs from run to run.
+        customers: How many chains are in flight at any moment.
+    """
+
+    strikes: int
+    seed: int
+    customers: int = CUSTOMERS
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a siege.
+
+    Attributes:
+        figures: For people.
+        refusals: What was said of the database by servers that could not use it.
+        breaches: Promises that were broken, and whatever else must not be.
+    """
+
+    figures: dict[str, int | float]
+    refusals: list[str]
+    breaches: list[str]
+
+
+class Siege:
+    """What storms may touch.
+
+    Attributes:
+        deployment: What is under siege.
+        draw: Chance.
+        kills: Those so far.
+        street: Where customers ask; set once the servers are up.
+        orders: Of all customers so far.
+    """
+
+    street: Street
+
+    def __init__(self, deployment: Deployment, draw: random.Random) -> None:
+        self.deployment = deployment
+        self.draw = draw
+        self.kills: list[Kill] = []
+        self.orders: list[Ordered] = []
+        self.customers: list[Customer] = []
+        self._ups = [asyncio.Event() for _ in deployment.servers]
+
+    async def start(self, place: int) -> None:
+        """Start a server, and return when it serves."""
+        self.deployment.servers[place].start()
+        await self.until_up(place)
+
+    async def until_up(self, place: int) -> None:
+        """Return when a server that was started serves; only then customers go there."""
+        await asyncio.to_thread(self.deployment.servers[place].wait_until_started)
+        self._ups[place].set()
+
+    def kill(self, place: int) -> None:
+        """Kill a server with -9."""
+        self._ups[place].clear()
+        at = time.monotonic()
+        self.deployment.servers[place].kill()
+        self.kills.append(Kill(at, time.monotonic(), datetime.now(UTC)))
+
+    def next_customer(self) -> Customer:
+        """Somebody new, with a chain of 10 to 50 tasks."""
+        draw = random.Random(self.draw.random())
+        key = f"order-{len(self.orders)}"
+        self.orders.append(Ordered(key, draw_chain(draw, key)))
+        self.customers.append(Customer(self.street, draw, self.orders[-1]))
+        return self.customers[-1]
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """All servers up and the street open."""
+        for place in range(len(self._ups)):
+            await self.start(place)
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(Client(server.url, server.key, retries_max=0))
+                for server in self.deployment.servers
+            ]
+            self.street = Street(clients, self._ups, random.Random(self.draw.random()))
+            yield
+
+    async def history(self, book: Path) -> History:
+        """Everything that is known; the servers are down."""
+        records: dict[str, ChainRecord] = {}
+        async with self.deployment.journal() as journal:
+            before: str | None = None
+            while page := await journal.list_chains(ChainQuery(limit=PAGE, before=before)):
+                for summary in page:
+                    record = await journal.read(summary.chain_id)
+                    assert record is not None
+                    records[summary.chain_id] = record
+                before = page[-1].chain_id
+        return History(self.orders, self.kills, read_executions(book), records)
+
+
+class Storm(Protocol):
+    """What happens to a deployment."""
+
+    async def strike(self, siege: Siege) -> None:
+        """Do it once, and return when it is over."""
+
+
+class KillNine:
+    """Kills a server with -9 within a second of its life, at times before it serves, and starts it again."""
+
+    async def strike(self, siege: Siege) -> None:
+        place = siege.draw.randrange(len(siege.deployment.servers))
+        if siege.draw.random() >= KILL_WHILE_STARTING_SHARE:
+            await siege.until_up(place)
+        await asyncio.sleep(siege.draw.uniform(0.0, ALIVE_S_MAX))
+        siege.kill(place)
+        siege.deployment.servers[place].start()
+
+
+def besiege(deployment: Deployment, directory: Path, plan: Plan, storm: Storm, tell: Tell) -> Outcome:
+    """Strike as often as planned, then let every chain end, stop the servers, and judge.
+
+    Raises:
+        TimeoutError: Not every chain ended within five minutes of the last strike.
+    """
+    return asyncio.run(_besiege(deployment, directory / "executions.jsonl", plan, storm, tell))
+
+
+async def _besiege(deployment: Deployment, book: Path, plan: Plan, storm: Storm, tell: Tell) -> Outcome:
+    began = time.monotonic()
+    siege = Siege(deployment, random.Random(plan.seed))
+    async with siege.opened():
+        with fleet(deployment.servers[0], book):
+            await _weather(siege, plan, storm, tell)
+            lasted_s = time.monotonic() - began
+            unruly = await _repeat_all(siege)
+    codes = [server.stop() for server in deployment.servers]
+    history = await siege.history(book)
+    found = [*_misbehaviour(deployment, codes), *unruly, *breaches(history)]
+    figures = {**_figures(history), "seconds": round(lasted_s, 1)}
+    return Outcome(figures, siege.street.refusals, found[:BREACHES_SHOWN])
+
+
+async def _weather(siege: Siege, plan: Plan, storm: Storm, tell: Tell) -> None:
+    """The storm, and then peace until every customer is served."""
+    is_over = asyncio.Event()
+    async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as group:
+        for _ in range(plan.customers):
+            group.create_task(_shop(siege, is_over))
+        for number in range(plan.strikes):
+            await storm.strike(siege)
+            tell(f"strike {number + 1} of {plan.strikes}, {len(siege.orders)} chains so far")
+        for place in range(len(siege.deployment.servers)):
+            await siege.until_up(place)
+        is_over.set()
+        patience.reschedule(asyncio.get_running_loop().time() + END_WAIT_S)
+
+
+async def _shop(siege: Siege, is_over: asyncio.Event) -> None:
+    """One chain after the other, as long as the storm lasts."""
+    while not is_over.is_set():
+        await siege.next_customer().shop()
+
+
+async def _repeat_all(siege: Siege) -> list[str]:
+    """Every customer sends its order again, and something else under the same key."""
+    limit = asyncio.Semaphore(CUSTOMERS)
+
+    async def repeat(customer: Customer, order: Ordered) -> str:
+        async with limit:
+            await customer.submit()
+            return "" if await customer.is_refused_something_else() else f"{order.key}: its key was taken for another"
+
+    told = await asyncio.gather(*(repeat(*pair) for pair in zip(siege.customers, siege.orders, strict=True)))
+    return [each for each in told if each]
+
+
+def _misbehaviour(deployment: Deployment, codes: Sequence[int]) -> list[str]:
+    found = [f"a server that was told to stop ended with {code}" for code in codes if code]
+    found += [f"the database: {problem}" for problem in deployment.problems()]
+    for server in deployment.servers:
+        log = server.log.read_text(encoding="utf-8").splitlines()
+        found += [f"the log of a server: {line}" for line in log if " ERROR " in line or "Traceback" in line]
+    return found
+
+
+def _figures(history: History) -> dict[str, int | float]:
+    times = Counter(execution.key for execution in history.executions)
+    ends = [fact for record in history.records.values() for fact in record.facts if isinstance(fact, TaskEnded)]
+    statuses = Counter(end.result.status for end in ends)
+    return {
+        "kills": len(history.kills),
+        "chains": len(history.records),
+        "chains cancelled": sum(order.status is TaskStatus.CANCELLED for order in history.orders),
+        "tasks": sum(len(order.spec.tasks) for order in history.orders),
+        "tasks completed": statuses[TaskStatus.COMPLETED],
+        "tasks of unknown outcome": statuses[TaskStatus.FAILED],
+        "executions": len(history.executions),
+        "tasks executed more than once": sum(count > 1 for count in times.values()),
+        "highest epoch": max(record.epoch for record in history.records.values()),
+    }
