@@ -334,6 +334,19 @@ def test_task_runs_and_shows_its_result(fleet: Shell) -> None:
     assert (shown.code, "HELLO" in shown.out) == (0, True)
 
 
+def test_task_explains_where_it_went(fleet: Shell) -> None:
+    ran = fleet.run("task", "run", "text.upper", "--params", '{"text": "hello"}', "--wait", "-o", "json")
+    told = fleet.call("task", "explain", ran.data["task_id"])
+    assert (told.code, "attempt 1" in told.out, "eyes-1" in told.out, "of 1 agents" in told.out) == (
+        0,
+        True,
+        True,
+        True,
+    )
+    found = fleet.call("task", "explain", ran.data["task_id"], "-o", "json").data
+    assert found["outlook"]["candidates"][0]["standing"] == "free"
+
+
 def test_wait_is_shown_to_a_terminal(fleet: Shell) -> None:
     out, screen = fleet.run_in_terminal("task", "run", "text.echo", "--wait", "-o", "json")
     assert f"task {json.loads(out)['task_id']}" in screen

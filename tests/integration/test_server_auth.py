@@ -28,6 +28,7 @@ EXPECTED_ROUTES = {
     "GET /api/scheduler/status",
     "GET /api/tasks/chain/{chain_id:str}",
     "GET /api/tasks/{task_id:str}",
+    "GET /api/tasks/{task_id:str}/explain",
     "GET /livez",
     "GET /readyz",
     "POST /ains/agents",

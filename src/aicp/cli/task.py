@@ -9,9 +9,10 @@ import typer
 
 from aicp.cli.connection import ask
 from aicp.cli.exits import OK, WORK_FAILED, say
-from aicp.cli.output import Format, Output, facts, seconds, write
+from aicp.cli.output import Format, Output, Sheet, facts, seconds, write
 from aicp.errors import Fault, InvalidTask
 from aicp.model.task import Priority, Task, TaskStatus
+from aicp.model.views import Candidate, Choice, LinePlace
 
 app = typer.Typer(help="Tasks on their own.", no_args_is_help=True)
 
@@ -45,6 +46,17 @@ def show(task_id: TaskId, output: Output = Format.TABLE) -> None:
 
 
 @app.command()
+def explain(task_id: TaskId, output: Output = Format.TABLE) -> None:
+    """Show why a task went where it went, what it waits for, and who could do it now."""
+    found = ask(lambda client: client.explain_task(task_id))
+    chosen = [(f"attempt {choice.attempt}", choice.agent_id, "chosen", _why_chosen(choice)) for choice in found.choices]
+    now = [("now", each.agent_id, each.standing, _terms_of(each)) for each in found.outlook.candidates]
+    place = found.outlook.place
+    line = [("now", None, "in line", _told_place(place))] if place is not None else []
+    write(found, output, Sheet(("when", "agent", "standing", "why"), [*chosen, *line, *now]))
+
+
+@app.command()
 def cancel(task_id: TaskId, output: Output = Format.TABLE) -> None:
     """Cancel a task; one that has ended stays as it is."""
     standing = ask(lambda client: client.cancel_task(task_id))
@@ -62,6 +74,29 @@ def _show_end(task_id: str, output: Format) -> None:
         raise
     _write_view(view, output)
     raise typer.Exit(OK if view.status is TaskStatus.COMPLETED else WORK_FAILED)
+
+
+def _why_chosen(choice: Choice) -> str:
+    waited = f"waited {seconds(choice.waited_s)}"
+    expected = f"{seconds(choice.estimate_s)} expected" if choice.estimate_s is not None else "speed unknown"
+    return f"{waited}; {expected}; of {choice.agents} agents {choice.usable} usable, {choice.free} still free"
+
+
+def _terms_of(candidate: Candidate) -> str:
+    terms = [candidate.reason] if candidate.reason else []
+    if candidate.retry_after_s is not None:
+        terms.append(f"again in {seconds(candidate.retry_after_s)}")
+    if candidate.estimate_s is not None:
+        terms.append(f"{seconds(candidate.estimate_s)} expected" + ("" if candidate.measured else ", as of others"))
+    terms.append(f"{candidate.taken} of {candidate.slots} slots taken")
+    return "; ".join([*terms, *(["serves every tenant"] if candidate.shared else [])])
+
+
+def _told_place(place: LinePlace) -> str:
+    patience = f"; a faster agent is expected within {seconds(place.patient_for_s)}" if place.patient_for_s else ""
+    return (
+        f"{place.ahead} ahead; waited {seconds(place.waited_s)}, about {seconds(place.expected_wait_s)} to go{patience}"
+    )
 
 
 def _write_view(view: Any, output: Format) -> None:

@@ -20,6 +20,7 @@ from aicp.model.views import (
     AgentView,
     ChainStanding,
     ChainView,
+    Explanation,
     Failure,
     FleetHealth,
     Heard,
@@ -122,6 +123,14 @@ class Client:
             TaskNotFound: There is none.
         """
         return await self._ask("GET", f"/api/tasks/{_quoted(task_id)}", TaskView, wait_s=wait_s)
+
+    async def explain_task(self, task_id: str) -> Explanation:
+        """Why a task went where it went, and who could do it now.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        return await self._ask("GET", f"/api/tasks/{_quoted(task_id)}/explain", Explanation)
 
     async def get_chain(self, chain_id: str, *, wait_s: float = 0.0) -> ChainView:
         """Where a chain stands, once it has ended or after `wait_s` seconds (at most 60).

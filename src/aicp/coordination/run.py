@@ -97,6 +97,10 @@ class ChainRun:
         """How many tasks it has."""
         return len(self.readiness.graph.tasks)
 
+    def work_of(self, task: str) -> Work | None:
+        """A task on its way; None when it is not."""
+        return self._works.get(task)
+
     def in_flight(self) -> dict[str, tuple[Attempt, ...]]:
         """The attempts so far of each task that runs, or whose end is not on record yet."""
         return {**self._ending, **{task: tuple(work.attempts) for task, work in self._works.items()}}

@@ -35,7 +35,7 @@ from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainResult, ChainSpec, F
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.task import Attempt, Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
-from aicp.model.views import ChainView, TaskView
+from aicp.model.views import ChainView, Explanation, TaskView
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import WAIT_SHARES, FailoverRouter
@@ -249,6 +249,25 @@ class TaskCoordinator:
         if local_id not in standing.graph.tasks:
             raise _no_task(task_id)
         return view_task(chain_id, local_id, standing, in_flight)
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Why a task went where it went, and who could do it now.
+
+        Raises:
+            TaskNotFound: There is none.
+        """
+        view = await self.view_task(task_id)
+        chain_id, local_id = split_task_id(task_id)
+        run = self._runs.get(chain_id)
+        work = run.work_of(local_id) if run is not None else None
+        if work is None:
+            submitted = (await self._read(chain_id)).submitted
+            task = next(task for task in submitted.spec.tasks if task.id == local_id)
+            choices, outlook = self._router.choices(task_id), self._router.outlook(task, submitted.tenant)
+        else:
+            task, choices = work.task, tuple(work.choices)
+            outlook = self._router.outlook(task, work.tenant, work.tried)
+        return Explanation(task_id, task.capability, task.priority, view.status, choices, view.attempts, outlook)
 
     async def watch(self, chain_id: str) -> AsyncIterator[Fact]:
         """Every fact of a chain, its submit first: those on record, then each as it is recorded, until its end.

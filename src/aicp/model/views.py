@@ -93,6 +93,114 @@ class TaskView(msgspec.Struct, frozen=True):
     ended_at: datetime | None
 
 
+class Choice(msgspec.Struct, frozen=True):
+    """Why an attempt went where it went.
+
+    Attributes:
+        attempt: Its number.
+        agent_id: Who was chosen.
+        shared: True for an agent that serves every tenant; those are looked at second.
+        waited_s: How long the task stood in line for this attempt, seconds.
+        estimate_s: How long the agent was expected to take; None when nobody knew.
+        free: Of those like it, how many had a slot left after this one was chosen; faster ones would have been taken.
+        usable: Of those like it, who could be used, free or busy.
+        agents: Who offered the capability, to the same tenants as the one that was chosen.
+    """
+
+    attempt: int
+    agent_id: str
+    shared: bool
+    waited_s: float
+    estimate_s: float | None
+    free: int
+    usable: int
+    agents: int
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """What an agent is to a task now.
+
+    Attributes:
+        agent_id: Who.
+        standing: `free`, `busy`, `silent` (has tasks and answers nothing: one more at a time), `out` or `left_out`.
+        reason: Why it is out or left out.
+        estimate_s: How long it is expected to take, seconds; None when nobody knows.
+        measured: True when that rests on its own successes, False when it is what others take.
+        slots: How many tasks it takes at a time.
+        taken: How many it has.
+        retry_after_s: For one that is out: seconds until it may be used again; None when only a command brings it back.
+        shared: True when it serves every tenant; those are looked at second.
+    """
+
+    agent_id: str
+    standing: str
+    reason: str
+    estimate_s: float | None
+    measured: bool
+    slots: int
+    taken: int
+    retry_after_s: float | None
+    shared: bool
+
+
+class LinePlace(msgspec.Struct, frozen=True):
+    """A task's place in line.
+
+    Attributes:
+        ahead: Tasks that are served before it, as things stand.
+        waiting: Everybody in the same line, by priority.
+        waited_s: Since when it stands there, seconds.
+        expected_wait_s: How long one more task of its priority would wait, seconds; 0 when nobody knows.
+        patient_for_s: How much longer it leaves slower agents alone since a faster one is expected, seconds.
+    """
+
+    ahead: int
+    waiting: dict[str, int]
+    waited_s: float
+    expected_wait_s: float
+    patient_for_s: float
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """Who could do a task now.
+
+    Attributes:
+        agents: Who offer the capability to its tenant.
+        usable: Of those, who are not out.
+        free: Of those, who have a slot.
+        candidates: The best twenty and, after them, those that are out or left out; at most a thousand are looked at.
+        place: Its place in line; None while it does not stand there.
+    """
+
+    agents: int
+    usable: int
+    free: int
+    candidates: tuple[Candidate, ...]
+    place: LinePlace | None
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a task went where it went, and what it waits for.
+
+    Attributes:
+        task_id: Global id.
+        capability: What was asked for.
+        priority: Of the task.
+        status: Where it stands.
+        choices: Why each attempt went where it went; remembered for the last 10,000 tasks of this process.
+        attempts: How they ended.
+        outlook: Who could do it now.
+    """
+
+    task_id: str
+    capability: str
+    priority: str
+    status: TaskStatus
+    choices: tuple[Choice, ...]
+    attempts: tuple[Attempt, ...]
+    outlook: Outlook
+
+
 class ChainView(msgspec.Struct, frozen=True):
     """A chain.
 

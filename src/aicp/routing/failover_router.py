@@ -17,7 +17,7 @@ from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.reference import Reference, scan
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Priority, Task, TaskResult, TaskStatus
 from aicp.model.validation import check_task
-from aicp.model.views import Failure, FleetHealth
+from aicp.model.views import Choice, Failure, FleetHealth, Outlook
 from aicp.ports import Clock, Observer, SystemClock, Transport
 from aicp.registry.naming import wanted_key
 from aicp.registry.schemas import Schemas
@@ -25,11 +25,12 @@ from aicp.resilience.backoff import Backoff
 from aicp.resilience.board import CircuitBoard
 from aicp.routing.attempt import Attempts, error_of
 from aicp.routing.health import fleet_health
-from aicp.routing.history import FailureHistory
+from aicp.routing.history import ChoiceHistory, FailureHistory
 from aicp.routing.retry_queue import RetryQueue
 from aicp.routing.telling import made_safe
 from aicp.routing.work import Work
 from aicp.scheduling.lease import Lease, Unscheduled
+from aicp.scheduling.roster import NOBODY
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 REAL_ATTEMPTS_MAX = 6
@@ -74,6 +75,7 @@ class FailoverRouter:
         self._backoff = Backoff()
         self._retry_queues: OrderedDict[str, RetryQueue] = OrderedDict()
         self._history = FailureHistory()
+        self._choices = ChoiceHistory()
         self._schemas = schemas or Schemas()
         self._attempts = Attempts(scheduler, transport, self._schemas, self._clock, made_safe(observer))
 
@@ -118,16 +120,19 @@ class FailoverRouter:
         """Carry work to its end; whatever goes wrong is a result, except the caller's own cancellation."""
         self._retries(work.task.capability).deposit()
         while True:
+            asked_at = self._clock.monotonic()
             lease = await self._scheduler.schedule_task(
                 work.task, ready_at=work.ready_at, deadline=work.deadline, tried=work.tried, wait=work.accepted,
                 tenant=work.tenant,
             )  # fmt: skip
             if isinstance(lease, Lease):
+                work.choose(lease, lease.granted_at - asked_at)
                 reply = await self._attempts.make(work, lease)
                 ended = await self._go_on_after(work, lease, reply)
             else:
                 ended = await self._go_on_without(work, lease)
             if ended is not None:
+                self._choices.remember(work)
                 return ended
 
     def knows(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
@@ -186,6 +191,14 @@ class FailoverRouter:
     def recent_failures(self, limit: int = 100) -> list[Failure]:
         """The latest attempts that failed, newest first; at most 1,000 are remembered."""
         return self._history.latest(limit)
+
+    def choices(self, task_id: str) -> tuple[Choice, ...]:
+        """Why each attempt of a task that ended went where it went; the last 10,000 tasks are remembered."""
+        return self._choices.of(task_id)
+
+    def outlook(self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY) -> Outlook:
+        """Who could do a task now, who could not and why, and where it stands in line."""
+        return self._scheduler.explain(task, tenant, tried)
 
     async def _go_on_after(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
         """What a reply means for its task: the end of it, or None to go on elsewhere."""

@@ -1,15 +1,16 @@
-"""The latest failures, in bounded memory."""
+"""The latest failures, and why tasks went where they went, in bounded memory."""
 
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from datetime import datetime
 
 from aicp.model.outcome import Reply
-from aicp.model.views import Failure
+from aicp.model.views import Choice, Failure
 from aicp.routing.work import Work
 from aicp.scheduling.lease import Lease
 
 FAILURES_KEPT_MAX = 1_000
+CHOICES_KEPT_MAX = 10_000
 
 
 class FailureHistory:
@@ -26,3 +27,21 @@ class FailureHistory:
     def latest(self, limit: int) -> list[Failure]:
         """At most `limit`, newest first."""
         return list(itertools.islice(self._failures, max(0, limit)))
+
+
+class ChoiceHistory:
+    """Why the attempts of the last 10,000 tasks went where they went."""
+
+    def __init__(self) -> None:
+        self._choices: OrderedDict[str, tuple[Choice, ...]] = OrderedDict()
+
+    def remember(self, work: Work) -> None:
+        """A task ended."""
+        if work.choices:
+            self._choices[work.task_id] = tuple(work.choices)
+            if len(self._choices) > CHOICES_KEPT_MAX:
+                self._choices.popitem(last=False)
+
+    def of(self, task_id: str) -> tuple[Choice, ...]:
+        """Of one task; empty when it is not remembered."""
+        return self._choices.get(task_id, ())

@@ -9,6 +9,7 @@ import msgspec
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
+from aicp.model.views import Choice
 from aicp.scheduling.lease import Lease
 
 ATTEMPTS_KEPT_MAX = 30
@@ -28,6 +29,7 @@ class Work:
         deadline: When its time is over, monotonic seconds.
         accepted: True when it waits for agents that are out; False for a direct call that rather comes back.
         attempts: What was tried; the last 30.
+        choices: Why each went where it went; the last 30.
         number: Of the last attempt.
         dispatches: How often it was sent; an attempt whose agent would not take the params is not.
         real_attempts: Of those, how many count against the limit.
@@ -40,8 +42,9 @@ class Work:
     """
 
     __slots__ = (
-        "accepted", "announce", "attempts", "deadline", "dispatches", "doubted", "epoch", "is_lost", "number",
-        "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tenant", "tried",
+        "accepted", "announce", "attempts", "choices", "deadline", "dispatches", "doubted", "epoch", "is_lost",
+        "number", "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id",
+        "tenant", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +70,7 @@ class Work:
         self.accepted = accepted
         self.announce = announce
         self.attempts: list[Attempt] = []
+        self.choices: list[Choice] = []
         self.number = 0
         self.dispatches = 0
         self.real_attempts = 0
@@ -84,6 +88,23 @@ class Work:
     def leave_out(self, agent_id: str) -> None:
         """Its params do not fit what this agent declares: it shall not go there again."""
         self.task = msgspec.structs.replace(self.task, exclude_agents=(*self.task.exclude_agents, agent_id))
+
+    def choose(self, lease: Lease, waited_s: float) -> None:
+        """It got a lease for its next attempt."""
+        seat, pool = lease.seat, lease.seat.pool
+        choice = Choice(
+            attempt=self.number + 1,
+            agent_id=lease.agent.agent_id,
+            shared=pool.tenant is None,
+            waited_s=waited_s,
+            estimate_s=seat.latency_s or pool.latency_s or None,
+            free=pool.free,
+            usable=pool.usable,
+            agents=len(pool.seats),
+        )
+        self.choices.append(choice)
+        if len(self.choices) > ATTEMPTS_KEPT_MAX:
+            del self.choices[0]
 
     def remember(self, attempt: Attempt) -> None:
         """An attempt ended."""

@@ -13,11 +13,12 @@ from typing import Any
 from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Task
-from aicp.model.views import SchedulerStatus
+from aicp.model.views import Outlook, SchedulerStatus
 from aicp.ports import Clock, SystemClock
 from aicp.registry.leases import Liveness
 from aicp.registry.naming import wanted_key
 from aicp.resilience.board import CircuitBoard
+from aicp.scheduling.explain import outlook, place_of
 from aicp.scheduling.fleet import FINE, NOWHERE, ON_TRIAL, Fleet, Member, Pool, Seat
 from aicp.scheduling.latency import LAST_RESORT
 from aicp.scheduling.lease import Lease, Leases, Unscheduled
@@ -313,6 +314,15 @@ class TaskScheduler:
     def status(self) -> SchedulerStatus:
         """The scheduler at a glance; costs a look at every agent and waiting task."""
         return scheduler_status(self._roster, self._lines, self._leases.expired, self._clock.monotonic())
+
+    def explain(self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY) -> Outlook:
+        """Who could do a task now, who could not and why, and where it stands in line.
+
+        Costs a look at up to a thousand agents and at everybody in its line.
+        """
+        line, now = self._lines.get(wanted_key(task.capability)), self._clock.monotonic()
+        place = place_of(task, line, self.expected_wait_s(task, tenant), now) if line is not None else None
+        return outlook(self._roster.pools(task, tenant), task, tried, place, now)
 
     @property
     def expired_leases(self) -> int:

@@ -10,7 +10,7 @@ from aicp.errors import Conflict, Fault, InvalidChain, InvalidTask
 from aicp.model.chain import ChainSpec
 from aicp.model.task import Task, TaskStatus
 from aicp.model.validation import parse_chain
-from aicp.model.views import ParallelAccepted, TaskStanding, TaskView
+from aicp.model.views import Explanation, ParallelAccepted, TaskStanding, TaskView
 from aicp.server.auth import Scope, needs
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, submit_key
 from aicp.server.routes.parameters import TheNode, TheWaits, WaitS
@@ -46,6 +46,12 @@ async def show_task(task_id: FromPath[str], node: TheNode, waits: TheWaits, wait
     return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id), wait_s)
 
 
+@get("/{task_id:str}/explain", opt=needs(Scope.TASKS_READ))
+async def explain_task(task_id: FromPath[str], node: TheNode) -> Explanation:
+    """Why a task went where it went, and who could do it now."""
+    return await node.coordinator.explain(task_id)
+
+
 @post("/{task_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
 async def cancel_task(task_id: FromPath[str], node: TheNode) -> TaskStanding:
     """Cancel a task that was submitted on its own; once this answers no attempt of it starts any more."""
@@ -59,7 +65,7 @@ async def cancel_task(task_id: FromPath[str], node: TheNode) -> TaskStanding:
 
 tasks_router = Router(
     "/api/tasks",
-    route_handlers=[submit_task, submit_parallel, show_task, cancel_task],
+    route_handlers=[submit_task, submit_parallel, show_task, explain_task, cancel_task],
     request_max_body_size=BODY_BYTES_MAX,
     tags=["tasks"],
 )

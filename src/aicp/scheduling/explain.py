@@ -1,0 +1,88 @@
+"""Why a task goes where it goes: everybody it could go to, what speaks for them, and what against."""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+from aicp.model.task import Task
+from aicp.model.views import Candidate, LinePlace, Outlook
+from aicp.scheduling.fleet import Pool, Seat
+from aicp.scheduling.waiting_line import SLACK_S, Waiter, WaitingLine
+
+LOOKED_AT_MAX = 1_000
+SHOWN_MAX = 20
+_BEST_FIRST = {"free": 0, "silent": 1, "busy": 2, "out": 3, "left_out": 4}
+
+
+def outlook(pools: Sequence[Pool], task: Task, tried: frozenset[str], place: LinePlace | None, now: float) -> Outlook:
+    """Who could do a task now; in each standing the fastest first."""
+    seats = itertools.islice((seat for pool in pools for seat in pool.seats), LOOKED_AT_MAX)
+    candidates = sorted((_candidate(seat, task, tried, now) for seat in seats), key=_rank)
+    could = [each for each in candidates if each.standing in {"free", "silent", "busy"}]
+    could_not = [each for each in candidates if each.standing in {"out", "left_out"}]
+    return Outlook(
+        agents=sum(len(pool.seats) for pool in pools),
+        usable=sum(pool.usable for pool in pools),
+        free=sum(pool.free for pool in pools),
+        candidates=(*could[:SHOWN_MAX], *could_not[:SHOWN_MAX]),
+        place=place,
+    )
+
+
+def place_of(task: Task, line: WaitingLine, expected_wait_s: float, now: float) -> LinePlace | None:
+    """Where a task stands in line; None when it does not."""
+    waiter = next((each for each in line if each.task is task), None)
+    if waiter is None:
+        return None
+    return LinePlace(
+        ahead=sum(_urgency(each) < _urgency(waiter) for each in line),
+        waiting={priority.value: count for priority, count in line.by_priority().items()},
+        waited_s=round(now - waiter.since, 3),
+        expected_wait_s=round(expected_wait_s, 3),
+        patient_for_s=round(max(0.0, waiter.patient_until - now), 3),
+    )
+
+
+def _candidate(seat: Seat, task: Task, tried: frozenset[str], now: float) -> Candidate:
+    standing, reason = _standing(seat, task, tried, now)
+    ready_at = seat.standing.ready_at
+    return Candidate(
+        agent_id=seat.agent_id,
+        standing=standing,
+        reason=reason,
+        estimate_s=round(seat.estimate_s(now), 6) or None,
+        measured=bool(seat.latency_s),
+        slots=seat.member.slots,
+        taken=seat.member.taken,
+        retry_after_s=round(max(0.0, ready_at - now), 3) if standing == "out" and ready_at < math.inf else None,
+        shared=seat.pool.tenant is None,
+    )
+
+
+def _standing(seat: Seat, task: Task, tried: frozenset[str], now: float) -> tuple[str, str]:
+    if against := _against(seat, task, tried):
+        return "left_out", against
+    if seat.why_out:
+        return "out", seat.why_out
+    if seat.member.is_silent(now):
+        return "silent", "answers nothing"
+    return ("free", "") if seat.member.has_room else ("busy", "")
+
+
+def _against(seat: Seat, task: Task, tried: frozenset[str]) -> str:
+    """What the task itself has against an agent."""
+    if task.agents and seat.agent_id not in task.agents:
+        return "not among the agents it names"
+    if seat.agent_id in task.exclude_agents:
+        return "excluded by the task"
+    if not task.labels.items() <= seat.member.profile.labels.items():
+        return "without the labels it asks for"
+    return "tried already in this round" if seat.agent_id in tried else ""
+
+
+def _rank(candidate: Candidate) -> tuple[int, bool, float]:
+    return _BEST_FIRST[candidate.standing], candidate.shared, candidate.estimate_s or 0.0
+
+
+def _urgency(waiter: Waiter) -> tuple[float, int]:
+    return waiter.since + SLACK_S[waiter.task.priority], waiter.arrival
