@@ -424,7 +424,7 @@ class TestSubmit:
             with pytest.raises(InvalidChain) as raised:
                 await flow.coordinator.submit(broken)
             assert len(raised.value.faults) >= 4
-            assert await flow.coordinator.list_chains(ChainQuery()) == []
+            assert (await flow.coordinator.list_chains(ChainQuery())).chains == []
             with pytest.raises(InvalidTask):
                 await flow.coordinator.submit_task(task(depends_on=("x",)))
 
@@ -504,7 +504,7 @@ class TestSubmit:
             await asyncio.sleep(0.5)
             submitting.cancel()
             await asyncio.sleep(10)
-            (record,) = await flow.coordinator.list_chains(ChainQuery())
+            (record,) = (await flow.coordinator.list_chains(ChainQuery())).chains
             view = await flow.coordinator.view(record.chain_id)
             assert view.status is COMPLETED
             assert flow.coordinator.unfinished == 0

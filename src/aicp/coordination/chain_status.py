@@ -75,6 +75,7 @@ def view_chain(
         error=end.error if end else None,
         started_at=submitted.at,
         ended_at=end.at if end else None,
+        retry_of=submitted.retry_of,
     )
 
 

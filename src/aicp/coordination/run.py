@@ -18,6 +18,7 @@ from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskSt
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, TaskResult, TaskStatus
+from aicp.model.trace import task_traceparent
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.failover_router import FailoverRouter
@@ -96,6 +97,11 @@ class ChainRun:
     def size(self) -> int:
         """How many tasks it has."""
         return len(self.readiness.graph.tasks)
+
+    @property
+    def status(self) -> TaskStatus:
+        """Where it stands on record, and RUNNING once anything of it is in flight."""
+        return self.standing.status_of_chain(self._works or self._ending)
 
     def work_of(self, task: str) -> Work | None:
         """A task on its way; None when it is not."""
@@ -245,15 +251,17 @@ class ChainRun:
         task = self.readiness.graph.tasks[local_id]
         ready_at, ready_at_utc = self._ready(local_id)
         deadline = min(ready_at + (task.deadline_s or DEFAULT_TASK_DEADLINE_S), self._deadline)
+        task_id = f"{self.chain_id}.{local_id}"
         return Work(
             task,
-            f"{self.chain_id}.{local_id}",
+            task_id,
             ready_at=ready_at,
             ready_at_utc=ready_at_utc,
             deadline=deadline,
             tenant=self.tenant,
             epoch=self._epoch,
             announce=None if task.idempotent else functools.partial(self._announce, local_id),
+            traceparent=task_traceparent(task_id, self.submitted.traceparent),
         )
 
     def _ready(self, task: str) -> tuple[float, datetime]:

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from aicp.coordination.chain_status import copied_results, facts_once, fold, results_of, view_chain, view_task
+from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import LOOK_EVERY_S, Recovery, has_ended
 from aicp.coordination.retention import DEFAULT_RETENTION_S, Retention
@@ -35,8 +36,8 @@ from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainResult, ChainSpec, F
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.task import Attempt, Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
-from aicp.model.views import ChainView, Explanation, TaskView
-from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, SubmitKey, SystemClock
+from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
+from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import WAIT_SHARES, FailoverRouter
 from aicp.routing.telling import made_safe
@@ -90,6 +91,7 @@ class TaskCoordinator:
         self._unstoppable: set[asyncio.Task[Any]] = set()
         self._accepted = 0
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
+        self._listing = Listing(journal, self._runs)
         self._recovery = Recovery(journal, self._take_over)
         self._retention = Retention(journal, self._clock, retention_s)
         self._caring: list[asyncio.Task[None]] = []
@@ -150,6 +152,7 @@ class TaskCoordinator:
         tenant: str = DEFAULT_TENANT,
         key: SubmitKey | None = None,
         retry_of: str | None = None,
+        traceparent: str | None = None,
     ) -> str:
         """Accept a chain: when this returns its id, it is recorded and will run to its end.
 
@@ -160,6 +163,7 @@ class TaskCoordinator:
             tenant: Whose it is.
             key: Makes the submit safe to repeat; the same key and body give the same id.
             retry_of: The chain it repeats.
+            traceparent: The trace it belongs to, as `parse_traceparent` gives it; None for one of its own.
 
         Raises:
             InvalidChain: With every fault and its place.
@@ -169,10 +173,18 @@ class TaskCoordinator:
         """
         if (known := await self._known(key)) is not None:
             return known
-        return await self._submit(chain.freeze() if isinstance(chain, TaskChain) else chain, tenant, key, retry_of)
+        spec = chain.freeze() if isinstance(chain, TaskChain) else chain
+        return await self._submit(spec, tenant, key, retry_of, traceparent=traceparent)
 
-    async def submit_task(self, task: Task, *, tenant: str = DEFAULT_TENANT, key: SubmitKey | None = None) -> str:
-        """Accept a task on its own, as a chain of one, and return its global id.
+    async def submit_task(
+        self,
+        task: Task,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        key: SubmitKey | None = None,
+        traceparent: str | None = None,
+    ) -> str:
+        """Accept a task on its own, as a chain of one, and return its global id; arguments are those of `submit`.
 
         Raises:
             InvalidTask: With every fault and its place.
@@ -185,10 +197,17 @@ class TaskCoordinator:
             check_task(task)
             if misfit := self._router.misfit(task, tenant):
                 raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-            chain_id = await self._submit(single_chain(task), tenant, key)
+            chain_id = await self._submit(single_chain(task), tenant, key, traceparent=traceparent)
         return f"{chain_id}.{SINGLE_TASK}"
 
-    async def retry(self, chain_id: str, *, key: SubmitKey | None = None) -> str:
+    async def retry(
+        self,
+        chain_id: str,
+        *,
+        tenant: str | None = None,
+        key: SubmitKey | None = None,
+        traceparent: str | None = None,
+    ) -> str:
         """Accept a chain again as a new one, and return its id: results that are good already are copied.
 
         Good is a COMPLETED result whose task waited for nothing but tasks with good results; everything else is done
@@ -196,10 +215,12 @@ class TaskCoordinator:
 
         Args:
             chain_id: Of a chain that ended.
+            tenant: Whose it must be; None for anybody's.
             key: Makes the retry safe to repeat.
+            traceparent: The trace that the new one belongs to; None for one of its own.
 
         Raises:
-            ChainNotFound: There is none.
+            ChainNotFound: There is none of this tenant.
             Conflict: It has not ended.
             NoCapableAgent: A task asks for what nobody has ever offered.
             QueueFull: Too much accepted work is unfinished.
@@ -207,45 +228,48 @@ class TaskCoordinator:
         """
         if (known := await self._known(key)) is not None:
             return known
-        record = await self._read(chain_id)
+        record = await self._read(chain_id, tenant)
         if not has_ended(record):
             raise Conflict(f"Chain {chain_id} has not ended: wait for its end, or cancel it, and then retry it.")
         submitted = record.submitted
         good = copied_results(fold(record, self._graph(record)))
-        return await self._submit(submitted.spec, submitted.tenant, key, chain_id, good)
+        return await self._submit(submitted.spec, submitted.tenant, key, chain_id, good, traceparent)
 
-    async def cancel(self, chain_id: str) -> None:
+    async def cancel(self, chain_id: str, tenant: str | None = None) -> None:
         """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
 
         It is cancelled even if whoever asks leaves before that is on record.
 
         Raises:
-            ChainNotFound: There is none.
+            ChainNotFound: There is none, or it is not of the tenant that was named.
         """
-        run = await self._run_of(chain_id)
+        run = await self._run_of(chain_id, tenant)
         if run is not None:
             await self._to_its_end(run.cancel())
 
-    async def view(self, chain_id: str) -> ChainView:
+    async def view(self, chain_id: str, tenant: str | None = None) -> ChainView:
         """Where a chain stands, from its recorded facts. Costs its tasks.
 
         Raises:
-            ChainNotFound: There is none.
+            ChainNotFound: There is none, or it is not of the tenant that was named.
         """
-        run = self._runs.get(chain_id)
+        run = self._running(chain_id, tenant)
         if run is not None:
             return view_chain(run.submitted, run.standing, run.in_flight())
-        record = await self._read(chain_id)
+        record = await self._read(chain_id, tenant)
         return view_chain(record.submitted, fold(record, self._graph(record)), {})
 
-    async def view_task(self, task_id: str) -> TaskView:
+    async def view_task(self, task_id: str, tenant: str | None = None) -> TaskView:
         """Where one task stands, by its global id, from the recorded facts of its chain.
 
         Raises:
-            TaskNotFound: There is none.
+            TaskNotFound: There is none, or it is not of the tenant that was named.
         """
         chain_id, local_id = split_task_id(task_id)
-        standing, in_flight = await self._standing(chain_id, task_id)
+        try:
+            standing, in_flight = await self._standing(chain_id, tenant)
+        except ChainNotFound:
+            raise _no_task(task_id) from None
         if local_id not in standing.graph.tasks:
             raise _no_task(task_id)
         return view_task(chain_id, local_id, standing, in_flight)
@@ -330,9 +354,22 @@ class TaskCoordinator:
         name = standing.graph.spec.name
         return ChainResult(chain_id, name, end.status, results_of(chain_id, standing), end.error)
 
-    async def list_chains(self, query: ChainQuery) -> list[ChainSummary]:
-        """Newest first, one page."""
-        return list(await self._journal.list_chains(query))
+    async def list_chains(self, query: ChainQuery) -> ChainPage:
+        """Newest first, one page, where each stands now.
+
+        Raises:
+            ChainNotFound: `query.before` is no chain of the tenant, or is forgotten.
+        """
+        return await self._listing.chains(query)
+
+    async def list_tasks(self, query: TaskQuery) -> TaskPage:
+        """Newest chain first, one page. It may have fewer than were asked for, and yet another one behind it.
+
+        Raises:
+            ChainNotFound: The chain of `query.after` is none of the tenant, or is forgotten.
+            TaskNotFound: `query.after` is no task of it.
+        """
+        return await self._listing.tasks(query)
 
     @property
     def unfinished(self) -> int:
@@ -350,6 +387,7 @@ class TaskCoordinator:
         key: SubmitKey | None,
         retry_of: str | None = None,
         good: Sequence[tuple[str, TaskResult]] = (),
+        traceparent: str | None = None,
     ) -> str:
         graph = check_chain(spec)
         done = {task for task, _ in good}
@@ -358,7 +396,7 @@ class TaskCoordinator:
         self._check_wait(graph, tenant, done)
         self._reserve(graph.spec.tasks)
         chain_id = self._new_id()
-        submitted = ChainSubmitted(chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of)
+        submitted = ChainSubmitted(chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of, traceparent)
         copies = tuple(_copy(result, chain_id, task) for task, result in good)
         return await self._to_its_end(self._accept(ChainRecord(submitted, copies), graph, key))
 
@@ -424,17 +462,23 @@ class TaskCoordinator:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("chain %s stopped without an end", run.chain_id, exc_info=error)
 
-    async def _run_of(self, chain_id: str) -> ChainRun | None:
+    def _running(self, chain_id: str, tenant: str | None = None) -> ChainRun | None:
+        run = self._runs.get(chain_id)
+        if run is not None and tenant not in {None, run.tenant}:
+            raise _no_chain(chain_id)
+        return run
+
+    async def _run_of(self, chain_id: str, tenant: str | None = None) -> ChainRun | None:
         """The run of a chain, once recovery has begun it; None when it has ended.
 
         Raises:
-            ChainNotFound: There is none.
+            ChainNotFound: There is none of this tenant.
             OwnershipLost: It has not ended, and does not run here.
             AicpError: The coordinator stopped.
         """
         may_come = True
-        while (run := self._runs.get(chain_id)) is None:
-            if has_ended(await self._read(chain_id)):
+        while (run := self._running(chain_id, tenant)) is None:
+            if has_ended(await self._read(chain_id, tenant)):
                 return None
             if not may_come:
                 raise OwnershipLost(f"Chain {chain_id} has not ended, and does not run here; try again later.")
@@ -452,14 +496,11 @@ class TaskCoordinator:
                 await run.is_recorded.wait()
             return
 
-    async def _standing(self, chain_id: str, task_id: str) -> tuple[Readiness, InFlight]:
-        run = self._runs.get(chain_id)
+    async def _standing(self, chain_id: str, tenant: str | None) -> tuple[Readiness, InFlight]:
+        run = self._running(chain_id, tenant)
         if run is not None:
             return run.standing, run.in_flight()
-        try:
-            record = await self._read(chain_id)
-        except ChainNotFound:
-            raise _no_task(task_id) from None
+        record = await self._read(chain_id, tenant)
         return fold(record, self._graph(record)), {}
 
     async def _recorded(self, chain_id: str) -> AsyncIterator[Fact]:
@@ -516,10 +557,10 @@ class TaskCoordinator:
         millis = int(self._clock.utcnow().timestamp() * 1000)
         return f"{millis:012x}{self._rng.getrandbits(80):020x}"
 
-    async def _read(self, chain_id: str) -> ChainRecord:
+    async def _read(self, chain_id: str, tenant: str | None = None) -> ChainRecord:
         record = await self._journal.read(chain_id)
-        if record is None:
-            raise ChainNotFound(f"There is no chain '{chain_id[:80]}'.")
+        if record is None or tenant not in {None, record.submitted.tenant}:
+            raise _no_chain(chain_id)
         return record
 
 
@@ -556,6 +597,10 @@ def _with_id(task: Task, local_id: str) -> Task:
 
 def _copy(result: TaskResult, chain_id: str, task: str) -> TaskEnded:
     return TaskEnded(chain_id, task, msgspec.structs.replace(result, task_id=f"{chain_id}.{task}"))
+
+
+def _no_chain(chain_id: str) -> ChainNotFound:
+    return ChainNotFound(f"There is no chain '{chain_id[:80]}'.")
 
 
 def _no_task(task_id: str) -> TaskNotFound:

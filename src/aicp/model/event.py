@@ -22,6 +22,7 @@ class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_s
         at: UTC.
         tenant: Whose it is.
         retry_of: The chain it repeats, or None.
+        traceparent: The trace of whoever submitted it, or None for one of its own.
     """
 
     chain_id: str
@@ -29,6 +30,7 @@ class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_s
     at: datetime
     tenant: str = DEFAULT_TENANT
     retry_of: str | None = None
+    traceparent: str | None = None
 
 
 class TaskStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="task_started"):

@@ -215,6 +215,7 @@ class ChainView(msgspec.Struct, frozen=True):
         error: Why it failed.
         started_at: When it was submitted, UTC.
         ended_at: UTC.
+        retry_of: The chain it repeats, or None.
     """
 
     chain_id: str
@@ -227,6 +228,85 @@ class ChainView(msgspec.Struct, frozen=True):
     error: TaskError | None
     started_at: datetime
     ended_at: datetime | None
+    retry_of: str | None = None
+
+
+class ListedTask(msgspec.Struct, frozen=True):
+    """A task in a list: everything but its result.
+
+    Attributes:
+        task_id: Global id.
+        chain_id: Of its chain; a task on its own has one too.
+        capability: What was asked for.
+        status: Where it stands.
+        error: Why there is no result.
+        agent_id: Who had it last.
+        attempts: What was tried.
+        timings: Where its time went.
+        submitted_at: When its chain was, UTC.
+        ready_at: UTC.
+        started_at: UTC.
+        ended_at: UTC.
+    """
+
+    task_id: str
+    chain_id: str
+    capability: str
+    status: TaskStatus
+    error: TaskError | None
+    agent_id: str | None
+    attempts: tuple[Attempt, ...]
+    timings: Timings
+    submitted_at: datetime
+    ready_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class TaskPage(msgspec.Struct, frozen=True):
+    """Tasks, newest chain first, one page; it may have fewer than were asked for, and yet another one behind it.
+
+    Attributes:
+        tasks: Of this page.
+        next_cursor: For the page after; None on the last.
+    """
+
+    tasks: list[ListedTask]
+    next_cursor: str | None
+
+
+class ListedChain(msgspec.Struct, frozen=True):
+    """A chain in a list.
+
+    Attributes:
+        chain_id: Its id.
+        name: What people call it.
+        status: Where it stands.
+        total_tasks: How many it has.
+        started_at: When it was submitted, UTC.
+        ended_at: UTC.
+        retry_of: The chain it repeats, or None.
+    """
+
+    chain_id: str
+    name: str
+    status: TaskStatus
+    total_tasks: int
+    started_at: datetime
+    ended_at: datetime | None
+    retry_of: str | None
+
+
+class ChainPage(msgspec.Struct, frozen=True):
+    """Chains, newest first, one page; it may have fewer than were asked for, and yet another one behind it.
+
+    Attributes:
+        chains: Of this page.
+        next_cursor: For the page after; None on the last.
+    """
+
+    chains: list[ListedChain]
+    next_cursor: str | None
 
 
 class LeaseTerms(msgspec.Struct, frozen=True):

@@ -74,6 +74,7 @@ class Attempts:
             timeout_s=min(lease.timeout_s, remaining_s),
             remaining_s=remaining_s,
             idempotent=work.task.idempotent,
+            traceparent=work.traceparent,
         )
 
     async def _guarded(self, work: Work, lease: Lease, call: Call) -> Reply:

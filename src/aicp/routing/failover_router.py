@@ -16,6 +16,7 @@ from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.reference import Reference, scan
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Priority, Task, TaskResult, TaskStatus
+from aicp.model.trace import task_traceparent
 from aicp.model.validation import check_task
 from aicp.model.views import Choice, Failure, FleetHealth, Outlook
 from aicp.ports import Clock, Observer, SystemClock, Transport
@@ -103,13 +104,15 @@ class FailoverRouter:
             raise NoCapableAgent(task.capability)
         self.refuse_if_too_late([task])
         now = self._clock.monotonic()
+        task_id = f"{self._rng.getrandbits(128):032x}.task"
         work = Work(
             task,
-            f"{self._rng.getrandbits(128):032x}.task",
+            task_id,
             ready_at=now,
             ready_at_utc=self._clock.utcnow(),
             deadline=now + (task.deadline_s or DEFAULT_TASK_DEADLINE_S),
             accepted=wait,
+            traceparent=task_traceparent(task_id),
         )
         result = await self.route(work)
         if result.error is not None and (error := self._as_error(work, result.error)) is not None:

@@ -38,13 +38,14 @@ class Work:
         suspects: Agents that failed it so that their circuits learned of it.
         doubted: The first agent's no, while a second opinion is asked.
         announce: Asked once, right before it is first sent; False keeps it from being sent. None when nobody asks.
+        traceparent: W3C trace context that goes with every attempt, or None.
         is_lost: True when an agent knows a newer fencing token: another owner has the task.
     """
 
     __slots__ = (
         "accepted", "announce", "attempts", "choices", "deadline", "dispatches", "doubted", "epoch", "is_lost",
-        "number", "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id",
-        "tenant", "tried",
+        "number", "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tenant",
+        "traceparent", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +60,7 @@ class Work:
         epoch: int = 1,
         accepted: bool = True,
         announce: Callable[[], Awaitable[bool]] | None = None,
+        traceparent: str | None = None,
     ) -> None:
         self.task = task
         self.task_id = task_id
@@ -69,6 +71,7 @@ class Work:
         self.deadline = deadline
         self.accepted = accepted
         self.announce = announce
+        self.traceparent = traceparent
         self.attempts: list[Attempt] = []
         self.choices: list[Choice] = []
         self.number = 0
