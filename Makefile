@@ -8,6 +8,7 @@ BENCH  ?= $(sort $(wildcard benchmarks/micro/[a-z]*.py benchmarks/flow/[a-z]*.py
 VENV  := .venv
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 UV    := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
@@ -44,7 +45,7 @@ fix: $(READY) ## Repair what the linter can, then format
 property: $(READY) ## Drive the state machines against their models for a million steps each: ARGS=--seed=7
 	@$(BIN)/python -m pytest tests/property -s --steps=1000000 $(ARGS)
 
-bench: $(READY) ## Run every benchmark in turn, or one: BENCH=benchmarks/flow/parallel.py
+bench: $(PEERS) ## Run every benchmark in turn, or one: BENCH=benchmarks/flow/parallel.py
 	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python -m $$(echo $${bench%.py} | tr / .) $(ARGS) || exit 1; done
 
 clean: ## Remove what the targets above made, .venv too; databases stay
@@ -55,6 +56,12 @@ clean: ## Remove what the targets above made, .venv too; databases stay
 $(READY): pyproject.toml | $(BIN)/python
 	@echo "Installing AICP and its tools into $(VENV) …"
 	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+# What the benchmarks run beside AICP.
+$(PEERS): $(READY)
+	@echo "Installing the durable engines that AICP is measured against …"
+	@$(INSTALL) -e '.[dev,engines]'
 	@touch $@
 
 # uv brings its own interpreter and installer. Without it a virtual environment

@@ -8,7 +8,7 @@ each engine; they are medians of those pairs.
 Aims: a chain of 3 in 3 ms (p50); 1,000 steps/s one after the other; 10,000 steps/s in 300 chains; fan-out of 1,000 and
 join in 100 ms; 3 x 100 ms in 104 ms; a DAG of 10,000 checked in 50 ms and run in 1.5 s; the event loop never kept
 for more than 5 ms while every commit takes 20 ms.
-Needs `pip install -e '.[bench]'`.
+Needs `pip install -e '.[engines]'`.
 
     python -m benchmarks.peers.durable [--quick] [--engine NAME]... [--rounds N]
 """

@@ -107,7 +107,7 @@ def main(name: str, directory: Path, path: Path, sizes: Sizes) -> None:
     try:
         engine = load(name)
     except ModuleNotFoundError as error:
-        problem = f"{error.name} is not installed: pip install -e '.[bench]'"
+        problem = f"{error.name} is not installed: pip install -e '.[engines]'"
         Writer(path, Report(name, problem=problem))
     except Exception as error:  # noqa: BLE001 - a library that cannot be imported beside the others is a finding, too
         Writer(path, Report(name, problem=f"cannot be imported: {told(error)}"))
