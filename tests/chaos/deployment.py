@@ -38,25 +38,35 @@ class SqliteDeployment:
 
     Args:
         directory: Its data directory, not there yet.
+
+    Attributes:
+        path: The file.
     """
 
     name = "sqlite"
 
     def __init__(self, directory: Path) -> None:
         self.servers = (ServerProcess(directory),)
-        self._path = directory / "aicp.db"
+        self.path = directory / "aicp.db"
 
     def problems(self) -> Sequence[str]:
-        return check_database(self._path).problems
+        return check_database(self.path).problems
 
     @asynccontextmanager
     async def journal(self) -> AsyncIterator[Journal]:
-        journal = SqliteJournal(SqliteDatabase(self._path))
-        await journal.open()
-        try:
+        async with opened_journal(self.path) as journal:
             yield journal
-        finally:
-            await journal.close()
+
+
+@asynccontextmanager
+async def opened_journal(path: Path) -> AsyncIterator[Journal]:
+    """The journal in a SQLite file that no server has."""
+    journal = SqliteJournal(SqliteDatabase(path))
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
 
 
 @contextmanager

@@ -27,7 +27,7 @@ ONCE_SHARE = 0.15
 UNREAD_SHARE = 0.2
 CANCELLED_SHARE = 0.05
 CANCEL_AFTER_S_MAX = 2.0
-LOOK_AFTER_S_MAX = 3.0
+LOOK_AFTER_S_MAX = 1.5
 
 T = TypeVar("T")
 
@@ -61,10 +61,12 @@ class Street:
         draw: Chance.
 
     Attributes:
+        clients: One for each server.
         refusals: What was said of the database by servers that could not use it.
     """
 
     def __init__(self, clients: Sequence[Client], ups: Sequence[asyncio.Event], draw: random.Random) -> None:
+        self.clients = clients
         self.refusals: list[str] = []
         self._doors = list(zip(clients, ups, strict=True))
         self._draw = draw
