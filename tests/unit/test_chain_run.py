@@ -90,6 +90,22 @@ class TestRacing:
         assert seen == {CANCELLED, COMPLETED}
 
     @virtual
+    async def test_the_end_of_a_cancelled_chain_is_its_last_fact_whoever_was_about_to_start(self) -> None:
+        once = tuple(Task(ECHO, id=name, idempotent=False) for name in "abcdef")
+        for step in range(40):
+            journal = WatchedJournal(lambda: 0.1)
+            agent = ScriptedAgent("a", otherwise=ok(after_s=0.05), max_concurrent_tasks=2)
+            async with Flow(agent, journal=journal) as flow:
+                chain_id = await flow.coordinator.submit(ChainSpec(once))
+                await asyncio.sleep(step * 0.025)
+                await flow.coordinator.cancel(chain_id)
+                attempts = started(flow)
+                await asyncio.sleep(1)
+                assert started(flow) == attempts
+                assert isinstance(journal.of(chain_id)[-1], ChainEnded)
+                assert len(ends(journal, chain_id)) == 1
+
+    @virtual
     async def test_a_coordinator_stopped_in_any_turn_leaves_what_the_next_one_completes(self) -> None:
         for turns in range(TURNS_MAX):
             journal = WatchedJournal()

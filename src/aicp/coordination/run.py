@@ -273,6 +273,9 @@ class ChainRun:
 
     async def _announce(self, task: str) -> bool:
         """Record that a task is about to be sent, once and never again; False when it shall not be."""
+        if self.readiness.is_over():
+            # The end is decided and on its way to the record, whose last fact it must be.
+            return False
         fact = TaskStarted(self.chain_id, task, self._clock.utcnow())
         self._decide([fact])
         try:
