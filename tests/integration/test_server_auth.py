@@ -26,7 +26,10 @@ EXPECTED_ROUTES = {
     "GET /api/circuit-breaker/health",
     "GET /api/info",
     "GET /api/scheduler/status",
+    "GET /api/tasks",
+    "GET /api/tasks/chain",
     "GET /api/tasks/chain/{chain_id:str}",
+    "GET /api/tasks/chain/{chain_id:str}/graph",
     "GET /api/tasks/{task_id:str}",
     "GET /api/tasks/{task_id:str}/explain",
     "GET /livez",
@@ -93,7 +96,7 @@ def test_route_asks_for_a_valid_key(on_server: OnServer, route: str) -> None:
 def test_options_asks_for_a_key_too(on_server: OnServer) -> None:
     async def test(api: Api) -> None:
         assert (await api.send("OPTIONS", "/api/tasks", key="wrong")).status == 401
-        assert (await api.send("OPTIONS", "/api/tasks")).headers["allow"] == "OPTIONS, POST"
+        assert (await api.send("OPTIONS", "/api/tasks/parallel")).headers["allow"] == "OPTIONS, POST"
 
     on_server(test)
 

@@ -190,6 +190,11 @@ def test_cycle_is_told_with_its_path(on_server: OnServer) -> None:
         ({"tasks": [{**TASK_A, "depends_on": ["b"]}]}, ["/tasks/0/depends_on"]),
         ({"tasks": [TASK, {"capability": 1}]}, ["/tasks/1/capability"]),
         ({"tasks": [TASK_A, TASK_A]}, ["/tasks/1/id"]),
+        ({"tasks": [TASK_A, {**TASK, "params": {"x": [{"$result": "a"}]}}]}, ["/tasks/1/params/x/0/$result"]),
+        (
+            {"tasks": [TASK_A, {**TASK, "depends_on": ["a"], "params": {"x": {"$result": "a"}}}]},
+            ["/tasks/1/depends_on", "/tasks/1/params/x/$result"],
+        ),
     ],
 )
 def test_unusable_parallel_submit_is_refused_with_its_place(
@@ -368,6 +373,48 @@ def test_body_that_is_cut_off_harms_nobody() -> None:
     with_api(test)
 
 
+@pytest.mark.parametrize("path", SUBMITS)
+@pytest.mark.parametrize(
+    ("body", "places"),
+    [
+        (b'{"a": 1, "a": 1}', ["/a"]),
+        (b'{"a": 1, "b": 2, "\\u0061": 3, "b": 4}', ["/a", "/b"]),
+        (b'{"capability": "text.echo", "params": {"x": {"y": 1, "y": 2}}}', ["/params/x/y"]),
+        (b'{"tasks": [{}, {"id": "a", "id": "b", "params": [{"": 1, "": 2}]}]}', ["/tasks/1/id", "/tasks/1/params/0/"]),
+        (b'{"a~/b": 1, "a~/b": {"c": 1, "c": 2}}', ["/a~0~1b", "/a~0~1b/c"]),
+        (b"[" * 60 + b'{"a": 1, "a": 2}' + b"]" * 60, ["/0" * 60 + "/a"]),
+        (b'{"a": [1e300, 123456789012345678901234567890, -0.5], "a": 1}', ["/a"]),
+    ],
+)
+def test_key_that_stands_twice_is_refused_with_its_place(
+    on_server: OnServer, path: str, body: bytes, places: list[str]
+) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.post_raw(path, body)
+        assert_is_problem(refused, 422, "invalid_input")
+        assert sorted(refused.faults) == places
+
+    on_server(test)
+
+
+def test_very_many_keys_that_stand_twice_are_not_all_told(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        pairs = ",".join(f'"k{number}": 1, "k{number}": 2' for number in range(10_000))
+        refused = await api.post_raw("/api/tasks", b"{" + pairs.encode() + b"}")
+        assert_is_problem(refused, 422, "invalid_input")
+        assert len(refused.faults) == 100
+
+    on_server(test)
+
+
+def test_same_key_in_different_objects_is_no_fault(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        body = b'{"capability": "text.echo", "params": {"a": {"a": [{"a": 1}, {"a": 1}]}, "A": "\\"a\\":"}}'
+        assert (await api.post_raw("/api/tasks", body)).status == 202
+
+    on_server(test)
+
+
 # -- parameters, keys, paths
 
 
@@ -380,6 +427,28 @@ def test_body_that_is_cut_off_harms_nobody() -> None:
         *((f"/ains/agents?limit={value}", "?limit") for value in ("0", "1001", "all")),
         *((f"/ains/search?capability={value}", "?capability") for value in ("", "a%20b", "a@b", "a@", "@1")),
         ("/ains/search", "?capability"),
+        *((f"/api/tasks?status={value}", "?status") for value in ("", "completed", "DONE", "1")),
+        *((f"/api/tasks?limit={value}", "?limit") for value in ("0", "1001", "-1", "x", "1.5")),
+        *((f"/api/tasks?capability={value}", "?capability") for value in ("", "a%20b", "a@b")),
+        *((f"/api/tasks?cursor={value}", "?cursor") for value in ("x", "x.y", ".", "%00.a", "%ff", "x" * 5_000)),
+        *((f"/api/tasks/chain?cursor={value}", "?cursor") for value in ("x", "x.y", "%00", "%ed%a0%80")),
+        ("/api/tasks/chain?status=OPEN", "?status"),
+        ("/api/tasks/chain?limits=5", "?limits"),
+        ("/api/tasks?colour=red", "?colour"),
+        ("/api/tasks?STATUS=FAILED", "?STATUS"),
+        ("/api/tasks?status=FAILED&status=FAILED", "?status"),
+        ("/api/tasks?task_id=x.y", "?task_id"),
+        ("/api/tasks?node=x", "?node"),
+        ("/api/tasks?request=x", "?request"),
+        ("/api/tasks?=x", "?"),
+        ("/api/tasks?x", "?x"),
+        ("/api/tasks/x.y?task_id=x.y", "?task_id"),
+        ("/api/tasks/x.y?limit=1", "?limit"),
+        ("/api/tasks/chain/x/graph?format=svg", "?format"),
+        ("/api/info?x=1", "?x"),
+        ("/api/scheduler/status?x=1", "?x"),
+        ("/api/circuit-breaker/health?agent=a", "?agent"),
+        ("/ains/agents/echo-1?verbose=1", "?verbose"),
     ],
 )
 def test_unusable_parameter_is_refused_with_its_name(on_server: OnServer, path: str, place: str) -> None:
@@ -415,6 +484,9 @@ def test_ids_that_name_nothing_are_not_found(on_server: OnServer, number: int) -
             ("POST", f"/api/tasks/{name}/cancel", "task_not_found"),
             ("GET", f"/api/tasks/chain/{name}", "chain_not_found"),
             ("POST", f"/api/tasks/chain/{name}/cancel", "chain_not_found"),
+            ("POST", f"/api/tasks/chain/{name}/retry", "chain_not_found"),
+            ("GET", f"/api/tasks/chain/{name}/graph", "chain_not_found"),
+            ("GET", f"/api/tasks/{name}/explain", "task_not_found"),
             ("GET", f"/ains/agents/{name}", "agent_not_found"),
             ("DELETE", f"/ains/agents/{name}", "agent_not_found"),
             ("POST", f"/ains/agents/{name}/drain", "agent_not_found"),

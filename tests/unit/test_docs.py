@@ -49,6 +49,8 @@ FIELDS = [
     ("reference/http-api.md", "A task", views.TaskView),
     ("reference/http-api.md", "An attempt", Attempt),
     ("reference/http-api.md", "A chain", views.ChainView),
+    ("reference/http-api.md", "A listed task", views.ListedTask),
+    ("reference/http-api.md", "A listed chain", views.ListedChain),
     ("reference/http-api.md", "An agent", views.AgentView),
     ("reference/http-api.md", "Health of the fleet", views.FleetHealth),
     ("reference/http-api.md", "Health of an agent", views.AgentHealth),

@@ -274,13 +274,13 @@ class TaskCoordinator:
             raise _no_task(task_id)
         return view_task(chain_id, local_id, standing, in_flight)
 
-    async def explain(self, task_id: str) -> Explanation:
+    async def explain(self, task_id: str, tenant: str | None = None) -> Explanation:
         """Why a task went where it went, and who could do it now.
 
         Raises:
-            TaskNotFound: There is none.
+            TaskNotFound: There is none, or it is not of the tenant that was named.
         """
-        view = await self.view_task(task_id)
+        view = await self.view_task(task_id, tenant)
         chain_id, local_id = split_task_id(task_id)
         run = self._runs.get(chain_id)
         work = run.work_of(local_id) if run is not None else None

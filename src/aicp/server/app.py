@@ -12,6 +12,7 @@ from aicp.runtime.node import Node
 from aicp.server.auth import Keys, check_scopes, host_guard, key_guard
 from aicp.server.body import BODY_BYTES_MAX
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
+from aicp.server.queries import query_guard
 from aicp.server.routes.agents import agents_router
 from aicp.server.routes.chains import chains_router
 from aicp.server.routes.circuit_breakers import circuit_breakers_router
@@ -42,11 +43,12 @@ def make_app(
     Raises:
         UnscopedRoute: A route does not say who may use it.
     """
-    guards = [key_guard(keys)] if hosts is None else [host_guard(hosts), key_guard(keys)]
+    dependencies = {"node": _provide(node), "waits": _provide(waits or Waits())}
+    guards = [key_guard(keys), query_guard(dependencies)]
     app = Litestar(
         route_handlers=routers,
-        guards=guards,
-        dependencies={"node": _provide(node), "waits": _provide(waits or Waits())},
+        guards=guards if hosts is None else [host_guard(hosts), *guards],
+        dependencies=dependencies,
         exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},
         request_max_body_size=BODY_BYTES_MAX,
         openapi_config=None,

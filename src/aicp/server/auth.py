@@ -76,12 +76,16 @@ def needs(scope: Scope) -> dict[str, Any]:
     return {_SCOPE: scope}
 
 
+def scope_of(handler: BaseRouteHandler) -> Scope:
+    """Who may use a route. OPTIONS handlers are the framework's own; they tell methods, to any key."""
+    return Scope(handler.opt.get(_SCOPE, Scope.ANY_KEY))
+
+
 def key_guard(keys: Keys) -> Guard:
     """The guard that lets through who has a key for the route's scope; `request.user` is then the `Caller`."""
 
     async def check_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        # OPTIONS handlers are the framework's own; they tell methods, to any key.
-        scope = Scope(handler.opt.get(_SCOPE, Scope.ANY_KEY))
+        scope = scope_of(handler)
         if scope is Scope.OPEN:
             return
         caller = keys.find(_bearer(connection))

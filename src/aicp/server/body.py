@@ -15,6 +15,7 @@ from aicp.model.validation import type_fault
 from aicp.model.wire import KEY_HEADER
 from aicp.ports import SubmitKey
 from aicp.server.auth import Caller
+from aicp.server.doubles import faults_of_doubles
 from aicp.server.problems import BodyTooSlow, InvalidJson, MediaTypeRefused
 
 BODY_BYTES_MAX = 1024 * 1024
@@ -33,6 +34,7 @@ async def read_document(request: CallerRequest) -> Any:
         MediaTypeRefused: It is not sent as JSON.
         BodyTooSlow: It took longer than 30 s.
         InvalidJson: It is cut off, not JSON, holds numbers that JSON has not, or is nested deeper than 64.
+        InvalidInput: A key stands twice in an object.
     """
     _check_media_type(request)
     body = await _read(request)
@@ -44,6 +46,8 @@ async def read_document(request: CallerRequest) -> Any:
         raise InvalidJson(f"The body is not usable JSON: {error}.") from None
     if is_deeper_than(document, NESTING_MAX):
         raise InvalidJson(_TOO_DEEP)
+    if doubles := faults_of_doubles(body):
+        raise InvalidInput(doubles)
     return document
 
 

@@ -8,15 +8,14 @@ import msgspec
 from litestar import Router, delete, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from aicp.errors import Fault, InvalidAgent, InvalidInput
+from aicp.errors import InvalidAgent, InvalidInput
 from aicp.model.agent import AgentProfile, Registration
 from aicp.model.endpoint import Endpoint
-from aicp.model.validation import is_capability_ref
 from aicp.model.views import AgentPage, AgentView, Heard, Registered
 from aicp.runtime.node import Node
 from aicp.server.auth import Scope, needs
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document
-from aicp.server.routes.parameters import TheNode
+from aicp.server.routes.parameters import TheNode, check_capability
 
 PAGE_MAX = 1_000
 
@@ -80,9 +79,7 @@ async def search_agents(
     node: TheNode, capability: FromQuery[str] = "", limit: Limit = PAGE_MAX, cursor: Cursor = ""
 ) -> AgentPage:
     """Everybody who offers a capability, `name` or `name@major`, by id."""
-    if not is_capability_ref(capability):
-        told = f"'{capability[:80]}' must be a dotted name like image.label or image.label@2"
-        raise InvalidInput([Fault("?capability", told)])
+    check_capability(capability)
     return _page(node, node.ains.search(capability), limit, cursor)
 
 

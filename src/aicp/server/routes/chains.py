@@ -1,14 +1,28 @@
-"""Chains: submit, look, cancel, retry."""
+"""Chains: submit, list, look, draw, cancel, retry."""
 
-from litestar import Router, get, post
+from litestar import MediaType, Router, get, post
 from litestar.params import FromPath
 
+from aicp.coordination.chain_graph import mermaid
+from aicp.errors import ChainNotFound
 from aicp.model.task import TaskStatus
+from aicp.model.trace import parse_traceparent
 from aicp.model.validation import parse_chain
-from aicp.model.views import ChainStanding, ChainView
+from aicp.model.views import ChainPage, ChainStanding, ChainView
+from aicp.model.wire import TRACE_HEADER
+from aicp.ports import ChainQuery
 from aicp.server.auth import Scope, needs
 from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_document, submit_key
-from aicp.server.routes.parameters import TheNode, TheWaits, WaitS
+from aicp.server.routes.parameters import (
+    LISTED,
+    ListCursor,
+    ListLimit,
+    Status,
+    TheNode,
+    TheWaits,
+    WaitS,
+    cursor_fault,
+)
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
@@ -17,33 +31,59 @@ async def submit_chain(request: CallerRequest, node: TheNode) -> ChainStanding:
     document = await read_document(request)
     spec = parse_chain(document)
     key = submit_key(request, document)
-    chain_id = await node.coordinator.submit(spec, tenant=request.user.tenant, key=key)
+    chain_id = await node.coordinator.submit(
+        spec, tenant=request.user.tenant, key=key, traceparent=parse_traceparent(request.headers.get(TRACE_HEADER))
+    )
     return ChainStanding(chain_id, TaskStatus.PENDING)
 
 
+@get("/", opt=needs(Scope.TASKS_READ))
+async def list_chains(
+    request: CallerRequest, node: TheNode, status: Status = None, limit: ListLimit = LISTED, cursor: ListCursor = ""
+) -> ChainPage:
+    """Chains, newest first; a page may have fewer than `limit`, and yet a `next_cursor`."""
+    try:
+        return await node.coordinator.list_chains(ChainQuery(request.user.tenant, status, limit, cursor or None))
+    except ChainNotFound as error:
+        raise cursor_fault(error) from None
+
+
 @get("/{chain_id:str}", opt=needs(Scope.TASKS_READ))
-async def show_chain(chain_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0) -> ChainView:
+async def show_chain(
+    request: CallerRequest, chain_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0
+) -> ChainView:
     """Where a chain and each of its tasks stand."""
-    return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
+    return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id, request.user.tenant), wait_s)
+
+
+@get("/{chain_id:str}/graph", media_type=MediaType.TEXT, opt=needs(Scope.TASKS_READ))
+async def draw_chain(request: CallerRequest, chain_id: FromPath[str], node: TheNode) -> str:
+    """A chain as text that Mermaid draws: every task with its status and attempts, and who waits for whom."""
+    return mermaid(await node.coordinator.view(chain_id, request.user.tenant))
 
 
 @post("/{chain_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
-async def cancel_chain(chain_id: FromPath[str], node: TheNode) -> ChainStanding:
+async def cancel_chain(request: CallerRequest, chain_id: FromPath[str], node: TheNode) -> ChainStanding:
     """Cancel a chain; once this answers no attempt of it starts any more. One that ended stays as it is."""
-    await node.coordinator.cancel(chain_id)
+    await node.coordinator.cancel(chain_id, request.user.tenant)
     return ChainStanding(chain_id, (await node.coordinator.view(chain_id)).status)
 
 
 @post("/{chain_id:str}/retry", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
 async def retry_chain(request: CallerRequest, chain_id: FromPath[str], node: TheNode) -> ChainStanding:
     """Accept a chain that ended again, as a new one: results that are good already are copied."""
-    retried = await node.coordinator.retry(chain_id, key=submit_key(request, None))
+    retried = await node.coordinator.retry(
+        chain_id,
+        tenant=request.user.tenant,
+        key=submit_key(request, None),
+        traceparent=parse_traceparent(request.headers.get(TRACE_HEADER)),
+    )
     return ChainStanding(retried, TaskStatus.PENDING)
 
 
 chains_router = Router(
     "/api/tasks/chain",
-    route_handlers=[submit_chain, show_chain, cancel_chain, retry_chain],
+    route_handlers=[submit_chain, list_chains, show_chain, draw_chain, cancel_chain, retry_chain],
     request_max_body_size=CHAIN_BYTES_MAX,
     tags=["chains"],
 )

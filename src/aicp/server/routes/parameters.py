@@ -5,10 +5,15 @@ from typing import Annotated
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
+from aicp.errors import Fault, InvalidInput, NotFound
+from aicp.model.task import TaskStatus
+from aicp.model.validation import is_capability_ref
 from aicp.runtime.node import Node
 from aicp.server.waits import Waits
 
 WAIT_S_MAX = 60
+LISTED_MAX = 1_000
+LISTED = 100
 
 TheNode = NamedDependency[Node]
 TheWaits = NamedDependency[Waits]
@@ -16,3 +21,22 @@ WaitS = Annotated[
     float,
     QueryParameter(ge=0, le=WAIT_S_MAX, description="Answer once it has ended, or after so many seconds; 0 at once."),
 ]
+Status = Annotated[TaskStatus | None, QueryParameter(description="Only those that stand here.")]
+ListLimit = Annotated[int, QueryParameter(ge=1, le=LISTED_MAX, description="At most so many.")]
+ListCursor = Annotated[str, QueryParameter(description="`next_cursor` of the page before; empty for the first.")]
+
+
+def check_capability(capability: str) -> None:
+    """Refuse what no capability can be called.
+
+    Raises:
+        InvalidInput: It is neither `name` nor `name@major`.
+    """
+    if not is_capability_ref(capability):
+        told = f"'{capability[:80]}' must be a dotted name like image.label or image.label@2"
+        raise InvalidInput([Fault("?capability", told)])
+
+
+def cursor_fault(error: NotFound) -> InvalidInput:
+    """What is wrong with a cursor whose place in the list is not there, or not the caller's, or forgotten by now."""
+    return InvalidInput([Fault("?cursor", f"{error.message.removesuffix('.')}: begin again without a cursor")])

@@ -1,19 +1,36 @@
-"""Tasks on their own: submit, look, cancel."""
+"""Tasks: submit, list, look, cancel."""
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from litestar import Router, get, post
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 
+from aicp.coordination.listing import TaskQuery
 from aicp.coordination.task_coordinator import parallel_chain, split_task_id
-from aicp.errors import Conflict, Fault, InvalidChain, InvalidTask
+from aicp.errors import Conflict, Fault, InvalidChain, InvalidTask, NotFound
 from aicp.model.chain import ChainSpec
+from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import Task, TaskStatus
+from aicp.model.trace import parse_traceparent
 from aicp.model.validation import parse_chain
-from aicp.model.views import Explanation, ParallelAccepted, TaskStanding, TaskView
+from aicp.model.views import Explanation, ParallelAccepted, TaskPage, TaskStanding, TaskView
+from aicp.model.wire import TRACE_HEADER
 from aicp.server.auth import Scope, needs
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, submit_key
-from aicp.server.routes.parameters import TheNode, TheWaits, WaitS
+from aicp.server.problems import FAULTS_TOLD_MAX
+from aicp.server.routes.parameters import (
+    LISTED,
+    ListCursor,
+    ListLimit,
+    Status,
+    TheNode,
+    TheWaits,
+    WaitS,
+    check_capability,
+    cursor_fault,
+)
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
@@ -23,7 +40,9 @@ async def submit_task(request: CallerRequest, node: TheNode) -> TaskStanding:
     task = read_as(document, Task, InvalidTask)
     key = submit_key(request, document)
     try:
-        task_id = await node.coordinator.submit_task(task, tenant=request.user.tenant, key=key)
+        task_id = await node.coordinator.submit_task(
+            task, tenant=request.user.tenant, key=key, traceparent=parse_traceparent(request.headers.get(TRACE_HEADER))
+        )
     except InvalidChain as error:
         raise _about_the_task(error) from None
     return TaskStanding(task_id, TaskStatus.PENDING)
@@ -35,27 +54,51 @@ async def submit_parallel(request: CallerRequest, node: TheNode) -> ParallelAcce
     document = await read_document(request)
     spec = _side_by_side(document)
     key = submit_key(request, document)
-    chain_id = await node.coordinator.submit(spec, tenant=request.user.tenant, key=key)
+    chain_id = await node.coordinator.submit(
+        spec, tenant=request.user.tenant, key=key, traceparent=parse_traceparent(request.headers.get(TRACE_HEADER))
+    )
     return ParallelAccepted(chain_id, [f"{chain_id}.{task.id}" for task in spec.tasks])
 
 
+@get("/", opt=needs(Scope.TASKS_READ))
+async def list_tasks(
+    request: CallerRequest,
+    node: TheNode,
+    status: Status = None,
+    capability: FromQuery[str | None] = None,
+    limit: ListLimit = LISTED,
+    cursor: ListCursor = "",
+) -> TaskPage:
+    """Tasks, those of the newest chain first; a page may have fewer than `limit`, and yet a `next_cursor`."""
+    if capability is not None:
+        check_capability(capability)
+    try:
+        query = TaskQuery(request.user.tenant, status, capability, limit, cursor or None)
+        return await node.coordinator.list_tasks(query)
+    except NotFound as error:
+        raise cursor_fault(error) from None
+
+
 @get("/{task_id:str}", opt=needs(Scope.TASKS_READ))
-async def show_task(task_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0) -> TaskView:
+async def show_task(
+    request: CallerRequest, task_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0
+) -> TaskView:
     """Where a task stands, whatever chain it is part of."""
     chain_id, _ = split_task_id(task_id)
-    return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id), wait_s)
+    tenant = request.user.tenant
+    return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id, tenant), wait_s)
 
 
 @get("/{task_id:str}/explain", opt=needs(Scope.TASKS_READ))
-async def explain_task(task_id: FromPath[str], node: TheNode) -> Explanation:
+async def explain_task(request: CallerRequest, task_id: FromPath[str], node: TheNode) -> Explanation:
     """Why a task went where it went, and who could do it now."""
-    return await node.coordinator.explain(task_id)
+    return await node.coordinator.explain(task_id, request.user.tenant)
 
 
 @post("/{task_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
-async def cancel_task(task_id: FromPath[str], node: TheNode) -> TaskStanding:
+async def cancel_task(request: CallerRequest, task_id: FromPath[str], node: TheNode) -> TaskStanding:
     """Cancel a task that was submitted on its own; once this answers no attempt of it starts any more."""
-    view = await node.coordinator.view_task(task_id)
+    view = await node.coordinator.view_task(task_id, request.user.tenant)
     chain_id, _ = split_task_id(task_id)
     if not view.status.is_terminal and (await node.coordinator.view(chain_id)).total_tasks > 1:
         raise Conflict(f"Task {task_id} is part of a chain: cancel the chain {chain_id}.")
@@ -65,7 +108,7 @@ async def cancel_task(task_id: FromPath[str], node: TheNode) -> TaskStanding:
 
 tasks_router = Router(
     "/api/tasks",
-    route_handlers=[submit_task, submit_parallel, show_task, explain_task, cancel_task],
+    route_handlers=[submit_task, submit_parallel, list_tasks, show_task, explain_task, cancel_task],
     request_max_body_size=BODY_BYTES_MAX,
     tags=["tasks"],
 )
@@ -78,11 +121,20 @@ def _side_by_side(document: Any) -> ChainSpec:
     if faults:
         raise InvalidChain(faults)
     tasks = parse_chain(document).tasks
-    awaiting = [index for index, task in enumerate(tasks) if task.depends_on]
-    if awaiting:
+    if waiting := list(islice(_waiting(tasks), FAULTS_TOLD_MAX)):
         told = "tasks of a parallel submit wait for nobody; submit a chain"
-        raise InvalidChain([Fault(f"/tasks/{index}/depends_on", told) for index in awaiting])
+        raise InvalidChain([Fault(place, told) for place in waiting])
     return parallel_chain(tasks)
+
+
+def _waiting(tasks: Sequence[Task]) -> Iterator[str]:
+    """Where tasks say that they wait for others; what is wrong with a reference is told with all other faults."""
+    for index, task in enumerate(tasks):
+        if task.depends_on:
+            yield f"/tasks/{index}/depends_on"
+        for trail, found in scan(task.params):
+            if isinstance(found, Reference):
+                yield place_of((*trail, RESULT_KEY), f"/tasks/{index}/params")
 
 
 def _about_the_task(error: InvalidChain) -> InvalidTask:
