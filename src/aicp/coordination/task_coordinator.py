@@ -89,7 +89,7 @@ class TaskCoordinator:
         self._runs: dict[str, ChainRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unstoppable: set[asyncio.Task[Any]] = set()
-        self._accepted = 0
+        self._accepted = self._refused = 0
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
         self._listing = Listing(journal, self._runs)
         self._recovery = Recovery(journal, self._take_over)
@@ -371,6 +371,16 @@ class TaskCoordinator:
         """
         return await self._listing.tasks(query)
 
+    def running(self, chain_id: str) -> ChainSubmitted | None:
+        """What was submitted as a chain that runs here, until its end was told; None for any other."""
+        run = self._runs.get(chain_id)
+        return run.submitted if run is not None else None
+
+    @property
+    def refused(self) -> int:
+        """Submits that were refused since too much accepted work was unfinished."""
+        return self._refused
+
     @property
     def unfinished(self) -> int:
         """Tasks accepted and not ended."""
@@ -411,10 +421,10 @@ class TaskCoordinator:
         if chain_id != submitted.chain_id:
             self._accepted -= len(graph.tasks)
             return chain_id
+        self._begin(record, graph)
         if self._observer is not None:
             for fact in (submitted, *record.facts):
                 self._observer.notify(fact)
-        self._begin(record, graph)
         return chain_id
 
     async def _submit_or_find(self, record: ChainRecord, key: SubmitKey | None) -> str:
@@ -546,6 +556,7 @@ class TaskCoordinator:
         """
         room = math.ceil(self._accepted_max * max(WAIT_SHARES[task.priority] for task in tasks))
         if self._accepted + len(tasks) > room:
+            self._refused += 1
             message = (
                 f"{self._accepted} accepted tasks are unfinished, at most {room:.0f} of this priority; submit later."
             )

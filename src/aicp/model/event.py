@@ -10,7 +10,7 @@ import msgspec
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import ChainSpec
 from aicp.model.outcome import Outcome, TaskError
-from aicp.model.task import TaskResult, TaskStatus
+from aicp.model.task import Priority, TaskResult, TaskStatus
 
 
 class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_submitted"):
@@ -98,6 +98,9 @@ class AttemptStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt
         agent_id: Who got it.
         number: Rises from 1.
         at: UTC.
+        priority: The task's place in line.
+        waited_s: From when it asked for an agent until it had one, seconds.
+        tenant: Whose task it is.
     """
 
     task_id: str
@@ -105,6 +108,9 @@ class AttemptStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt
     agent_id: str
     number: int
     at: datetime
+    priority: Priority = Priority.NORMAL
+    waited_s: float = 0.0
+    tenant: str = DEFAULT_TENANT
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt_ended"):
@@ -119,6 +125,7 @@ class AttemptEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt_e
         reason: Why.
         elapsed_s: Seconds.
         at: UTC.
+        tenant: Whose task it is.
     """
 
     task_id: str
@@ -129,6 +136,7 @@ class AttemptEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt_e
     reason: str
     elapsed_s: float
     at: datetime
+    tenant: str = DEFAULT_TENANT
 
 
 class CircuitChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="circuit_changed"):
@@ -140,6 +148,7 @@ class CircuitChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="circuit
         state: The new state.
         retry_after_s: Seconds until it may admit a probe; 0 when it admits.
         at: UTC.
+        tenant: Whose agent it is; None for one that serves every tenant.
     """
 
     agent_id: str
@@ -147,6 +156,7 @@ class CircuitChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="circuit
     state: str
     retry_after_s: float
     at: datetime
+    tenant: str | None = None
 
 
 class AgentChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="agent_changed"):
@@ -156,11 +166,13 @@ class AgentChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="agent_cha
         agent_id: Who.
         change: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`, `set_aside`, `restored`.
         at: UTC.
+        tenant: Whose agent it is; None for one that serves every tenant.
     """
 
     agent_id: str
     change: str
     at: datetime
+    tenant: str | None = None
 
 
 class CapabilityChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="capability_changed"):
@@ -179,5 +191,17 @@ class CapabilityChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="capa
     tenant: str | None = None
 
 
+class JournalCommitted(msgspec.Struct, frozen=True, tag_field="kind", tag="journal_committed"):
+    """Event: the journal has put down, or failed to put down, what was ready for the disk.
+
+    Attributes:
+        elapsed_s: How long the transaction took, seconds.
+        writes: How many submits and appends shared it.
+    """
+
+    elapsed_s: float
+    writes: int
+
+
 Fact = ChainSubmitted | TaskStarted | TaskEnded | ChainCancelled | ChainEnded
-Event = Fact | AttemptStarted | AttemptEnded | CircuitChanged | AgentChanged | CapabilityChanged
+Event = Fact | AttemptStarted | AttemptEnded | CircuitChanged | AgentChanged | CapabilityChanged | JournalCommitted

@@ -57,6 +57,10 @@ class CircuitBoard:
         gated: True when probes wait for `admit_probe`.
         listener: Told of each transition as `(group, transition)`.
         circuits_max: More are not kept: idle ones make room, else the failure is only counted in `overflowed`.
+
+    Attributes:
+        overflowed: Failures that found no room for a circuit.
+        rejected: Permits that were refused, by whatever circuit, kept or forgotten.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class CircuitBoard:
         self._groups: dict[str, _Group] = {}
         self._by_age: OrderedDict[tuple[str, str], CircuitBreaker] = OrderedDict()
         self.overflowed = 0
+        self.rejected = 0
 
     def listen(self, listener: Callable[[str, Transition], Any]) -> None:
         """Tell `listener(group, transition)` of every transition from now on, in place of the one before."""
@@ -93,8 +98,11 @@ class CircuitBoard:
             return FIRST_PERMIT
         circuit = held.circuits.get(name)
         if circuit is not None:
-            return circuit.try_acquire(probe_lease_s)
-        return REFUSED if self._absent_wait_s(held) else held.absent_permit
+            permit = circuit.try_acquire(probe_lease_s)
+        else:
+            permit = REFUSED if self._absent_wait_s(held) else held.absent_permit
+        self.rejected += not permit
+        return permit
 
     def record_success(self, group: str, name: str, permit: int, elapsed_s: float | None = None) -> None:
         """Settle a permit: it went well; if slow calls count, the circuit is made if this is its first slow one."""

@@ -124,7 +124,13 @@ class Attempts:
 
     def _tell_start(self, work: Work, lease: Lease, call: Call, at: datetime) -> None:
         if self._observer is not None:
-            self._observer.notify(AttemptStarted(work.task_id, lease.key, lease.agent.agent_id, call.attempt, at))
+            waited_s = work.choices[-1].waited_s if work.choices else 0.0
+            self._observer.notify(
+                AttemptStarted(
+                    work.task_id, lease.key, lease.agent.agent_id, call.attempt, at, work.task.priority, waited_s,
+                    work.tenant,
+                )
+            )  # fmt: skip
 
     def _remember(
         self, work: Work, lease: Lease, call: Call, reply: Reply, began_utc: datetime, elapsed_s: float
@@ -134,9 +140,10 @@ class Attempts:
         if self._observer is not None:
             self._observer.notify(
                 AttemptEnded(
-                    work.task_id, lease.key, agent_id, call.attempt, reply.outcome, reply.reason, elapsed_s, ended_utc
+                    work.task_id, lease.key, agent_id, call.attempt, reply.outcome, reply.reason, elapsed_s, ended_utc,
+                    work.tenant,
                 )
-            )
+            )  # fmt: skip
 
 
 def error_of(reply: Reply) -> TaskError:

@@ -157,13 +157,14 @@ class Ains:
         Raises:
             AgentNotFound: There is none.
         """
+        tenant = self.tenant_of(agent_id)
         self._directory.remove(agent_id)
         self._leases.end(agent_id)
         self._scheduler.remove_agent(agent_id)
         self._board.remove(agent_id)
         self._registered_at.pop(agent_id, None)
         self._let_go(agent_id)
-        self._tell(agent_id, "removed")
+        self._observer.notify(AgentChanged(agent_id, "removed", self._clock.utcnow(), tenant))
 
     def get(self, agent_id: str) -> AgentProfile:
         """An agent as it registered.
@@ -172,6 +173,11 @@ class Ains:
             AgentNotFound: There is none.
         """
         return self._directory.get(agent_id)
+
+    def tenant_of(self, agent_id: str) -> str | None:
+        """Whose agent it is; None for one that serves every tenant, and for one that is not here."""
+        profile = self._directory.find(agent_id)
+        return None if profile is None or profile.shared else profile.tenant
 
     def registered_at(self, agent_id: str) -> datetime | None:
         """When it last registered, UTC."""
@@ -270,7 +276,7 @@ class Ains:
         )
 
     def _tell(self, agent_id: str, change: str) -> None:
-        self._observer.notify(AgentChanged(agent_id, change, self._clock.utcnow()))
+        self._observer.notify(AgentChanged(agent_id, change, self._clock.utcnow(), self.tenant_of(agent_id)))
 
 
 def local_profile(

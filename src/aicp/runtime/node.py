@@ -15,7 +15,7 @@ from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import InvalidAgent, StorageError
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Registration
 from aicp.model.endpoint import AddressPolicy
-from aicp.model.event import CapabilityChanged, CircuitChanged
+from aicp.model.event import CapabilityChanged, CircuitChanged, JournalCommitted
 from aicp.ports import Clock, Observer, SystemClock, Transport
 from aicp.registry.directory import Directory
 from aicp.registry.leases import Leases
@@ -85,7 +85,7 @@ class Node:
     ) -> None:
         self._clock = clock or SystemClock()
         self._observers = Observers()
-        self.stores = make_stores(database, self._clock, partial(_secret_key, data_dir))
+        self.stores = make_stores(database, self._clock, partial(_secret_key, data_dir), self._committed)
         rng = random.Random(seed)
         monotonic = self._clock.monotonic
         self._local = LocalTransport()
@@ -241,8 +241,14 @@ class Node:
     def _circuit_changed(self, agent_id: str, transition: Transition) -> None:
         self.scheduler.refresh(agent_id)
         self._observers.notify(
-            CircuitChanged(agent_id, transition.name, transition.new, transition.retry_after_s, self._clock.utcnow())
-        )
+            CircuitChanged(
+                agent_id, transition.name, transition.new, transition.retry_after_s, self._clock.utcnow(),
+                self.ains.tenant_of(agent_id),
+            )
+        )  # fmt: skip
+
+    def _committed(self, elapsed_s: float, writes: int) -> None:
+        self._observers.notify(JournalCommitted(elapsed_s, writes))
 
 
 def _secret_key(directory: Path | None) -> bytes:

@@ -50,6 +50,7 @@ class SqliteDatabase:
         close_wait_s: How long a close may take, seconds.
         connect_writer: Opens the connection that writes.
         connect_reader: Opens one that reads.
+        on_commit: Told of each transaction: its seconds, and how many writes shared it.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class SqliteDatabase:
         close_wait_s: float = CLOSE_WAIT_S,
         connect_writer: Connect = connect,
         connect_reader: Connect = connect_reader,
+        on_commit: Callable[[float, int], None] | None = None,
     ) -> None:
         self.path = path
         self._lock_wait_s = lock_wait_s
         self._close_wait_s = close_wait_s
         self._connect_writer = connect_writer
         self._connect_reader = connect_reader
+        self._on_commit = on_commit
         self._session: _Session | None = None
         self._closing: asyncio.Task[None] | None = None
 
@@ -88,7 +91,7 @@ class SqliteDatabase:
             # The thread may still be at it: what it opens is closed behind it, and only then is the lock let go.
             opening.add_done_callback(lambda call: _let_go(lock, thread, _opened(call)))
             raise
-        writer = GroupWriter(Book(connection), self.path, thread)
+        writer = GroupWriter(Book(connection), self.path, thread, self._on_commit)
         readers = Readers(self.path, self._connect_reader)
         self._session = _Session(lock, thread, connection, writer, readers)
 

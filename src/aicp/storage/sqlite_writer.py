@@ -10,6 +10,7 @@ write who were just answered; there is no other delay.
 import asyncio
 import logging
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -56,12 +57,17 @@ class GroupWriter:
         book: Of the one connection that writes.
         path: Of the database, for sentences.
         thread: Runs one thing at a time.
+        on_commit: Told in the event loop of each batch that was put down or failed: its seconds, and its writes.
     """
 
-    def __init__(self, book: Book, path: Path, thread: Executor) -> None:
+    def __init__(
+        self, book: Book, path: Path, thread: Executor, on_commit: Callable[[float, int], None] | None = None
+    ) -> None:
         self._book = book
         self._path = path
         self._thread = thread
+        self._on_commit = on_commit
+        self._took_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._room = Room(WAITING_BYTES_MAX)
         self._line: deque[_Write] = deque()
@@ -109,7 +115,7 @@ class GroupWriter:
             self._is_idle.set()
             return
         works = [write.work for write in self._batch]
-        self._loop.run_in_executor(self._thread, self._do, works).add_done_callback(self._settle)
+        self._loop.run_in_executor(self._thread, self._timed, works).add_done_callback(self._settle)
 
     def _next_batch(self) -> list[_Write]:
         batch: list[_Write] = []
@@ -124,6 +130,8 @@ class GroupWriter:
     def _settle(self, call: asyncio.Future[list[_Verdict]]) -> None:
         verdicts = _verdicts_of(call, len(self._batch), self._path)
         answers = deque(zip(self._batch, verdicts, strict=True))
+        if self._on_commit is not None:
+            self._on_commit(self._took_s, len(self._batch))
         self._batch = []
         self._answering += 1
         if self._line:
@@ -144,6 +152,13 @@ class GroupWriter:
             # Behind those just woken: what they write next is still part of it.
             self._is_due = True
             self._loop.call_soon(self._hand_over)
+
+    def _timed(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
+        began = time.perf_counter()
+        try:
+            return self._do(works)
+        finally:
+            self._took_s = time.perf_counter() - began
 
     def _do(self, works: Sequence[Work[Any]]) -> list[_Verdict]:
         """In the thread: all of it in one transaction, or, when the fault lies in one of them, each in its own."""
