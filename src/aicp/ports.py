@@ -1,7 +1,7 @@
 """The seams through which time, agents, disks and onlookers enter. Few, and small."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -219,6 +219,66 @@ class Registrations(Protocol):
 
         Raises:
             SettingsError: A secret cannot be unsealed.
+        """
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """A process that works on a record which it shares with others.
+
+    Attributes:
+        number: Rises with each that joins; one that was declared dead never lives again under its old number.
+        name: For people: host and process.
+    """
+
+    number: int
+    name: str
+
+
+class Replicas(Protocol):
+    """The processes that share a journal: who is alive, and what one asks of another.
+
+    Opening the journal joins them, and closing it leaves them: others may claim its chains from then on.
+    """
+
+    @property
+    def alive(self) -> Sequence[Replica]:
+        """Who lives, oldest first, this one included, as known a second ago; empty while this one is not alive."""
+
+    @property
+    def is_sure(self) -> bool:
+        """True while nobody can have taken this one's chains for want of a sign of life. No attempt should start else.
+
+        It may turn true again, and then nothing was lost.
+        """
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever this one was declared dead, all its chains having other owners from then on.
+
+        What it still records of them is `OwnershipLost`. It joins again by itself, and owns what it then submits and
+        claims.
+        """
+
+    async def until_news(self, timeout_s: float) -> None:
+        """Return when there may be chains to claim or requests to cancel, after `timeout_s` at the latest.
+
+        For one who waits; what comes while nobody waits is told to the next. News may be for nothing, and may be lost:
+        whoever is told looks, and looks now and then without being told.
+        """
+
+    async def ask_cancel(self, chain_id: str) -> bool:
+        """Ask whoever owns a chain, now or later, to cancel it; False when it has ended, or there is none.
+
+        The request is on record until the chain ends.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+
+    async def asked_cancels(self) -> Sequence[str]:
+        """The unfinished chains of this replica that somebody asked to cancel; those not cancelled come again.
+
+        Raises:
+            StorageError: They could not be read.
         """
 
 

@@ -1,0 +1,190 @@
+"""The journal on PostgreSQL: what it acknowledged is on the server's disk, and any replica may go on with it."""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from aicp.model.event import ChainSubmitted, Fact
+from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
+from aicp.storage.postgres_batch import FIRST_EPOCH, KEY_USES, Append, Submit, chain_of, storable
+from aicp.storage.postgres_claiming import ANY_DEAD, Claimed, claim_chains
+from aicp.storage.postgres_database import PostgresDatabase
+from aicp.storage.postgres_faults import storage_error
+from aicp.storage.postgres_pruning import KEYS, prune_chains
+from aicp.storage.postgres_reading import read_outline, read_record, read_summaries
+from aicp.storage.postgres_server import Connection
+from aicp.storage.rows import encode_facts, encode_submitted
+
+_log = logging.getLogger(__name__)
+
+
+class PostgresJournal:
+    """Chains in a PostgreSQL database, which several processes may share.
+
+    Each chain has one owner, a living replica; whoever submits or claims it. Writes of one moment share a transaction,
+    of one round trip to the server and one wait for its disk. When the server cannot be reached, every call raises
+    `StorageError` within seconds, and later ones succeed once it is back.
+
+    Args:
+        database: The database; the journal opens and closes it.
+        clock: Tells the age of submit keys.
+    """
+
+    durable = True
+
+    def __init__(self, database: PostgresDatabase, *, clock: Clock | None = None) -> None:
+        self._database = database
+        self._clock = clock or SystemClock()
+
+    async def open(self) -> None:
+        """Bring the database to the newest schema, and join its replicas. It waits up to 10 s for the server.
+
+        Raises:
+            SettingsError: It cannot be used: wrong URL, user, password, rights or version.
+            StorageError: The server cannot be reached.
+        """
+        await self._database.open()
+
+    async def close(self) -> None:
+        """Write what was handed over, and leave: other replicas may claim what is unfinished. At most 15 s."""
+        await self._database.close()
+
+    async def find(self, key: SubmitKey) -> str | None:
+        """The id of the chain that was submitted with a key and this body; None when the key was not used.
+
+        Raises:
+            IdempotencyConflict: The key was used with another body.
+            StorageError: It could not be read.
+        """
+        self._database.require_open()
+        rows = await self._database.sessions.read(KEY_USES, [storable(key.tenant)], [storable(key.key)])
+        return chain_of((rows[0]["digest"], rows[0]["chain_id"]) if rows else None, key)
+
+    async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None, facts: Sequence[Fact] = ()) -> str:
+        """Record a new chain, with further facts of it, and return its id.
+
+        For a key seen before with the same body that is the id it got then, and nothing is recorded. When this raises
+        `StorageError` and the chain came to be on record all the same, a later `claim` returns it.
+
+        Raises:
+            IdempotencyConflict: The key was used with another body.
+            Conflict: There is a chain of this id.
+            StorageError: It could not be recorded, or this replica is not alive.
+        """
+        first = encode_submitted(submitted)
+        rows = encode_facts(facts) if facts else None
+        size = len(first.fact) + (rows.size if rows else 0)
+        return await self._database.writer.write(Submit(submitted, first, rows, key), size)
+
+    async def append(self, facts: Sequence[Fact], epoch: int = FIRST_EPOCH) -> None:
+        """Record facts of one chain, all or none, in the order of the calls.
+
+        Once it was handed over, a cancelled caller only stops waiting: the facts are recorded all the same.
+
+        Raises:
+            ChainNotFound: There is no such chain.
+            OwnershipLost: Another replica owns it, or its epoch is higher than `epoch`, or this replica is dead.
+            Conflict: The chain has ended.
+            StorageError: They could not be recorded.
+            ValueError: They are of several chains.
+        """
+        if facts:
+            rows = encode_facts(facts)
+            await self._database.writer.write(Append(rows, epoch), rows.size)
+
+    async def claim(self, limit: int) -> Sequence[ChainRecord]:
+        """Become the owner of unfinished chains whose owner died or left, epoch + 1; oldest first.
+
+        At most `limit` of them, and fewer when they are large. One that cannot be read, as a newer version may have
+        left it, is logged and left as it is.
+
+        Raises:
+            StorageError: They could not be claimed or read; a later claim returns them.
+        """
+        self._database.require_open()
+        doubts = self._database.writer.take_doubts(limit)
+        if not doubts and not await self._database.sessions.execute(ANY_DEAD):
+            return ()
+        claimed = await self._claim(limit, doubts)
+        for trouble in claimed.unreadable:
+            _log.error("an unfinished chain cannot be read, and stays as it is: %s", trouble)
+        return claimed.records
+
+    async def read(self, chain_id: str) -> ChainRecord | None:
+        """Everything recorded of a chain, as of one moment; None when there is no such chain.
+
+        Raises:
+            StorageError: It could not be read.
+        """
+        self._database.require_open()
+        try:
+            return await read_record(self._database.sessions, chain_id)
+        except msgspec.MsgspecError as error:
+            raise storage_error(error, self._database.place) from error
+
+    async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
+        """What `read` gives of several chains, in this order, without results of tasks; unknown ones are left out.
+
+        Raises:
+            StorageError: They could not be read.
+        """
+        self._database.require_open()
+        try:
+            found = [await self._outline(chain_id) for chain_id in chain_ids]
+        except msgspec.MsgspecError as error:
+            raise storage_error(error, self._database.place) from error
+        return [record for record in found if record is not None]
+
+    async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
+        """Newest first, one page. Costs the page, however many chains there are.
+
+        Raises:
+            StorageError: They could not be read.
+        """
+        self._database.require_open()
+        return await read_summaries(self._database.sessions, query)
+
+    async def prune(self, before: datetime, limit: int) -> int:
+        """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
+
+        Submit keys older than 7 days go too, and large results that nothing refers to any more. It takes many short
+        transactions; several replicas may do it at once.
+
+        Raises:
+            StorageError: Something could not be forgotten; what was, stays so.
+        """
+        self._database.require_open()
+        pruned = 0
+        while pruned < limit:
+            count = await self._prune_some(before, limit - pruned)
+            if not count:
+                break
+            pruned += count
+        while await self._database.sessions.execute(KEYS, self._clock.utcnow() - KEYS_KEPT):
+            pass
+        return pruned
+
+    async def _outline(self, chain_id: str) -> ChainRecord | None:
+        return await self._database.sessions.in_transaction(
+            lambda connection: read_outline(connection, chain_id), snapshot=True
+        )
+
+    async def _claim(self, limit: int, doubts: list[str]) -> Claimed:
+        """Claim some; when the answer gets lost, what may have been claimed is in doubt."""
+        taken = list(doubts)
+
+        async def work(connection: Connection) -> Claimed:
+            claimed = await claim_chains(connection, self._database.replicas.number, limit, doubts)
+            taken.extend(claimed.chain_ids)
+            return claimed
+
+        try:
+            return await self._database.sessions.in_transaction(work)
+        except BaseException:
+            self._database.writer.give_doubts_back(taken)
+            raise
+
+    async def _prune_some(self, before: datetime, limit: int) -> int:
+        return await self._database.sessions.in_transaction(lambda connection: prune_chains(connection, before, limit))

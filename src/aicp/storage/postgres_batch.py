@@ -1,0 +1,341 @@
+"""Submits and appends of one moment as one SQL statement: one way to the server and back, one wait for its disk.
+
+The statement locks this replica's row (unless it was declared dead, or the writer has another connection by now), then
+each chain's row, and takes what the chain's owner and epoch allow. So whoever claims a chain waits for what is being
+recorded of it, and what comes after the claim is refused. What is refused of a batch harms nothing else in it.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from aicp.errors import AicpError, ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
+from aicp.model.event import ChainSubmitted
+from aicp.model.task import TaskStatus
+from aicp.ports import SubmitKey
+from aicp.storage.rows import AppendRows, FactRow, ResultRow, timestamp
+
+FIRST_EPOCH = 1
+
+_BETWEEN = "\n"
+"""Between the facts of a chain: JSON as it is written here has no line breaks."""
+
+_ME = """
+    me AS MATERIALIZED (
+        SELECT number FROM replicas WHERE number = $1 AND session = $2 AND died_at IS NULL FOR SHARE
+    )
+"""
+_APPENDS = """
+    heads AS MATERIALIZED (
+        SELECT given.*, chain.* FROM unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
+            AS given (chain_id, given_epoch, facts, digests, new_status, new_end)
+        CROSS JOIN LATERAL (
+            SELECT epoch, owner, status, ended_at FROM chains WHERE chains.chain_id = given.chain_id
+            FOR NO KEY UPDATE
+        ) AS chain
+        WHERE EXISTS (SELECT 1 FROM me)
+    ), fit AS MATERIALIZED (
+        SELECT heads.*, (SELECT max(seq) FROM facts WHERE facts.chain_id = heads.chain_id) AS seq
+        FROM heads WHERE owner = $1 AND epoch <= given_epoch AND ended_at IS NULL
+    ), appended AS (
+        INSERT INTO facts (chain_id, seq, fact, result_digest)
+        SELECT fit.chain_id, fit.seq + each.place, each.fact, decode(nullif(each.digest, ''), 'hex')
+        FROM fit CROSS JOIN LATERAL unnest(string_to_array(fit.facts, E'\\n'), string_to_array(fit.digests, E'\\n'))
+            WITH ORDINALITY AS each (fact, digest, place)
+    ), stood AS (
+        UPDATE chains SET status = fit.new_status, ended_at = fit.new_end::timestamptz,
+            owner = CASE WHEN fit.new_end IS NULL THEN chains.owner END
+        FROM fit WHERE chains.chain_id = fit.chain_id AND fit.new_status <> fit.status
+    )
+"""
+_SUBMITS = """
+    keyed AS (
+        INSERT INTO submit_keys (tenant, key, digest, chain_id, at)
+        SELECT tenant, key, digest, chain_id, at::timestamptz
+        FROM unnest($9::text[], $21::text[], $11::text[], $12::bytea[], $13::text[])
+            AS given (chain_id, tenant, key, digest, at)
+        WHERE key IS NOT NULL AND EXISTS (SELECT 1 FROM me) ORDER BY tenant, key
+        ON CONFLICT DO NOTHING RETURNING chain_id
+    ), fresh AS MATERIALIZED (
+        SELECT given.* FROM unnest(
+            $9::text[], $10::text[], $11::text[], $13::text[], $14::text[], $15::text[], $16::int[], $17::text[],
+            $18::text[], $19::text[], $20::text[]
+        ) WITH ORDINALITY
+            AS given (chain_id, tenant, key, at, name, status, total_tasks, ended_at, retry_of, facts, digests, place)
+        WHERE EXISTS (SELECT 1 FROM me) AND (key IS NULL OR chain_id IN (SELECT chain_id FROM keyed))
+    ), made AS (
+        INSERT INTO chains
+            (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, ended_at, retry_of, owner)
+        SELECT chain_id, tenant, name, status, total_tasks, 1, at::timestamptz, ended_at::timestamptz, retry_of,
+            CASE WHEN ended_at IS NULL THEN $1 END
+        FROM fresh ORDER BY place
+    ), begun AS (
+        INSERT INTO facts (chain_id, seq, fact, result_digest)
+        SELECT fresh.chain_id, each.place - 1, each.fact, decode(nullif(each.digest, ''), 'hex')
+        FROM fresh CROSS JOIN LATERAL
+            unnest(string_to_array(fresh.facts, E'\\n'), string_to_array(fresh.digests, E'\\n'))
+            WITH ORDINALITY AS each (fact, digest, place)
+    )
+"""
+# A result that is there already is locked all the same: whoever prunes must not take it away meanwhile.
+_RESULTS = """
+    stored AS (
+        INSERT INTO results (digest, body)
+        SELECT DISTINCT ON (digest) digest, body
+        FROM unnest({first}::text[], {second}::bytea[], {third}::text[]) AS given (chain_id, digest, body)
+        WHERE {admitted} ORDER BY digest
+        ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest
+    )
+"""
+_ADMITTED = "chain_id IN (SELECT chain_id FROM {})"
+_MISFITS = """
+    CASE WHEN (SELECT count(*) FROM fit) < cardinality($3::text[]) THEN (
+        SELECT coalesce(json_object_agg(chain_id, json_build_array(epoch, ended_at IS NOT NULL, chain_id IN (
+            SELECT chain_id FROM fit
+        ))), '{}') FROM heads
+    ) END
+"""
+_STALE = "CASE WHEN (SELECT count(*) FROM fresh) < cardinality($9::text[]) THEN ARRAY(SELECT chain_id FROM fresh) END"
+_SUBMITS_FROM, _SUBMIT_COLUMNS = 9, 13
+KEY_USES = """
+    SELECT tenant, key, digest, chain_id FROM submit_keys
+    WHERE (tenant, key) IN (SELECT tenant, key FROM unnest($1::text[], $2::text[]) AS asked (tenant, key))
+"""
+"""What keys were used for, by arrays of tenants and keys."""
+
+
+class Submit(msgspec.Struct, frozen=True, eq=False):
+    """A new chain, ready to be stored.
+
+    Attributes:
+        submitted: The chain.
+        first: Its submit as a row.
+        rows: Further facts of it; None for none.
+        key: What makes it safe to repeat, or None.
+    """
+
+    submitted: ChainSubmitted
+    first: FactRow
+    rows: AppendRows | None
+    key: SubmitKey | None
+
+    @property
+    def chain_id(self) -> str:
+        """Of the chain."""
+        return self.submitted.chain_id
+
+
+class Append(msgspec.Struct, frozen=True, eq=False):
+    """Facts of one chain, ready to be stored.
+
+    Attributes:
+        rows: The facts.
+        epoch: Of whoever records them.
+    """
+
+    rows: AppendRows
+    epoch: int
+
+    @property
+    def chain_id(self) -> str:
+        """Of the chain."""
+        return self.rows.chain_id
+
+
+Item = Submit | Append
+
+
+class Verdicts(msgspec.Struct, frozen=True):
+    """What became of a batch that was recorded.
+
+    Attributes:
+        is_alive: False when nothing of it was: this replica is dead, or the writer has another connection.
+        misfits: Of the chains appended to, by id: epoch, whether it had ended, whether it took the facts. None when
+            all did.
+        fresh: The ids of the chains that were made; None when all were.
+    """
+
+    is_alive: bool
+    misfits: dict[str, tuple[int, bool, bool]] | None
+    fresh: frozenset[str] | None
+
+    def on_append(self, append: Append) -> AicpError | None:
+        """Why facts were refused; None when they are recorded."""
+        chain_id = append.chain_id
+        if not self.is_alive:
+            return OwnershipLost(f"Chain {chain_id} has another owner: this replica was declared dead.")
+        if self.misfits is None:
+            return None
+        if (found := self.misfits.get(chain_id)) is None:
+            return ChainNotFound(f"There is no chain '{chain_id}'.")
+        epoch, is_over, took = found
+        if took:
+            return None
+        if is_over and epoch <= append.epoch:
+            return Conflict(f"Chain {chain_id} has ended; nothing more is recorded of it.")
+        return OwnershipLost(f"Chain {chain_id} has another owner, of epoch {epoch}; this one's is {append.epoch}.")
+
+    def is_fresh(self, submit: Submit) -> bool:
+        """True when a submit made its chain."""
+        return self.fresh is None or submit.chain_id in self.fresh
+
+
+class Batch:
+    """Items in the order they came, as long as they go together."""
+
+    def __init__(self) -> None:
+        self.submits: dict[str, Submit] = {}
+        self._appends: dict[str, list[Append]] = {}
+
+    @property
+    def chain_ids(self) -> list[str]:
+        """Of the chains it submits."""
+        return list(self.submits)
+
+    def takes(self, item: Item) -> bool:
+        """Add an item; False when it has to wait for what is in the batch already, and was not added."""
+        chain_id = item.chain_id
+        if chain_id in self.submits:
+            return False
+        if isinstance(item, Submit):
+            if chain_id in self._appends:
+                return False
+            self.submits[chain_id] = item
+            return True
+        earlier = self._appends.setdefault(chain_id, [])
+        if earlier and (earlier[-1].epoch != item.epoch or earlier[-1].rows.ended_at is not None):
+            return False
+        earlier.append(item)
+        return True
+
+    def statement(self, number: int, session: int) -> tuple[str, list[Any]]:
+        """SQL and its parameters, for a replica and its writer's connection."""
+        appends = [self._appends[chain_id] for chain_id in sorted(self._appends)]
+        submits = list(self.submits.values())
+        results = [*_results_of_appends(appends), *_results_of_submits(submits)]
+        sql = _statement(bool(appends), bool(submits), bool(results))
+        args: list[Any] = [number, session]
+        if appends:
+            args += _columns_of_appends(appends)
+        if submits:
+            args += _columns_of_submits(submits)
+        if results:
+            args += _columns(((chain_id, row.digest, row.body) for chain_id, row in results))
+        return sql, args
+
+
+def verdicts_of(row: asyncpg.Record) -> Verdicts:
+    """Read the answer to a batch's statement."""
+    misfits, fresh = row["misfits"], row["fresh"]
+    return Verdicts(
+        row["is_alive"],
+        None if misfits is None else _misfits_decoder.decode(misfits),
+        None if fresh is None else frozenset(fresh),
+    )
+
+
+def chain_of(use: Sequence[Any] | None, key: SubmitKey) -> str | None:
+    """The chain that a key leads to, by what it was used for: digest and chain id; None when it was not used.
+
+    Raises:
+        IdempotencyConflict: It was used with another body.
+    """
+    if use is None:
+        return None
+    digest, chain_id = use
+    if digest != key.digest:
+        raise IdempotencyConflict
+    return str(chain_id)
+
+
+_misfits_decoder = msgspec.json.Decoder(dict[str, tuple[int, bool, bool]])
+
+
+@functools.cache
+def _statement(has_appends: bool, has_submits: bool, has_results: bool) -> str:  # noqa: FBT001 - a key of the cache
+    """One of the statements there are: the fewer parts, the less the server has to set up."""
+    parts, after = [_ME], 3
+    if has_appends:
+        parts.append(_APPENDS)
+        after = _SUBMITS_FROM
+    if has_submits:
+        parts.append(_SUBMITS if has_appends else _renumbered(_SUBMITS, _SUBMITS_FROM - 3))
+        after += _SUBMIT_COLUMNS
+    if has_results:
+        places = [f"${number}" for number in range(after, after + 3)]
+        admitted = [_ADMITTED.format(name) for name, is_there in (("fit", has_appends), ("fresh", has_submits))
+                    if is_there]  # fmt: skip
+        parts.append(
+            _RESULTS.format(first=places[0], second=places[1], third=places[2], admitted=" OR ".join(admitted))
+        )
+    misfits = _MISFITS if has_appends else "NULL"
+    stale = (_STALE if has_appends else _renumbered(_STALE, _SUBMITS_FROM - 3)) if has_submits else "NULL"
+    told = f"SELECT EXISTS (SELECT 1 FROM me) AS is_alive, {misfits} AS misfits, {stale} AS fresh"  # noqa: S608 - constants
+    return f"WITH {', '.join(parts)} {told}"
+
+
+def _renumbered(sql: str, less: int) -> str:
+    """The same with parameters from $9 on counted from a lower number; $1 stays."""
+    for number in range(_SUBMITS_FROM, _SUBMITS_FROM + _SUBMIT_COLUMNS):
+        sql = sql.replace(f"${number}::", f"${number - less}::")
+    return sql
+
+
+def _columns_of_appends(appends: Sequence[list[Append]]) -> list[list[Any]]:
+    return _columns(_append_row(of_chain) for of_chain in appends)
+
+
+def _append_row(appends: list[Append]) -> tuple[Any, ...]:
+    """All that is appended to one chain, in order; the last word on its status counts."""
+    if len(appends) == 1:
+        facts: Sequence[FactRow] = appends[0].rows.facts
+    else:
+        facts = [row for append in appends for row in append.rows.facts]
+    statuses = [append.rows.status.value for append in appends if append.rows.status is not None]
+    return (
+        appends[0].chain_id, appends[0].epoch, *_joined(facts), statuses[-1] if statuses else None,
+        appends[-1].rows.ended_at,
+    )  # fmt: skip
+
+
+def _columns_of_submits(submits: Sequence[Submit]) -> list[list[Any]]:
+    return _columns(map(_submit_row, submits))
+
+
+def _submit_row(submit: Submit) -> tuple[Any, ...]:
+    submitted, spec, rows, key = submit.submitted, submit.submitted.spec, submit.rows, submit.key
+    status = (rows.status if rows is not None else None) or TaskStatus.PENDING
+    facts = [submit.first] if rows is None else [submit.first, *rows.facts]
+    ended_at = None if rows is None else rows.ended_at
+    name, digest, of_key = (None, None, None) if key is None else (storable(key.key), key.digest, storable(key.tenant))
+    return (
+        submitted.chain_id, storable(submitted.tenant), name, digest, timestamp(submitted.at), storable(spec.name),
+        status.value, len(spec.tasks), ended_at, submitted.retry_of, *_joined(facts), of_key,
+    )  # fmt: skip
+
+
+def _results_of_appends(appends: Sequence[list[Append]]) -> list[tuple[str, ResultRow]]:
+    return [(append.chain_id, row) for of_chain in appends for append in of_chain for row in append.rows.results]
+
+
+def _results_of_submits(submits: Sequence[Submit]) -> list[tuple[str, ResultRow]]:
+    return [(submit.chain_id, row) for submit in submits if submit.rows is not None for row in submit.rows.results]
+
+
+def _joined(facts: Sequence[FactRow]) -> tuple[str, str]:
+    """The facts, and in hex the digests of their large results, each line by line."""
+    digests = _BETWEEN.join("" if row.digest is None else row.digest.hex() for row in facts)
+    return _BETWEEN.join(row.fact for row in facts), digests
+
+
+def storable(text: str) -> str:
+    """PostgreSQL's texts have no NUL; the facts keep it, escaped."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)]
+    return columns

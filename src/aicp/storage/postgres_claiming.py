@@ -1,0 +1,77 @@
+"""Takes over the unfinished chains of replicas that died, some at a time; several replicas share them out."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from aicp.ports import ChainRecord
+from aicp.storage.postgres_reading import OF_CHAINS, records_of
+from aicp.storage.postgres_server import Connection
+
+TASKS_AT_ONCE_MAX = 2_000
+"""What one transaction may claim, so that others wait some milliseconds for it."""
+
+ANY_DEAD = "SELECT 1 FROM replicas WHERE died_at IS NOT NULL LIMIT 1"
+"""Rows when there is anything to look for: on most days there is not, and that is all a claim costs."""
+
+_CLAIM = """
+    WITH me AS MATERIALIZED (SELECT number FROM replicas WHERE number = $1 AND died_at IS NULL FOR SHARE),
+    orphans AS MATERIALIZED (
+        SELECT found.* FROM replicas CROSS JOIN LATERAL (
+            SELECT number, chain_id, total_tasks FROM chains
+            WHERE owner = replicas.number AND ended_at IS NULL
+            ORDER BY chains.number LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+        ) AS found
+        WHERE died_at IS NOT NULL AND EXISTS (SELECT 1 FROM me)
+    ), doubted AS MATERIALIZED (
+        SELECT number, owner, ended_at FROM chains WHERE chain_id = ANY($3::text[]) AND EXISTS (SELECT 1 FROM me)
+        ORDER BY chain_id FOR NO KEY UPDATE
+    ), own AS (SELECT number FROM doubted WHERE owner = $1 AND ended_at IS NULL
+    ), few AS (
+        SELECT number FROM (
+            SELECT number, sum(total_tasks) OVER (ORDER BY number) - total_tasks AS before FROM orphans
+        ) AS counted
+        WHERE before < $4 ORDER BY number LIMIT greatest($2 - (SELECT count(*) FROM own), 0)
+    )
+    UPDATE chains SET owner = $1, epoch = epoch + 1
+    FROM (SELECT number FROM few UNION SELECT number FROM own) AS taken WHERE chains.number = taken.number
+    RETURNING chains.chain_id
+"""
+_BURY = """
+    DELETE FROM replicas WHERE died_at < clock_timestamp() - interval '1 minute'
+        AND NOT EXISTS (SELECT 1 FROM chains WHERE owner = replicas.number AND ended_at IS NULL)
+"""
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What a claim came to.
+
+    Attributes:
+        chain_ids: Of all chains that are this replica's now.
+        records: Those that can be read.
+        unreadable: Why each of the others is left as it is.
+    """
+
+    chain_ids: list[str]
+    records: list[ChainRecord]
+    unreadable: list[str]
+
+
+async def claim_chains(connection: Connection, number: int, limit: int, doubts: Sequence[str]) -> Claimed:
+    """Make a replica the owner of some chains that nobody alive runs, and read them; to be called in a transaction.
+
+    Args:
+        connection: In a transaction.
+        number: Of the replica.
+        limit: At most this many.
+        doubts: At most as many chains that may be its own without its knowing: whoever recorded that got no answer.
+    """
+    rows = await connection.fetch(_CLAIM, number, max(1, limit), list(doubts), TASKS_AT_ONCE_MAX)
+    chain_ids = [chain_id for (chain_id,) in rows]
+    if not chain_ids:
+        await connection.execute(_BURY)
+        return Claimed([], [], [])
+    # A statement of its own: it sees what the last owner recorded while this one waited for its lock.
+    found = list(records_of(await connection.fetch(OF_CHAINS, chain_ids)))
+    records = [each for each in found if isinstance(each, ChainRecord)]
+    return Claimed(chain_ids, records, [str(each) for each in found if not isinstance(each, ChainRecord)])

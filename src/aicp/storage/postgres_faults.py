@@ -1,0 +1,109 @@
+"""What PostgreSQL and the way to it say when something is wrong, as one sentence for a person."""
+
+import socket
+import ssl
+
+import asyncpg
+import msgspec
+
+from aicp.errors import AicpError, Conflict, SettingsError, StorageError
+
+VERSION_MIN = 13
+
+_NOT_ACKNOWLEDGED = "what could not be written was not acknowledged"
+
+_NOT_LET_IN = "the server does not let this user in: check the user of the URL, and pg_hba.conf"
+_TOO_FEW_RIGHTS = (
+    "the user has too few rights: let it own the database, or grant it CREATE on the schema and all on its tables"
+)
+
+_OF_SETTINGS: tuple[tuple[type[BaseException], str], ...] = (
+    (asyncpg.InvalidPasswordError, "the password is wrong, or the server wants one: check the URL, or ~/.pgpass"),
+    (asyncpg.InvalidAuthorizationSpecificationError, _NOT_LET_IN),
+    (asyncpg.InvalidCatalogNameError, "there is no such database: make it with `createdb`, or check the URL's path"),
+    (asyncpg.InvalidSchemaNameError, "there is no schema to make tables in: check the user's search_path"),
+    (asyncpg.InsufficientPrivilegeError, _TOO_FEW_RIGHTS),
+    (asyncpg.ReadOnlySQLTransactionError, "it is read-only, as a standby is: name the primary server"),
+    (asyncpg.ClientConfigurationError, "its URL cannot be used"),
+    (asyncpg.CantChangeRuntimeParamError, "its URL has a parameter that the server does not take"),
+    (asyncpg.UndefinedObjectError, "its URL has a parameter that the server does not know"),
+    (socket.gaierror, "its host is not known: check the URL's host"),
+    (ssl.SSLError, "TLS failed: check sslmode and sslrootcert of the URL"),
+)  # fmt: skip
+
+_PASSING: tuple[tuple[type[BaseException], str], ...] = (
+    (asyncpg.CannotConnectNowError, "the server is starting or stopping: it is tried again"),
+    (asyncpg.TooManyConnectionsError, "no connection is free: raise max_connections, or run fewer replicas"),
+    (asyncpg.DiskFullError, f"the server's disk is full: free some space; {_NOT_ACKNOWLEDGED}"),
+    (asyncpg.OutOfMemoryError, "the server ran out of memory: give it more, or submit smaller work"),
+    (asyncpg.DeadlockDetectedError, "it was in the way of another replica: try again"),
+    (asyncpg.QueryCanceledError, f"the server gave up after its time was over: try again; {_NOT_ACKNOWLEDGED}"),
+    (asyncpg.ReadOnlySQLTransactionError, "it has become read-only, as a standby is: name the primary server"),
+    (asyncpg.ProgramLimitExceededError, "this is too large for it: at most 1 GB at a time"),
+    (ConnectionRefusedError, "nobody listens there: start PostgreSQL, or check the URL's host and port"),
+    (FileNotFoundError, "there is no such socket: start PostgreSQL, or check the URL's host"),
+    (TimeoutError, f"it does not answer: check the network and the server; {_NOT_ACKNOWLEDGED}"),
+)  # fmt: skip
+
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    OSError,
+    EOFError,
+)
+
+Trouble = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
+"""What the driver raises; everything else is a defect."""
+
+
+def is_lost(error: BaseException) -> bool:
+    """True when the connection is gone, or what state it is in is unknown, so that a fresh one is needed."""
+    return isinstance(error, _LOST)
+
+
+def is_of_settings(error: BaseException) -> bool:
+    """True when trying again helps nobody: something was set up wrongly."""
+    return isinstance(error, SettingsError) or any(isinstance(error, kind) for kind, _ in _OF_SETTINGS)
+
+
+def storage_error(error: BaseException, place: str) -> AicpError:
+    """What to raise for an error while the database was in use; whatever it is, a later call may succeed."""
+    if isinstance(error, AicpError):
+        return error
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+        return Conflict(f"This contradicts what is already recorded in {place}: {_detail(error)}.")
+    if isinstance(error, msgspec.MsgspecError):
+        return StorageError(f"The database {place} holds what this version of AICP cannot read ({_detail(error)}).")
+    return StorageError(_told(error, place))
+
+
+def opening_error(error: BaseException, place: str) -> AicpError:
+    """What to raise for an error while the database was being opened: often it is the wrong one."""
+    if isinstance(error, AicpError):
+        return error
+    told = _told(error, place)
+    return SettingsError(told) if is_of_settings(error) else StorageError(told)
+
+
+def too_old_error(version: str, place: str) -> SettingsError:
+    """What to raise for a server that lacks what AICP needs."""
+    return SettingsError(
+        f"The database {place} is on PostgreSQL {version}, which is too old: AICP needs {VERSION_MIN} or later."
+    )
+
+
+def _told(error: BaseException, place: str) -> str:
+    sentences = (*_PASSING, *_OF_SETTINGS)
+    what = next((told for kind, told in sentences if isinstance(error, kind)), None)
+    if what is None:
+        what = f"the connection was lost; {_NOT_ACKNOWLEDGED}" if is_lost(error) else "PostgreSQL refused"
+    detail = _detail(error)
+    return f"The database {place} cannot be used: {what}{f' ({detail})' if detail else ''}."
+
+
+def _detail(error: BaseException) -> str:
+    """The first line of what was said: further ones are hints for programmers."""
+    lines = str(error).strip().splitlines()
+    return " ".join(lines[0].split())[:200].rstrip(".") if lines else ""

@@ -1,0 +1,284 @@
+"""This process among those that share a database: its number, its lease, and the lock that tells of its death.
+
+A replica is a row. It lives until somebody writes `died_at` into that row, and then it is dead for good: whatever it
+still sends is refused, and a process that goes on takes a new number. A peer may write it once the lease has run out
+by the database's clock, or once the session that held the replica's advisory lock has ended while the server lived on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+
+from aicp.errors import AicpError, StorageError
+from aicp.ports import Replica
+from aicp.storage.postgres_faults import Trouble, storage_error
+from aicp.storage.postgres_server import Connection, Link, PostgresServer
+from aicp.storage.sqlite_schema import REVISIONS
+
+LEASE_S = 3.0
+RENEW_EVERY_S = 1.0
+RENEW_TIMEOUT_S = 1.5
+TRY_AGAIN_S = 0.1
+LEAVE_WAIT_S = 2.0
+
+LOCK_CLASS = "hashtext('aicp.replica.' || current_schema())"
+"""The first half of the key of a replica's advisory lock; its number is the second."""
+
+CHANNEL = "'aicp.' || current_schema()"
+CLAIM, CANCEL, MEMBERS = "claim", "cancel", "members"
+"""What a notification may be about: chains to claim, a request to cancel, a replica that came or went."""
+
+SERVER_LIFE = "(SELECT born || ' ' || extract(epoch FROM pg_postmaster_start_time()) FROM server_life)"
+"""Changes when the server lost its locks: at a restart, and, the table being unlogged, at a crash or a failover."""
+
+_JOIN = """
+    INSERT INTO replicas (name, revision, joined_at, alive_until, session)
+    VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3, 0) RETURNING number
+"""
+_BORN = "INSERT INTO server_life VALUES (true, md5(random()::text || clock_timestamp()::text)) ON CONFLICT DO NOTHING"
+_LOCK = f"SELECT pg_advisory_lock({LOCK_CLASS}, ($1::bigint % 2147483647)::int)"
+_LOCKED = f"UPDATE replicas SET server_life = {SERVER_LIFE} WHERE number = $1 AND died_at IS NULL"  # noqa: S608 - constants
+_RENEW = f"""
+    WITH renewed AS (
+        UPDATE replicas SET alive_until = clock_timestamp() + $2 WHERE number = $1 AND died_at IS NULL
+        RETURNING number
+    ), expired AS (
+        UPDATE replicas SET died_at = clock_timestamp() WHERE number IN (
+            SELECT number FROM replicas
+            WHERE $3 AND number <> $1 AND died_at IS NULL AND alive_until <= clock_timestamp() FOR UPDATE SKIP LOCKED
+        )
+        RETURNING number
+    )
+    SELECT EXISTS (SELECT 1 FROM renewed) AS is_alive, pg_backend_pid() AS pid,
+        (SELECT count(pg_notify({CHANNEL}, '{CLAIM}')) FROM expired) AS expired,
+        ARRAY(
+            SELECT row(number, name) FROM replicas
+            WHERE died_at IS NULL AND (number = $1 OR alive_until > clock_timestamp()) ORDER BY number
+        ) AS alive
+"""  # noqa: S608 - constants
+_LEAVE = f"""
+    WITH gone AS (
+        UPDATE replicas SET died_at = clock_timestamp() WHERE number = $1 AND died_at IS NULL RETURNING number
+    )
+    SELECT pg_notify({CHANNEL}, '{CLAIM}') FROM gone
+"""  # noqa: S608 - constants
+_TELL_MEMBERS = f"SELECT pg_notify({CHANNEL}, '{MEMBERS}')"
+
+_POOLED = (
+    "the database %s is behind a pooler, where no session is one's own: a replica that died is noticed when its lease "
+    "of %g s ends, and news is asked for every second"
+)
+_log = logging.getLogger(__name__)
+
+
+class Lease:
+    """Keeps this process alive in the eyes of its peers, from `join` to `leave`. For one event loop.
+
+    While it cannot reach the database it is not sure to be alive; when it comes back before anybody declared it dead,
+    it goes on as if nothing had been. Declared dead, it says so once and joins again under a new number.
+
+    Args:
+        server: Has the database.
+        name: For people.
+        on_change: Called when peers came or went, or there is something to claim.
+        on_lost: Called when this replica was declared dead.
+        lease_s: How long it counts as alive after each sign of life, seconds.
+        renew_every_s: How often it gives one, seconds.
+    """
+
+    def __init__(
+        self,
+        server: PostgresServer,
+        name: str,
+        *,
+        on_change: Callable[[], None],
+        on_lost: Callable[[], None],
+        lease_s: float = LEASE_S,
+        renew_every_s: float = RENEW_EVERY_S,
+    ) -> None:
+        self._server = server
+        self._name = name
+        self._on_change = on_change
+        self._on_lost = on_lost
+        self._lease_s = lease_s
+        self._renew_every_s = renew_every_s
+        self._link = Link(server, self._prepare)
+        self._number = 0
+        self._alive: tuple[Replica, ...] = ()
+        self._sure_until = 0.0
+        self._in_touch_since: float | None = None
+        self._pid = 0
+        self._keeps_sessions = not server.is_pooled
+        self._wake = asyncio.Event()
+        self._keeping: asyncio.Task[None] | None = None
+
+    @property
+    def number(self) -> int:
+        """Of this replica, as it lives now; 0 while it has none."""
+        return self._number
+
+    @property
+    def alive(self) -> tuple[Replica, ...]:
+        """Who lived at the last look, oldest first, this one included."""
+        return self._alive
+
+    @property
+    def keeps_sessions(self) -> bool:
+        """False behind a transaction pooler: there are no locks and no notifications then."""
+        return self._keeps_sessions
+
+    @property
+    def is_sure(self) -> bool:
+        """True while nobody can have declared this replica dead because its lease ran out."""
+        return bool(self._number) and asyncio.get_running_loop().time() < self._sure_until
+
+    async def join(self) -> None:
+        """Become alive.
+
+        Raises:
+            AicpError: The database cannot be reached or used.
+        """
+        self._keeps_sessions = not self._server.is_pooled
+        if not self._keeps_sessions:
+            _log.warning(_POOLED, self._server.place, self._lease_s)
+        try:
+            await self._renew()
+        except Trouble as error:
+            raise storage_error(error, self._server.place) from error
+        self._keeping = asyncio.create_task(self._keep(), name="lease of this replica")
+
+    async def leave(self) -> None:
+        """Be alive no more, and tell: peers may claim what this one owned. Bounded; a lost connection tells it too."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+            self._keeping = None
+        number, self._number, self._sure_until = self._number, 0, 0.0
+        try:
+            if number:
+                await self._server.fetch(await self._link.connection(), _LEAVE, number, timeout_s=LEAVE_WAIT_S)
+        except (AicpError, *Trouble) as error:
+            _log.warning("peers learn of the end of replica %d by its lease: %s", number, error)
+        finally:
+            await self._link.close(LEAVE_WAIT_S)
+
+    def look_soon(self) -> None:
+        """Renew, and look who is alive, now."""
+        self._wake.set()
+
+    async def _keep(self) -> None:
+        is_well = True
+        while True:
+            await self._pause(self._renew_every_s if is_well else TRY_AGAIN_S)
+            was_well, is_well = is_well, await self._tried_to_renew(is_well)
+            if is_well and not was_well:
+                _log.info("the database %s answers again", self._server.place)
+
+    async def _pause(self, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _tried_to_renew(self, was_well: bool) -> bool:  # noqa: FBT001 - how it went before
+        try:
+            await self._renew()
+        except (AicpError, *Trouble) as error:
+            self._link.drop()
+            self._in_touch_since = None
+            if was_well:
+                _log.warning("the lease cannot be renewed, trying on: %s", storage_error(error, self._server.place))
+            return False
+        except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
+            self._link.drop()
+            _log.exception("the lease cannot be renewed")
+            return False
+        return True
+
+    async def _renew(self) -> None:
+        now = asyncio.get_running_loop().time
+        if self._in_touch_since is not None and now() > self._sure_until:
+            # This process was paused. Others may have been held up as well: nobody is declared dead for a while.
+            self._in_touch_since = None
+        connection = await self._link.connection()
+        if not self._number:
+            await self._take_number(connection)
+        sent_at = now()
+        may_declare = self._in_touch_since is not None and sent_at - self._in_touch_since >= self._lease_s
+        lease = timedelta(seconds=self._lease_s)
+        (found,) = await self._server.fetch(
+            connection, _RENEW, self._number, lease, may_declare, timeout_s=RENEW_TIMEOUT_S
+        )
+        if not found["is_alive"]:
+            self._lost()
+            return
+        self._sure_until = sent_at + self._lease_s
+        if self._in_touch_since is None:
+            self._in_touch_since = sent_at
+        self._look_at(found)
+
+    async def _take_number(self, connection: Connection) -> None:
+        lease = timedelta(seconds=self._lease_s)
+        (row,) = await self._server.fetch(
+            connection, _JOIN, self._name, REVISIONS[-1], lease, timeout_s=RENEW_TIMEOUT_S
+        )
+        await self._lock(connection, row["number"])
+        self._number = row["number"]
+        if self._keeps_sessions:
+            await self._server.fetch(connection, _TELL_MEMBERS, timeout_s=RENEW_TIMEOUT_S)
+
+    async def _prepare(self, connection: Connection) -> None:
+        """A fresh connection takes the lock that the one before it held."""
+        self._pid = 0
+        if not self._keeps_sessions:
+            return
+        connection.add_termination_listener(self._on_cut)
+        channel = await connection.fetchval(f"SELECT {CHANNEL}")
+        await connection.add_listener(channel, self._on_notify)
+        if self._number:
+            await self._lock(connection, self._number)
+
+    async def _lock(self, connection: Connection, number: int) -> None:
+        if not self._keeps_sessions:
+            return
+        async with asyncio.timeout(RENEW_TIMEOUT_S):
+            await connection.execute(_BORN)
+            await connection.fetch(_LOCK, number)
+            await connection.execute(_LOCKED, number)
+
+    def _look_at(self, found: asyncpg.Record) -> None:
+        alive = tuple(Replica(number, name) for number, name in found["alive"])
+        if self._pid and found["pid"] != self._pid and self._keeps_sessions:
+            _log.warning("the database %s does not keep sessions: from now on, leases alone count", self._server.place)
+            self._keeps_sessions = False
+        self._pid = found["pid"]
+        if alive != self._alive or found["expired"]:
+            self._alive = alive
+            self._on_change()
+
+    def _lost(self) -> None:
+        number, self._number, self._sure_until = self._number, 0, 0.0
+        self._alive = ()
+        self._link.drop()
+        _log.warning("replica %d was declared dead by a peer: its chains have other owners, it joins again", number)
+        self._on_lost()
+        self._wake.set()
+
+    def _on_cut(self, _: Any) -> None:
+        self._wake.set()
+
+    def _on_notify(self, *told: Any) -> None:
+        if told[-1] == MEMBERS:
+            self._wake.set()
+        self._on_change()
+
+
+def no_number_error(place: str) -> StorageError:
+    """What to raise for a use that needs a living replica."""
+    return StorageError(f"This replica is not alive in {place} right now, and joins again: try again.")

@@ -1,0 +1,53 @@
+"""Forgets what is old: finished chains, keys of submits, and large results that nothing refers to any more."""
+
+from datetime import datetime
+
+from aicp.storage.postgres_server import Connection
+
+CHAINS_AT_ONCE_MAX = 100
+TASKS_AT_ONCE_MAX = 2_000
+KEYS_AT_ONCE_MAX = 1_000
+"""What one transaction may forget, so that others wait some milliseconds for it at most."""
+
+_ENDED = """
+    WITH old AS MATERIALIZED (
+        SELECT chain_id, total_tasks, ended_at FROM chains WHERE ended_at IS NOT NULL AND ended_at < $1
+        ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    ), few AS (
+        SELECT chain_id, sum(total_tasks) OVER (ORDER BY ended_at, chain_id) - total_tasks AS before FROM old
+    )
+    SELECT chain_id FROM few WHERE before < $3
+"""
+_FACTS = "DELETE FROM facts WHERE chain_id = ANY($1::text[]) RETURNING result_digest"
+_CHAINS = "DELETE FROM chains WHERE chain_id = ANY($1::text[])"
+# First the locks, then the look: a fact that refers to one of them again waits for this, or is seen by it.
+_LOCK_RESULTS = "SELECT digest FROM results WHERE digest = ANY($1::bytea[]) ORDER BY digest FOR UPDATE"
+_RESULTS = """
+    DELETE FROM results WHERE digest = ANY($1::bytea[])
+        AND NOT EXISTS (SELECT 1 FROM facts WHERE result_digest = results.digest AND result_digest IS NOT NULL)
+"""
+KEYS = f"""
+    DELETE FROM submit_keys WHERE (tenant, key) IN (
+        SELECT tenant, key FROM submit_keys WHERE at < $1 ORDER BY at LIMIT {KEYS_AT_ONCE_MAX} FOR UPDATE SKIP LOCKED
+    )
+    RETURNING 1
+"""  # noqa: S608 - a constant
+"""Forgets some keys that were first used before then."""
+
+
+async def prune_chains(connection: Connection, before: datetime, limit: int) -> int:
+    """Forget some finished chains that ended before then; returns how many, 0 when there are none left.
+
+    To be called in a transaction.
+    """
+    rows = await connection.fetch(_ENDED, before, min(limit, CHAINS_AT_ONCE_MAX), TASKS_AT_ONCE_MAX)
+    chain_ids = [chain_id for (chain_id,) in rows]
+    if not chain_ids:
+        return 0
+    facts = await connection.fetch(_FACTS, chain_ids)
+    await connection.execute(_CHAINS, chain_ids)
+    digests = {digest for (digest,) in facts if digest is not None}
+    if digests:
+        await connection.fetch(_LOCK_RESULTS, list(digests))
+        await connection.execute(_RESULTS, list(digests))
+    return len(chain_ids)

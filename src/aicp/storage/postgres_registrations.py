@@ -1,0 +1,79 @@
+"""Registered agents in a PostgreSQL database, known to every replica; their secrets sealed."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from aicp.model.agent import AgentProfile
+from aicp.ports import Clock, SystemClock
+from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent, encode_agent
+from aicp.storage.postgres_database import PostgresDatabase
+from aicp.storage.postgres_faults import storage_error
+
+_SAVE = """
+    INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (agent_id) DO UPDATE
+    SET profile = excluded.profile, sealed_auth = excluded.sealed_auth, saved_at = excluded.saved_at
+"""
+_FORGET = "DELETE FROM registrations WHERE agent_id = $1"
+_LOAD = 'SELECT profile, sealed_auth FROM registrations ORDER BY agent_id COLLATE "C"'
+
+
+class PostgresRegistrations:
+    """Remembers which agents are registered.
+
+    Args:
+        database: Opened and closed by somebody else, as a rule the journal.
+        seal: Encrypts a secret; without it an agent with a secret is refused, for none is ever stored in the clear.
+        unseal: Turns that back; it raises `ValueError` for what `seal` with this key has not made.
+        clock: Tells when an agent was saved.
+    """
+
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        *,
+        seal: Cipher | None = None,
+        unseal: Cipher | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._database = database
+        self._seal = seal
+        self._unseal = unseal
+        self._clock = clock or SystemClock()
+
+    async def save(self, profile: AgentProfile) -> None:
+        """Record an agent, in place of what was known of it.
+
+        Raises:
+            SettingsError: It has a secret, and there is no key to seal it with.
+            StorageError: It could not be recorded.
+        """
+        row = encode_agent(profile, self._seal)
+        self._database.require_open()
+        await self._database.sessions.execute(
+            _SAVE, profile.agent_id, row.profile, row.sealed_auth, self._clock.utcnow()
+        )
+
+    async def forget(self, agent_id: str) -> None:
+        """Remove an agent; one that is not there is no error.
+
+        Raises:
+            StorageError: It could not be removed.
+        """
+        self._database.require_open()
+        await self._database.sessions.execute(_FORGET, agent_id)
+
+    async def load(self) -> Sequence[AgentProfile]:
+        """Every agent, by id.
+
+        Raises:
+            SettingsError: A secret cannot be unsealed.
+            StorageError: They could not be read.
+        """
+        self._database.require_open()
+        rows = await self._database.sessions.read(_LOAD)
+        try:
+            return [decode_agent(AgentRow(profile, sealed), self._unseal) for profile, sealed in rows]
+        except msgspec.MsgspecError as error:
+            raise storage_error(error, self._database.place) from error

@@ -1,0 +1,149 @@
+"""The processes that share a PostgreSQL database: who is alive, and what one asks of another."""
+
+import asyncio
+import os
+import platform
+from collections.abc import Callable, Sequence
+
+from aicp.ports import Replica
+from aicp.storage.postgres_death_watch import DeathWatch
+from aicp.storage.postgres_lease import CANCEL, CHANNEL, LEASE_S, RENEW_EVERY_S, Lease, no_number_error
+from aicp.storage.postgres_server import PostgresServer
+from aicp.storage.postgres_sessions import Sessions
+
+ASKED_AT_ONCE_MAX = 1_000
+
+_ASK = f"""
+    WITH asked AS (
+        INSERT INTO cancel_requests (chain_id, at)
+        SELECT chain_id, clock_timestamp() FROM chains WHERE chain_id = $1 AND ended_at IS NULL
+        ON CONFLICT (chain_id) DO UPDATE SET at = cancel_requests.at RETURNING chain_id
+    )
+    SELECT pg_notify({CHANNEL}, '{CANCEL}') FROM asked
+"""  # noqa: S608 - constants
+_ASKED = f"""
+    WITH forgotten AS (
+        DELETE FROM cancel_requests
+        WHERE NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = cancel_requests.chain_id AND ended_at IS NULL)
+    )
+    SELECT chain_id FROM cancel_requests JOIN chains USING (chain_id)
+    WHERE owner = $1 AND ended_at IS NULL ORDER BY at LIMIT {ASKED_AT_ONCE_MAX}
+"""  # noqa: S608 - a constant
+
+
+class PostgresReplicas:
+    """This process, and its peers on one database.
+
+    Args:
+        server: Has the database.
+        sessions: For questions.
+        name: For people; host and process when left out.
+        lease_s: How long a replica counts as alive after each sign of life, seconds.
+        renew_every_s: How often it gives one, seconds.
+    """
+
+    def __init__(
+        self,
+        server: PostgresServer,
+        sessions: Sessions,
+        *,
+        name: str = "",
+        lease_s: float = LEASE_S,
+        renew_every_s: float = RENEW_EVERY_S,
+    ) -> None:
+        self._server = server
+        self._sessions = sessions
+        self._news = asyncio.Event()
+        self._callbacks: list[Callable[[], None]] = []
+        self._watch = DeathWatch(server, self._peer_died)
+        self._lease = Lease(
+            server, name or f"{platform.node()}:{os.getpid()}", on_change=self._changed, on_lost=self._lost,
+            lease_s=lease_s, renew_every_s=renew_every_s,
+        )  # fmt: skip
+
+    @property
+    def number(self) -> int:
+        """Of this replica.
+
+        Raises:
+            StorageError: It has none: it was declared dead and joins again, or the journal is not open.
+        """
+        if not self._lease.number:
+            raise no_number_error(self._server.place)
+        return self._lease.number
+
+    @property
+    def living_number(self) -> int:
+        """As `number`, but 0 when it has none."""
+        return self._lease.number
+
+    @property
+    def alive(self) -> Sequence[Replica]:
+        """Who lives, oldest first, this one included, as known a second ago."""
+        return self._lease.alive
+
+    @property
+    def is_sure(self) -> bool:
+        """True while nobody can have taken this one's chains for want of a sign of life."""
+        return self._lease.is_sure
+
+    def when_lost(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever this one was declared dead; it joins again by itself."""
+        self._callbacks.append(callback)
+
+    async def join(self) -> None:
+        """Become one of them.
+
+        Raises:
+            AicpError: The database cannot be reached or used.
+        """
+        await self._lease.join()
+        if self._lease.keeps_sessions:
+            self._watch.start()
+
+    async def leave(self) -> None:
+        """Hand over: be alive no more, and tell the others. Bounded in time."""
+        await self._watch.stop()
+        await self._lease.leave()
+
+    def doubt_own_life(self) -> None:
+        """Something was refused as from a dead replica: find out now."""
+        self._lease.look_soon()
+
+    async def until_news(self, timeout_s: float) -> None:
+        """Return when there may be chains to claim or requests to cancel, after `timeout_s` at the latest."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            return
+        self._news.clear()
+
+    async def ask_cancel(self, chain_id: str) -> bool:
+        """Ask whoever owns a chain, now or later, to cancel it; False when it has ended, or there is none.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+        return bool(await self._sessions.execute(_ASK, chain_id))
+
+    async def asked_cancels(self) -> Sequence[str]:
+        """The unfinished chains of this replica that somebody asked to cancel.
+
+        Raises:
+            StorageError: They could not be read, or this replica is not alive.
+        """
+        return [chain_id for (chain_id,) in await self._sessions.execute(_ASKED, self.number)]
+
+    def _changed(self) -> None:
+        self._watch.aim(self._lease.number, self._lease.alive)
+        self._news.set()
+
+    def _peer_died(self) -> None:
+        self._lease.look_soon()
+        self._news.set()
+
+    def _lost(self) -> None:
+        self._watch.aim(0, ())
+        for callback in self._callbacks:
+            callback()
