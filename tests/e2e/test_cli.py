@@ -24,6 +24,7 @@ from aicp.cli.main import main
 pytestmark = pytest.mark.xdist_group("cli")  # one server and one agent for all of them
 
 BOUND_S = 60.0
+FULL, EMPTY = "\N{FULL BLOCK}", "\N{MIDDLE DOT}"
 AGENTS = """
 import asyncio
 from aicp.agent import Agent, AgentFailure
@@ -287,7 +288,9 @@ def test_progress_is_shown_to_a_terminal_and_data_stays_clean(shell: Shell) -> N
     [
         ["agent", "list"], ["agent", "show", "x"], ["breaker", "list"], ["breaker", "reset", "x"],
         ["scheduler", "status"], ["task", "run", "x"], ["task", "show", "x"], ["task", "cancel", "x"],
-        ["chain", "run", "chain.yaml"], ["chain", "show", "x"], ["chain", "cancel", "x"],
+        ["chain", "run", "chain.yaml"], ["chain", "show", "x"], ["chain", "cancel", "x"], ["chain", "list"],
+        ["chain", "graph", "x"], ["chain", "retry", "x"], ["chain", "show", "x", "--wait"], ["task", "list"],
+        ["task", "show", "x", "--wait"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -377,6 +380,82 @@ def test_chain_runs_at_the_server_and_is_shown(fleet: Shell) -> None:
     assert cancelled == {"chain_id": ran.data["chain_id"], "status": "COMPLETED"}
 
 
+def test_chain_is_shown_with_its_timeline(fleet: Shell) -> None:
+    chain_id = fleet.call("chain", "run", "chain.yaml", "-o", "json").data["chain_id"]
+    steps, times = fleet.run("chain", "show", chain_id, PYTHONIOENCODING="utf-8").out.split("\n\n")
+    assert [line.split()[0] for line in steps.splitlines()[2:]] == ["once", "twice"]
+    title, _, *rows = times.splitlines()
+    assert title.split() == ["from", "took", "task", "attempt", "agent", "outcome"]
+    assert [row.split()[4:8] for row in rows] == [
+        ["once", "1", "eyes-1", "SUCCESS"], ["twice", "1", "eyes-1", "SUCCESS"],
+    ]  # fmt: skip
+    bars = [row.split()[8] for row in rows]
+    assert {len(bar) for bar in bars} == {40}
+    assert set("".join(bars)) == {FULL, EMPTY}
+    assert (bars[1][0], bars[1][-1]) == (EMPTY, FULL)
+
+
+def test_chains_and_tasks_are_listed_the_newest_first(fleet: Shell) -> None:
+    chains = [fleet.call("chain", "run", name, "-o", "json").data["chain_id"] for name in ("chain.yaml", "no.yaml")]
+    listed = fleet.call("chain", "list", "--limit", "2", "-o", "json")
+    assert [(chain["chain_id"], chain["status"]) for chain in listed.data] == [
+        (chains[1], "FAILED"), (chains[0], "COMPLETED"),
+    ]  # fmt: skip
+    assert "two steps" in fleet.call("chain", "list").out
+    failed = fleet.call("chain", "list", "--status", "failed", "--limit", "1", "-o", "jsonl")
+    assert json.loads(failed.out)["chain_id"] == chains[1]
+    tasks = fleet.call("task", "list", "--limit", "3", "-o", "json")
+    names = [f"{chains[1]}.no", f"{chains[0]}.once", f"{chains[0]}.twice"]
+    assert [task["task_id"] for task in tasks.data] == names
+    assert (tasks.code, "There may be more tasks" in fleet.call("task", "list", "--limit", "2").err) == (0, True)
+    row = fleet.call("task", "list", "--capability", "text.no", "--status", "FAILED", "--limit", "1").out.splitlines()[
+        2
+    ]
+    assert row.split()[:5] == [names[0], "text.no", "FAILED", "eyes-1", "1"]
+    assert "not_me: this one cannot be done" in row
+
+
+def test_lists_of_nothing_are_empty(fleet: Shell) -> None:
+    assert fleet.call("task", "list", "--capability", "text.nobody", "-o", "json").data == []
+    assert fleet.call("chain", "list", "--status", "SKIPPED", "-o", "jsonl").out == ""
+
+
+def test_chain_is_drawn_for_mermaid(fleet: Shell) -> None:
+    chain_id = fleet.call("chain", "run", "chain.yaml", "-o", "json").data["chain_id"]
+    drawn = fleet.run("chain", "graph", chain_id)
+    assert (drawn.code, drawn.err) == (0, "")
+    assert drawn.out.startswith('flowchart LR\n  t0["once<br/>text.echo<br/>COMPLETED in ')
+    assert "  t0 --> t1\n" in drawn.out
+    assert fleet.call("chain", "graph", chain_id, "-o", "json").data == {"chain_id": chain_id, "mermaid": drawn.out}
+
+
+def test_chain_and_task_are_waited_for_and_the_exit_code_tells(fleet: Shell) -> None:
+    for name, code in (("chain.yaml", 0), ("no.yaml", 1)):
+        chain_id = fleet.call("chain", "run", name, "-o", "json").data["chain_id"]
+        assert fleet.call("chain", "show", chain_id).code == 0
+        assert fleet.call("chain", "show", chain_id, "--wait").code == code
+        retried = fleet.call("chain", "retry", chain_id, "--wait", "-o", "json")
+        assert (retried.code, retried.data["retry_of"]) == (code, chain_id)
+    assert fleet.call("task", "show", f"{chain_id}.no").code == 0
+    assert fleet.call("task", "show", f"{chain_id}.no", "--wait").code == 1
+
+
+def test_wait_for_a_chain_ends_with_it(fleet: Shell) -> None:
+    chain_id = start_of_slow_chain(fleet)
+    with fleet.started("chain", "show", chain_id, "--wait", "-o", "json") as waiting:
+        assert fleet.call("chain", "cancel", chain_id).code == 0
+        out, _ = waiting.communicate(timeout=BOUND_S)
+        assert (waiting.returncode, json.loads(out)["status"]) == (1, "CANCELLED")
+
+
+def start_of_slow_chain(fleet: Shell) -> str:
+    """The id of a chain that hangs at the server."""
+    with fleet.started("chain", "run", "slow.json") as process:
+        found = re.search(r"Chain (\w+) is accepted", line_of(process.stderr))
+        assert found is not None
+        return found[1]
+
+
 def test_interrupted_chain_goes_on_at_the_server(fleet: Shell) -> None:
     with fleet.started("chain", "run", "slow.json") as process:
         found = re.search(r"Chain (\w+) is accepted", line_of(process.stderr))
@@ -399,6 +478,10 @@ def test_interrupted_chain_goes_on_at_the_server(fleet: Shell) -> None:
         (["task", "show", "nope"], "a task id looks like"),
         (["chain", "show", "nope"], "There is no chain 'nope'"),
         (["chain", "cancel", "nope"], "There is no chain 'nope'"),
+        (["chain", "graph", "nope"], "There is no chain 'nope'"),
+        (["chain", "retry", "nope"], "There is no chain 'nope'"),
+        (["chain", "show", "nope", "--wait"], "There is no chain 'nope'"),
+        (["task", "list", "--capability", "no name"], "?capability"),
         (["agent", "show", "nobody"], "There is no agent 'nobody'"),
         (["breaker", "reset", "nobody"], "There is no agent 'nobody'"),
         (["agent", "list", "--capability", "no name"], "?capability"),

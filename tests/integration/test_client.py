@@ -119,6 +119,31 @@ def test_tasks_and_chains_are_cancelled() -> None:
     with_client(test)
 
 
+def test_tasks_and_chains_are_listed_page_by_page_and_drawn() -> None:
+    async def test(client: Client, api: Api) -> None:
+        chains = [await client.submit_chain(ChainSpec((Task("text.echo", id="a"),), "named")) for _ in range(3)]
+        for chain_id in chains:
+            await client.wait_chain(chain_id)
+        first = await client.list_chains(limit=2)
+        assert [chain.chain_id for chain in first.chains] == [chains[2], chains[1]]
+        last = await client.list_chains(limit=2, cursor=first.next_cursor)
+        assert ([chain.chain_id for chain in last.chains], last.next_cursor) == ([chains[0]], None)
+        assert (await client.list_chains(status=TaskStatus.FAILED)).chains == []
+        tasks = await client.list_tasks(status=TaskStatus.COMPLETED, capability="text.echo", limit=1)
+        assert [(task.task_id, task.status) for task in tasks.tasks] == [(f"{chains[2]}.a", TaskStatus.COMPLETED)]
+        more = await client.list_tasks(cursor=tasks.next_cursor)
+        assert [task.chain_id for task in more.tasks] == [chains[1], chains[0]]
+        assert (await client.draw_chain(chains[0])).startswith("flowchart LR\n")
+        with pytest.raises(InvalidInput, match="begin again"):
+            await client.list_tasks(cursor="gone.a")
+        with pytest.raises(InvalidInput, match="capability"):
+            await client.list_tasks(capability="no name")
+        with pytest.raises(ChainNotFound):
+            await client.draw_chain("nope")
+
+    with_client(test)
+
+
 def test_agents_are_registered_found_drained_and_removed() -> None:
     async def test(client: Client, api: Api) -> None:
         async with echoing_agent().serving() as served:

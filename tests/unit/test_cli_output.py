@@ -26,9 +26,10 @@ from aicp.errors import (
 
 GROUPS: tuple[list[str], ...] = ([], ["chain"], ["task"], ["agent"], ["breaker"], ["scheduler"])
 COMMANDS = (
-    ["serve"], ["version"], ["chain", "run"], ["chain", "show"], ["chain", "cancel"], ["task", "run"], ["task", "show"],
-    ["task", "cancel"], ["agent", "run"], ["agent", "list"], ["agent", "show"], ["breaker", "list"],
-    ["breaker", "reset"], ["scheduler", "status"],
+    ["serve"], ["version"], ["chain", "run"], ["chain", "show"], ["chain", "cancel"], ["task", "run"],
+    ["task", "show"], ["task", "cancel"], ["task", "list"], ["chain", "list"], ["chain", "graph"], ["chain", "retry"],
+    ["agent", "run"], ["agent", "list"], ["agent", "show"], ["breaker", "list"], ["breaker", "reset"],
+    ["scheduler", "status"],
 )  # fmt: skip
 
 
@@ -128,6 +129,11 @@ def test_group_without_a_command_shows_its_help(group: list[str], capsys: pytest
         (["task", "run", "text.echo", "--params", "@/nowhere.json"], "/nowhere.json cannot be read"),
         (["task", "run", "text.echo", "--priority", "urgent"], "urgent"),
         (["chain", "run", "/nowhere.yaml"], "/nowhere.yaml cannot be read: no such file or directory."),
+        (["task", "list", "--limit", "0"], "--limit"),
+        (["task", "list", "--status", "odd"], "odd"),
+        (["chain", "list", "--limit", "many"], "--limit"),
+        (["chain", "list", "--capability", "x"], "--capability"),
+        (["chain", "graph"], "Missing argument 'chain_id'"),
         (["agent", "run", "nonsense"], "'nonsense' names no agent"),
         (["agent", "run", "no_such_module:agent"], "no module 'no_such_module'"),
     ],

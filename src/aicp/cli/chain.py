@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from aicp.cli.connection import ask
-from aicp.cli.exits import OK, WORK_FAILED
-from aicp.cli.output import Format, Output, facts, write
-from aicp.model.task import TaskStatus
+from aicp.cli.lists import LIMIT, Limit, Status, show_chains
+from aicp.cli.output import Format, Output, facts, write, write_plain
 
 app = typer.Typer(help="Chains of tasks.", no_args_is_help=True)
 
 ChainId = Annotated[str, typer.Argument(help="The id that `aicp chain run` told.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for its end, and say by the exit code how that was.")]
 
 
 @app.command()
@@ -28,7 +28,7 @@ def run(
     from aicp.runtime.files import read_agents, read_chain
 
     spec = read_chain(file)
-    from aicp.cli.steps import run_at_server, tell_standing, write_steps
+    from aicp.cli.steps import exit_with, run_at_server, tell_standing, write_steps
 
     if agents is None:
         view = run_at_server(spec)
@@ -38,17 +38,37 @@ def run(
         view = asyncio.run(run_embedded(spec, read_agents(agents), agents))
     write_steps(view, output)
     tell_standing(view)
-    raise typer.Exit(OK if view.status is TaskStatus.COMPLETED else WORK_FAILED)
+    raise exit_with(view)
 
 
 @app.command()
-def show(chain_id: ChainId, output: Output = Format.TABLE) -> None:
-    """Show where a chain and each of its tasks stand."""
-    from aicp.cli.steps import tell_standing, write_steps
+def show(chain_id: ChainId, wait: Wait = False, output: Output = Format.TABLE) -> None:
+    """Show where a chain and each of its tasks stand, and when who did what."""
+    from aicp.cli.steps import exit_with, follow_at_server, tell_standing, write_steps, write_timeline
 
-    view = ask(lambda client: client.get_chain(chain_id))
+    view = follow_at_server(chain_id) if wait else ask(lambda client: client.get_chain(chain_id))
     write_steps(view, output)
+    if output is Format.TABLE:
+        write_timeline(view)
     tell_standing(view)
+    if wait:
+        raise exit_with(view)
+
+
+@app.command("list")
+def list_chains(status: Status = None, limit: Limit = LIMIT, output: Output = Format.TABLE) -> None:
+    """Show the newest chains."""
+    show_chains(status, limit, output)
+
+
+@app.command()
+def graph(chain_id: ChainId, output: Output = Format.TABLE) -> None:
+    """Draw a chain: text for Mermaid, with every task, its status and its attempts."""
+    drawn = ask(lambda client: client.draw_chain(chain_id))
+    if output is Format.TABLE:
+        write_plain(drawn)
+    else:
+        write({"chain_id": chain_id, "mermaid": drawn}, output, facts())
 
 
 @app.command()
@@ -59,7 +79,18 @@ def cancel(chain_id: ChainId, output: Output = Format.TABLE) -> None:
 
 
 @app.command()
-def retry(chain_id: ChainId, output: Output = Format.TABLE) -> None:
+def retry(chain_id: ChainId, wait: Wait = False, output: Output = Format.TABLE) -> None:
     """Run a chain that has ended again, as a new one: only what has no good result yet is done."""
     retried = ask(lambda client: client.retry_chain(chain_id))
+    if wait:
+        _show_end(retried, output)
     write({"chain_id": retried, "retry_of": chain_id}, output, facts(chain=retried, retry_of=chain_id))
+
+
+def _show_end(chain_id: str, output: Format) -> None:
+    from aicp.cli.steps import exit_with, follow_at_server, tell_standing, write_steps
+
+    view = follow_at_server(chain_id)
+    write_steps(view, output)
+    tell_standing(view)
+    raise exit_with(view)

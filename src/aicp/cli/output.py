@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -48,13 +49,16 @@ def write(value: Any, output: Format, sheet: Sheet, lines: Sequence[Any] | None 
         sheet: For `table`.
         lines: For `jsonl`, one each; the elements of a list, or the value itself, when left out.
     """
-    try:
+    with _until_nobody_reads():
         _write(value, output, sheet, lines)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read has gone: what is still buffered must not fail when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(PIPE_CLOSED) from None
+
+
+def write_plain(text: str) -> None:
+    """Write text as it is, for another program."""
+    with _until_nobody_reads():
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
 
 def facts(**named: Any) -> Sheet:
@@ -65,6 +69,16 @@ def facts(**named: Any) -> Sheet:
 def seconds(value: float | None) -> str | None:
     """A duration as people read it."""
     return None if value is None else f"{value:.3f} s"
+
+
+@contextmanager
+def _until_nobody_reads() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # Whoever read has gone: what is still buffered must not fail when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(PIPE_CLOSED) from None
 
 
 def _write(value: Any, output: Format, sheet: Sheet, lines: Sequence[Any] | None) -> None:

@@ -1,18 +1,31 @@
-"""The steps of a chain: followed to its end, written as a table, told in a sentence."""
+"""The steps of a chain: followed to its end, written as tables, told in a sentence."""
+
+import sys
+
+import typer
 
 from aicp.cli.connection import ask
-from aicp.cli.exits import say
-from aicp.cli.output import Format, Sheet, seconds, write
+from aicp.cli.exits import OK, WORK_FAILED, say
+from aicp.cli.output import Format, Sheet, seconds, write, write_plain
 from aicp.cli.progress import follow
 from aicp.client import Client
+from aicp.coordination.timeline import TimelineEntry, timeline
 from aicp.model.chain import ChainSpec
+from aicp.model.task import TaskStatus
 from aicp.model.views import ChainView, TaskView
+
+BAR_CHARS = 40
 
 
 def run_at_server(spec: ChainSpec) -> ChainView:
     """Submit a chain to the server and follow it to its end; interrupted, it goes on there."""
     chain_id = ask(lambda client: client.submit_chain(spec))
     say(f"Chain {chain_id} is accepted.")
+    return follow_at_server(chain_id)
+
+
+def follow_at_server(chain_id: str) -> ChainView:
+    """Follow a chain of the server to its end; interrupted, it goes on there."""
     try:
         return ask(lambda client: _follow(client, chain_id))
     except KeyboardInterrupt:
@@ -27,6 +40,22 @@ def write_steps(view: ChainView, output: Format) -> None:
     write(view, output, Sheet(columns, rows), list(view.tasks.values()))
 
 
+def write_timeline(view: ChainView) -> None:
+    """Write every attempt, by its start, with a bar that shows when it ran; nothing when there was none."""
+    entries = timeline(view)
+    if not entries:
+        return
+    span_s = max(entry.begins_s + entry.takes_s for entry in entries)
+    write_plain("\n")
+    rows = [_timeline_row(entry, span_s) for entry in entries]
+    write(entries, Format.TABLE, Sheet(("from", "took", "task", "attempt", "agent", "outcome", ""), rows))
+
+
+def exit_with(view: ChainView) -> typer.Exit:
+    """How a command ends that waited for a chain: 0 when it completed."""
+    return typer.Exit(OK if view.status is TaskStatus.COMPLETED else WORK_FAILED)
+
+
 def tell_standing(view: ChainView) -> None:
     """Say on stderr where a chain stands."""
     ended = "" if view.ended_at is None else f" after {(view.ended_at - view.started_at).total_seconds():.3f} s"
@@ -39,6 +68,22 @@ async def _follow(client: Client, chain_id: str) -> ChainView:
         return (await client.health()).capabilities_out
 
     return await follow(lambda wait_s: client.get_chain(chain_id, wait_s=wait_s), capabilities_out)
+
+
+def _timeline_row(entry: TimelineEntry, span_s: float) -> tuple[object, ...]:
+    is_copied = entry.begins_s + entry.takes_s < 0
+    begins = "before" if is_copied else seconds(entry.begins_s)
+    bar = "" if is_copied else _bar(entry.begins_s, entry.takes_s, span_s)
+    return begins, seconds(entry.takes_s), entry.task, entry.number, entry.agent_id, entry.outcome, bar
+
+
+def _bar(begins_s: float, takes_s: float, span_s: float) -> str:
+    """A row of the timeline: the whole span, and in it the time of one attempt, a character wide at least."""
+    full, empty = ("\N{FULL BLOCK}", "\N{MIDDLE DOT}") if "utf" in (sys.stdout.encoding or "").lower() else "#."
+    per_s = BAR_CHARS / span_s if span_s > 0 else 0.0
+    first = min(max(0, int(begins_s * per_s)), BAR_CHARS - 1)
+    last = min(max(first + 1, round((begins_s + takes_s) * per_s)), BAR_CHARS)
+    return empty * first + full * (last - first) + empty * (BAR_CHARS - last)
 
 
 def _row(name: str, task: TaskView) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ import typer
 
 from aicp.cli.connection import ask
 from aicp.cli.exits import OK, WORK_FAILED, say
+from aicp.cli.lists import LIMIT, Limit, Status, show_tasks
 from aicp.cli.output import Format, Output, Sheet, facts, seconds, write
 from aicp.errors import Fault, InvalidTask
 from aicp.model.task import Priority, Task, TaskStatus
@@ -40,9 +41,28 @@ def run(
 
 
 @app.command()
-def show(task_id: TaskId, output: Output = Format.TABLE) -> None:
+def show(
+    task_id: TaskId,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for its end, and say by the exit code how that was.")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
     """Show where a task stands, and its result."""
+    if wait:
+        _show_end(task_id, output)
     _write_view(ask(lambda client: client.get_task(task_id)), output)
+
+
+@app.command("list")
+def list_tasks(
+    status: Status = None,
+    capability: Annotated[str | None, typer.Option(help="Only those that ask for it: name, or name@major.")] = None,
+    limit: Limit = LIMIT,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show the newest tasks, those of chains too."""
+    show_tasks(status, capability, limit, output)
 
 
 @app.command()

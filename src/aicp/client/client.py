@@ -13,11 +13,12 @@ from aicp.client.exchange import Exchange
 from aicp.client.problems import ServerRefused
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
-from aicp.model.task import Task
+from aicp.model.task import Task, TaskStatus
 from aicp.model.views import (
     AgentPage,
     AgentState,
     AgentView,
+    ChainPage,
     ChainStanding,
     ChainView,
     Explanation,
@@ -28,6 +29,7 @@ from aicp.model.views import (
     ParallelAccepted,
     Registered,
     SchedulerStatus,
+    TaskPage,
     TaskStanding,
     TaskView,
 )
@@ -36,6 +38,7 @@ TIMEOUT_S = 30.0
 RETRIES_MAX = 4
 POLL_S = 30.0
 FAILURES_SHOWN = 100
+LISTED = 100
 T = TypeVar("T")
 
 
@@ -139,6 +142,44 @@ class Client:
             ChainNotFound: There is none.
         """
         return await self._ask("GET", f"/api/tasks/chain/{_quoted(chain_id)}", ChainView, wait_s=wait_s)
+
+    async def list_tasks(
+        self,
+        *,
+        status: TaskStatus | None = None,
+        capability: str | None = None,
+        limit: int = LISTED,
+        cursor: str | None = None,
+    ) -> TaskPage:
+        """One page of tasks, those of the newest chain first.
+
+        Args:
+            status: Only those that stand here.
+            capability: Only those that ask for this, `name` or `name@major`.
+            limit: At most this many, 1 to 1,000; a page may have fewer, and yet a `next_cursor`.
+            cursor: `next_cursor` of the page before.
+
+        Raises:
+            InvalidInput: The capability cannot be one, or the cursor's place is forgotten: begin again without it.
+        """
+        return await self._ask(
+            "GET", "/api/tasks", TaskPage, status=status, capability=capability, limit=limit, cursor=cursor
+        )
+
+    async def list_chains(
+        self, *, status: TaskStatus | None = None, limit: int = LISTED, cursor: str | None = None
+    ) -> ChainPage:
+        """One page of chains, newest first; arguments and errors are those of `list_tasks`."""
+        return await self._ask("GET", "/api/tasks/chain", ChainPage, status=status, limit=limit, cursor=cursor)
+
+    async def draw_chain(self, chain_id: str) -> str:
+        """A chain as text that Mermaid draws.
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        drawn = await self._exchange.send("GET", f"/api/tasks/chain/{_quoted(chain_id)}/graph")
+        return drawn.decode("utf-8", "replace")
 
     async def wait_task(self, task_id: str, *, timeout_s: float | None = None) -> TaskView:
         """How a task ended, or where it stands after `timeout_s` seconds: look at its `status`.
