@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from aicp.agent import Agent
 from aicp.errors import SettingsError
 from aicp.model.agent import AgentAuth, Capability, Registration
 from aicp.model.chain import TaskChain
+from aicp.model.event import AgentChanged, Event
 from aicp.model.task import Task, TaskStatus
 from aicp.registry.leases import Liveness
 from aicp.runtime.node import Node
@@ -35,6 +37,30 @@ def registration(agent_id: str = "far", *, lease: bool = True, auth: AgentAuth |
         "http://127.0.0.1:9", agent_id, "instance-1", capabilities=(Capability(ECHO),), max_concurrent_tasks=3,
         labels={"zone": "a"}, auth=auth, lease=lease,
     )  # fmt: skip
+
+
+def far_agent() -> Agent:
+    agent = Agent("far")
+    agent.capability(ECHO)(echo)
+    return agent
+
+
+class Changes:
+    """An observer of what happens to the registered agents."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self._news = asyncio.Event()
+
+    def notify(self, event: Event) -> None:
+        if isinstance(event, AgentChanged):
+            self.seen.append(event.change)
+            self._news.set()
+
+    async def until(self, change: str) -> None:
+        while change not in self.seen:
+            self._news.clear()
+            await self._news.wait()
 
 
 def environ(tmp_path: Path, **more: str) -> Mapping[str, str]:
@@ -128,16 +154,67 @@ class TestAgents:
         run(main())
         assert not (tmp_path / "data").exists()
 
-    def test_static_local_and_removed_agents_are_not_restored(self, tmp_path: Path) -> None:
+    def test_agents_without_heartbeats_are_back_unheard_and_then_neither_offline_nor_gone(self, tmp_path: Path) -> None:
         async def main() -> None:
             async with node_on(tmp_path) as node:
-                await node.ains.register(registration("static", lease=False))
-                await node.add_agent("local", {ECHO: echo})
-                for name in ("removed", "replaced", "made-static"):
-                    await node.ains.register(registration(name))
-                node.remove_agent("removed")
-                await node.add_agent("replaced", {ECHO: echo})
+                assert (await node.ains.register(registration("static", lease=False))).lease is None
+                await node.ains.register(registration("made-static"))
                 await node.ains.register(registration("made-static", lease=False))
+                saved = node.ains.agents()
+            async with node_on(tmp_path) as node:
+                assert sorted(node.ains.agents(), key=lambda agent: agent.agent_id, reverse=True) == saved
+                assert {node.ains.liveness(agent.agent_id) for agent in saved} == {Liveness.UNHEARD}
+                assert [agent.agent_id for agent in node.ains.without_heartbeats()] == ["made-static", "static"]
+
+        run(main())
+
+    def test_an_agent_added_by_its_endpoint_before_the_start_is_remembered(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with far_agent().serving() as served:
+                node = node_on(tmp_path)
+                added = await node.add_agent("early", endpoint=served.endpoint)
+                async with node:
+                    assert node.ains.liveness("early") is Liveness.HEARD
+                async with node_on(tmp_path) as node:
+                    assert node.ains.get("early") == added
+
+        run(main())
+
+    def test_one_added_and_removed_before_the_start_is_not_remembered(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            node = node_on(tmp_path)
+            await node.ains.register(registration("early"))
+            node.remove_agent("early")
+            async with node:
+                pass
+            assert ask(tmp_path / "aicp.db", "SELECT count(*) FROM registrations") == 0
+
+        run(main())
+
+    def test_a_restored_agent_that_answers_its_health_check_is_heard_at_once(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with far_agent().serving() as served:
+                async with node_on(tmp_path) as node:
+                    await node.add_agent(endpoint=served.endpoint)
+                again, changes = node_on(tmp_path), Changes()
+                again.observe(changes)
+                async with again:
+                    await changes.until("heard")
+                    assert again.ains.liveness("far") is Liveness.HEARD
+                assert changes.seen == ["unheard", "heard"]
+
+        run(main())
+
+    def test_local_and_removed_agents_are_not_restored(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.add_agent("local", {ECHO: echo})
+                for name in ("removed", "replaced"):
+                    await node.ains.register(registration(name))
+                await node.ains.register(registration("static", lease=False))
+                node.remove_agent("removed")
+                node.remove_agent("static")
+                await node.add_agent("replaced", {ECHO: echo})
             assert ask(tmp_path / "aicp.db", "SELECT count(*) FROM registrations") == 0
             async with node_on(tmp_path) as node:
                 assert node.ains.agents() == []

@@ -72,6 +72,7 @@ class AgentProfile(msgspec.Struct, frozen=True):
         auth: How AICP proves itself to the agent.
         tenant: Whose tasks it serves.
         shared: True when it serves every tenant.
+        lease: False when it sends no heartbeats; one in its own process is then asked how it is.
     """
 
     agent_id: str
@@ -84,6 +85,7 @@ class AgentProfile(msgspec.Struct, frozen=True):
     auth: AgentAuth | None = None
     tenant: str = DEFAULT_TENANT
     shared: bool = False
+    lease: bool = True
 
 
 class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -99,7 +101,7 @@ class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
         max_concurrent_tasks: Its slots.
         labels: Free key-value pairs.
         shared: True when it serves every tenant.
-        lease: False when it will not send heartbeats.
+        lease: False when it will not send heartbeats; it is then asked at its `/healthz`.
     """
 
     endpoint: str

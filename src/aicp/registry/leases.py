@@ -40,12 +40,13 @@ class LivenessChange(msgspec.Struct, frozen=True):
 
 
 class _Lease:
-    __slots__ = ("heard_at", "instance_id", "liveness")
+    __slots__ = ("ends", "heard_at", "instance_id", "liveness")
 
-    def __init__(self, instance_id: str, heard_at: float, liveness: Liveness) -> None:
+    def __init__(self, instance_id: str, heard_at: float, liveness: Liveness, *, ends: bool) -> None:
         self.instance_id = instance_id
         self.heard_at = heard_at
         self.liveness = liveness
+        self.ends = ends
 
 
 class Leases:
@@ -63,11 +64,16 @@ class Leases:
         self._due: list[tuple[float, int, str, _Lease]] = []
         self._numbers = itertools.count()
 
-    def grant(self, agent_id: str, instance_id: str, liveness: Liveness = Liveness.HEARD) -> None:
-        """Begin a lease, in place of an earlier one."""
-        lease = _Lease(instance_id, self._clock(), liveness)
+    def grant(self, agent_id: str, instance_id: str, liveness: Liveness = Liveness.HEARD, *, ends: bool = True) -> None:
+        """Begin a lease, in place of an earlier one.
+
+        One that never `ends` is for an agent without a promise that shall show life once: no silence makes it worse,
+        and no heartbeat renews it.
+        """
+        lease = _Lease(instance_id, self._clock(), liveness, ends=ends)
         self._leases[agent_id] = lease
-        self._look_at(lease.heard_at + self.ttl_s, agent_id, lease)
+        if ends:
+            self._look_at(lease.heard_at + self.ttl_s, agent_id, lease)
 
     def renew(self, agent_id: str, instance_id: str) -> bool:
         """A heartbeat came; True when the agent had been given up for unheard or offline.
@@ -77,7 +83,7 @@ class Leases:
             AgentReplaced: Another instance registered under its id.
         """
         lease = self._leases.get(agent_id)
-        if lease is None:
+        if lease is None or not lease.ends:
             raise AgentNotFound(f"There is no lease of agent '{agent_id[:128]}'; register again.")
         if lease.instance_id != instance_id:
             raise AgentReplaced(f"Another instance has registered as '{agent_id}'; stop this one or rename it.")

@@ -58,20 +58,9 @@ class Prober:
 
     async def _probe(self, agent: AgentProfile) -> None:
         async with self._places:
-            reply = await self._ask(agent)
+            reply = await ask(self._transport, agent)
         self._learn(agent, reply)
         self._scheduler.refresh(agent.agent_id)
-
-    async def _ask(self, agent: AgentProfile) -> Reply:
-        """What the agent says; a transport that hangs or raises has no answer, and frees its place."""
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_S):
-                return await self._transport.probe(agent)
-        except TimeoutError:
-            return Reply(Outcome.AGENT_FAULT, reason="no answer to the probe", timed_out=True)
-        except Exception as error:  # noqa: BLE001 - one agent's probe is not the others' trouble
-            _log.exception("the transport failed to probe agent %s", agent.agent_id)
-            return Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)
 
     def _learn(self, agent: AgentProfile, reply: Reply) -> None:
         waiting = [key for key in self._scheduler.keys_of(agent.agent_id) if self._is_due(agent.agent_id, key)]
@@ -88,3 +77,15 @@ class Prober:
 
     def _is_due(self, agent_id: str, key: str) -> bool:
         return self._board.needs_probe(agent_id, key) and not self._board.ready_in_s(agent_id, key)
+
+
+async def ask(transport: Transport, agent: AgentProfile) -> Reply:
+    """What an agent says at its `/healthz` within 5 s; from a transport that hangs or raises comes no answer."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return await transport.probe(agent)
+    except TimeoutError:
+        return Reply(Outcome.AGENT_FAULT, reason="no answer to the probe", timed_out=True)
+    except Exception as error:  # noqa: BLE001 - one agent's probe is not the others' trouble
+        _log.exception("the transport failed to probe agent %s", agent.agent_id)
+        return Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ class Ains:
         describer: Asks agents what they are.
         clock: Time.
         observer: Told of every change.
-        registrations: Remembers agents with a lease; None for nobody.
+        registrations: Remembers agents in their own process; None for nobody.
     """
 
     def __init__(
@@ -64,12 +64,14 @@ class Ains:
         self._registrations = registrations
         self._registered_at: dict[str, datetime] = {}
         self._saved: set[str] = set()
+        self._to_save: dict[str, AgentProfile] | None = {}
         self._to_forget: set[str] = set()
+        self._to_ask: dict[str, AgentProfile] = {}
 
     async def register(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> Registered:
         """Take in an agent that runs in its own process; what the registration leaves out the agent is asked for.
 
-        One with a lease is remembered, so that a node that starts again need not wait for it to register again.
+        It is remembered, so that a node that starts again need not wait until somebody registers it again.
 
         Raises:
             InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
@@ -77,19 +79,19 @@ class Ains:
         """
         profile = await self._complete(registration, tenant)
         self.put(profile)
-        if not registration.lease:
-            await self.forget_removed()
-            return Registered(profile.agent_id, None)
-        self._leases.grant(profile.agent_id, profile.instance_id)
+        if profile.lease:
+            self._leases.grant(profile.agent_id, profile.instance_id)
         await self._save(profile)
-        return Registered(profile.agent_id, self.terms)
+        return Registered(profile.agent_id, self.terms if profile.lease else None)
 
     async def restore(self) -> None:
         """Take in again, as unheard, whom an earlier process remembered and nobody has put here since.
 
+        Whoever registered before this is remembered from now on.
+
         Raises:
             SettingsError: A secret cannot be unsealed.
-            StorageError: They could not be read.
+            StorageError: They could not be read, or those before not be recorded.
         """
         if self._registrations is None:
             return
@@ -97,6 +99,9 @@ class Ains:
             self._saved.add(profile.agent_id)
             if profile.agent_id not in self._directory:
                 self._restore(profile)
+        waiting, self._to_save = self._to_save or {}, None
+        for profile in waiting.values():
+            await self._save(profile)
 
     async def forget_removed(self) -> None:
         """Have those be forgotten for good who were removed, or are no longer to be remembered.
@@ -124,7 +129,7 @@ class Ains:
         self._leases.end(profile.agent_id)
         self._let_go(profile.agent_id)
         self._registered_at[profile.agent_id] = self._clock.utcnow()
-        self._scheduler.add_agent(profile)
+        self._use(profile)
         if old is not None and old.instance_id != profile.instance_id:
             # After the scheduler knows its address: a circuit that lets probes in serves whoever waits at once.
             self._board.new_instance(profile.agent_id)
@@ -163,6 +168,7 @@ class Ains:
         self._scheduler.remove_agent(agent_id)
         self._board.remove(agent_id)
         self._registered_at.pop(agent_id, None)
+        self._to_ask.pop(agent_id, None)
         self._let_go(agent_id)
         self._observer.notify(AgentChanged(agent_id, "removed", self._clock.utcnow(), tenant))
 
@@ -197,13 +203,21 @@ class Ains:
 
     def notify(self, event: Event) -> None:
         """As an observer: an agent that answers is heard, whatever its heartbeats do."""
-        if (
-            isinstance(event, AttemptEnded)
-            and event.outcome is Outcome.SUCCESS
-            and self._leases.heard(event.agent_id)
-            and event.agent_id in self._directory
-        ):
-            self._came_back(event.agent_id)
+        if isinstance(event, AttemptEnded) and event.outcome is Outcome.SUCCESS:
+            self.heard(event.agent_id)
+
+    def heard(self, agent_id: str) -> None:
+        """An agent showed life; one that is not here changes nothing."""
+        if self._leases.heard(agent_id) and agent_id in self._directory:
+            self._came_back(agent_id)
+
+    def without_heartbeats(self) -> Sequence[AgentProfile]:
+        """Every agent in its own process that sends no heartbeats, and is to be asked instead."""
+        return list(self._to_ask.values())
+
+    def is_current(self, profile: AgentProfile) -> bool:
+        """True while an agent is here as this profile says, neither removed nor replaced."""
+        return self._directory.find(profile.agent_id) is profile
 
     async def keep_watch(self) -> None:
         """Look every second who fell silent, for ever."""
@@ -229,15 +243,21 @@ class Ains:
         if self._registrations is None:
             return
         agent_id = profile.agent_id
+        if self._to_save is not None:
+            # The store is not open before the start.
+            self._to_save[agent_id] = profile
+            return
         self._to_forget.discard(agent_id)
         self._saved.add(agent_id)
         await self._registrations.save(profile)
-        if self._directory.find(agent_id) is not profile:
+        if not self.is_current(profile):
             # Removed or replaced while it was written: the later word counts.
             self._to_forget.add(agent_id)
 
     def _let_go(self, agent_id: str) -> None:
         """It is not to be remembered, unless it is saved again."""
+        if self._to_save:
+            self._to_save.pop(agent_id, None)
         if agent_id in self._saved:
             self._saved.discard(agent_id)
             self._to_forget.add(agent_id)
@@ -248,10 +268,16 @@ class Ains:
         except InvalidAgent as error:
             _log.warning("agent %s cannot be used any more: %s", profile.agent_id, error)
             return
-        self._scheduler.add_agent(profile)
-        self._leases.grant(profile.agent_id, profile.instance_id, Liveness.UNHEARD)
+        self._use(profile)
+        self._leases.grant(profile.agent_id, profile.instance_id, Liveness.UNHEARD, ends=profile.lease)
         self._scheduler.set_liveness(profile.agent_id, Liveness.UNHEARD)
         self._tell(profile.agent_id, "unheard")
+
+    def _use(self, profile: AgentProfile) -> None:
+        self._scheduler.add_agent(profile)
+        self._to_ask.pop(profile.agent_id, None)
+        if profile.endpoint is not None and not profile.lease:
+            self._to_ask[profile.agent_id] = profile
 
     def _came_back(self, agent_id: str) -> None:
         self._scheduler.set_liveness(agent_id, Liveness.HEARD)
@@ -273,6 +299,7 @@ class Ains:
             auth=said.auth,
             tenant=tenant,
             shared=said.shared,
+            lease=said.lease,
         )
 
     def _tell(self, agent_id: str, change: str) -> None:
@@ -295,7 +322,7 @@ def local_profile(
                 [Fault(f"/capabilities/{name[:80]}", "must be a name or name@major, like image.label@2")]
             )
         capabilities.append(Capability(bare, version=f"{major or 1}.0"))
-    return AgentProfile(agent_id, tuple(capabilities), max_concurrent_tasks, labels=labels or {})
+    return AgentProfile(agent_id, tuple(capabilities), max_concurrent_tasks, labels=labels or {}, lease=False)
 
 
 def _first(*values: Any) -> Any:

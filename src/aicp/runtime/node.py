@@ -26,6 +26,7 @@ from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.prober import Prober
 from aicp.runtime.ains import Ains, local_profile
 from aicp.runtime.database_url import SqliteFile
+from aicp.runtime.health_watch import HealthWatch
 from aicp.runtime.observers import Observers
 from aicp.runtime.settings import data_dir, secret_key
 from aicp.runtime.stores import make_stores
@@ -45,8 +46,8 @@ class Node:
             result = await node.router.route_task(Task("image.label", {"url": url}))
 
     Without a database it remembers chains in memory: what it accepted ends with the process. With one, whatever
-    happens to the process, what it accepted goes on when a node is started on that database again; so do agents that
-    had registered themselves.
+    happens to the process, what it accepted goes on when a node is started on that database again, and agents in their
+    own process are known again. Callables of this process are not: who starts the node adds them.
 
     Args:
         database: `sqlite:///relative.db`, `sqlite:////absolute/path.db`, or the file; None for memory.
@@ -106,6 +107,7 @@ class Node:
             observer=self._observers,
         )  # fmt: skip
         self._prober = Prober(self._transport, self.board, self.scheduler)
+        self._health_watch = HealthWatch(self.ains, self._transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self._prober.probe_soon
         self.scheduler.on_outage = self._pool_changed
         self.coordinator = TaskCoordinator(
@@ -133,6 +135,8 @@ class Node:
             starting.push_async_callback(self._prober.close)
             watch = asyncio.create_task(self.ains.keep_watch(), name="watch over leases")
             starting.push_async_callback(_stopped, watch)
+            health = asyncio.create_task(self._health_watch.keep_on(), name="watch over health")
+            starting.push_async_callback(_stopped, health)
             await starting.enter_async_context(self.coordinator)
             starting.push_async_callback(self._forget_removed)
             self._running = starting.pop_all()
@@ -168,6 +172,7 @@ class Node:
 
         Raises:
             InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
+            StorageError: It has an endpoint and could not be recorded; it is used, and should be added again.
         """
         if (endpoint is None) == (handlers is None):
             raise InvalidAgent("give either handlers, for functions of this process, or an endpoint")
