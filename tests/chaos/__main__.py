@@ -5,6 +5,7 @@ python -m tests.chaos [--kills N] [--seed S] [--customers N]
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.chaos.deployment import sqlite_deployment
 from tests.chaos.siege import CUSTOMERS, KillNine, Plan, besiege
 
 KILLS = 300
+TERMINATED = 143
 
 
 def main() -> int:
@@ -22,6 +24,7 @@ def main() -> int:
     parser.add_argument("--customers", type=int, default=CUSTOMERS, help="chains in flight")
     asked = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that nothing it started is left behind
     say(f"seed {seed}")
     with tempfile.TemporaryDirectory(prefix="aicp-chaos-") as name, sqlite_deployment(Path(name)) as deployment:
         outcome = besiege(deployment, Path(name), Plan(asked.kills, seed, asked.customers), KillNine(), tell=show)

@@ -21,10 +21,11 @@ from tests.chaos.deployment import Deployment
 from tests.chaos.executions import read_executions
 from tests.chaos.history import History, Kill, Ordered
 from tests.chaos.load import Customer, Street, draw_chain
+from tests.chaos.server_process import wait_until
 from tests.chaos.verdict import breaches
 
 CUSTOMERS = 100
-KILL_WHILE_STARTING_SHARE = 0.2
+STARTING_SHARE, STARTED_SHARE = 0.2, 0.3
 ALIVE_S_MAX = 1.0
 END_WAIT_S = 300.0
 BREACHES_SHOWN = 20
@@ -70,11 +71,13 @@ class Siege:
         kills: Those so far.
         street: Where customers ask; set once the servers are up.
         orders: Of all customers so far.
+        book: Where agents write down what they execute.
     """
 
     street: Street
 
-    def __init__(self, deployment: Deployment, draw: random.Random) -> None:
+    def __init__(self, deployment: Deployment, draw: random.Random, book: Path) -> None:
+        self.book = book
         self.deployment = deployment
         self.draw = draw
         self.kills: list[Kill] = []
@@ -91,6 +94,11 @@ class Siege:
         """Return when a server that was started serves; only then customers go there."""
         await asyncio.to_thread(self.deployment.servers[place].wait_until_started)
         self._ups[place].set()
+
+    async def until_agents_work(self) -> None:
+        """Return when agents wrote down something more."""
+        known = self.book.stat().st_size
+        await asyncio.to_thread(wait_until, lambda: self.book.stat().st_size > known, "agents work")
 
     def kill(self, place: int) -> None:
         """Kill a server with -9."""
@@ -120,7 +128,7 @@ class Siege:
             self.street = Street(clients, self._ups, random.Random(self.draw.random()))
             yield
 
-    async def history(self, book: Path) -> History:
+    async def history(self) -> History:
         """Everything that is known; the servers are down."""
         records: dict[str, ChainRecord] = {}
         async with self.deployment.journal() as journal:
@@ -131,7 +139,7 @@ class Siege:
                     assert record is not None
                     records[summary.chain_id] = record
                 before = page[-1].chain_id
-        return History(self.orders, self.kills, read_executions(book), records)
+        return History(self.orders, self.kills, read_executions(self.book), records)
 
 
 class Storm(Protocol):
@@ -142,12 +150,14 @@ class Storm(Protocol):
 
 
 class KillNine:
-    """Kills a server with -9 within a second of its life, at times before it serves, and starts it again."""
+    """Kills a server with -9 and starts it again: within a second of its start, of its first answer, or of work."""
 
     async def strike(self, siege: Siege) -> None:
-        place = siege.draw.randrange(len(siege.deployment.servers))
-        if siege.draw.random() >= KILL_WHILE_STARTING_SHARE:
+        place, moment = siege.draw.randrange(len(siege.deployment.servers)), siege.draw.random()
+        if moment >= STARTING_SHARE:
             await siege.until_up(place)
+        if moment >= STARTING_SHARE + STARTED_SHARE:
+            await siege.until_agents_work()
         await asyncio.sleep(siege.draw.uniform(0.0, ALIVE_S_MAX))
         siege.kill(place)
         siege.deployment.servers[place].start()
@@ -164,14 +174,14 @@ def besiege(deployment: Deployment, directory: Path, plan: Plan, storm: Storm, t
 
 async def _besiege(deployment: Deployment, book: Path, plan: Plan, storm: Storm, tell: Tell) -> Outcome:
     began = time.monotonic()
-    siege = Siege(deployment, random.Random(plan.seed))
+    siege = Siege(deployment, random.Random(plan.seed), book)
     async with siege.opened():
         with fleet(deployment.servers[0], book):
             await _weather(siege, plan, storm, tell)
             lasted_s = time.monotonic() - began
             unruly = await _repeat_all(siege)
     codes = [server.stop() for server in deployment.servers]
-    history = await siege.history(book)
+    history = await siege.history()
     found = [*_misbehaviour(deployment, codes), *unruly, *breaches(history)]
     figures = {**_figures(history), "seconds": round(lasted_s, 1)}
     return Outcome(figures, siege.street.refusals, found[:BREACHES_SHOWN])

@@ -3,10 +3,13 @@
 import random
 from pathlib import Path
 
+import pytest
+
 from tests.chaos.deployment import sqlite_deployment
 from tests.chaos.siege import CUSTOMERS, KillNine, Plan, besiege
 
 KILLS = 20
+pytestmark = pytest.mark.timeout(300)  # a machine that does much else takes three times as long
 
 
 def test_nothing_accepted_is_lost_or_done_twice_however_often_the_server_is_killed(tmp_path: Path) -> None:
