@@ -28,7 +28,6 @@ TASKS_LOOKED_AT_MAX = 2_000
 CHAINS_AT_ONCE_MAX = 500
 TASKS_AT_ONCE_MAX = 200
 _UNFINISHED = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
-_NONE: dict[str, tuple[Attempt, ...]] = {}
 
 
 class TaskQuery(msgspec.Struct, frozen=True):
@@ -52,6 +51,29 @@ class TaskQuery(msgspec.Struct, frozen=True):
         """True when status and capability are those asked for."""
         has_status = self.status in {None, task.status}
         return has_status and (self.capability is None or wanted_key(self.capability) == wanted_key(task.capability))
+
+
+class _Chain(msgspec.Struct, frozen=True):
+    """Where a chain stands, and what of it is in flight; tasks are made one by one, as far as somebody looks."""
+
+    submitted: ChainSubmitted
+    standing: Readiness
+    in_flight: Mapping[str, tuple[Attempt, ...]] = {}
+
+    def tasks(self) -> Iterator[ListedTask]:
+        return self._listed(iter(self.standing.graph.tasks))
+
+    def tasks_behind(self, local_id: str) -> Iterator[ListedTask]:
+        names = iter(self.standing.graph.tasks)
+        # Looks for it, and leaves the iterator right behind it.
+        if local_id not in names:
+            raise TaskNotFound(f"There is no task '{self.submitted.chain_id}.{local_id[:80]}'.")
+        return self._listed(names)
+
+    def _listed(self, names: Iterator[str]) -> Iterator[ListedTask]:
+        submitted = self.submitted
+        for name in names:
+            yield _listed_task(submitted, view_task(submitted.chain_id, name, self.standing, self.in_flight))
 
 
 class Listing:
@@ -111,36 +133,33 @@ class Listing:
         chain_id = None
         if query.after is not None:
             chain_id, _, local_id = query.after.partition(".")
-            for task in await self._rest_of(chain_id, local_id, query.tenant):
+            for task in (await self._chain(chain_id, query.tenant)).tasks_behind(local_id):
                 yield task
         chains = ChainQuery(query.tenant, None, query.limit + 1, chain_id, query.status in _UNFINISHED)
         while found := await self._summaries(chains):
             for some in _few_tasks(found):
-                for task in await self._tasks_of(some):
-                    yield task
+                for chain in await self._chains(some):
+                    for task in chain.tasks():
+                        yield task
             # Who found little so far looks at more at once.
             more = min(2 * chains.limit, CHAINS_AT_ONCE_MAX)
             chains = msgspec.structs.replace(chains, before=found[-1].chain_id, limit=more)
 
-    async def _rest_of(self, chain_id: str, local_id: str, tenant: str | None) -> list[ListedTask]:
-        """The tasks of a chain behind one of them."""
-        if not (tasks := await self._tasks_of([chain_id], tenant)):
-            raise _forgotten(chain_id)
-        for index, task in enumerate(tasks):
-            if task.task_id == f"{chain_id}.{local_id}":
-                return tasks[index + 1 :]
-        raise TaskNotFound(f"There is no task '{chain_id}.{local_id[:80]}'.")
+    async def _chain(self, chain_id: str, tenant: str | None) -> _Chain:
+        for chain in await self._chains([chain_id]):
+            if tenant in {None, chain.submitted.tenant}:
+                return chain
+        raise _forgotten(chain_id)
 
-    async def _tasks_of(self, chain_ids: Sequence[str], tenant: str | None = None) -> list[ListedTask]:
-        """The tasks of some chains; of those of one tenant when it is given."""
+    async def _chains(self, chain_ids: Sequence[str]) -> list[_Chain]:
+        """Those of these that are there, in their order."""
         runs = {name: run for name in chain_ids if (run := self._runs.get(name)) is not None}
         recorded = await self._journal.outlines([name for name in chain_ids if name not in runs])
         # Other work goes on between any two batches, also when the journal never waits.
         await asyncio.sleep(0)
-        found = {record.submitted.chain_id: (record.submitted, _standing(record), _NONE) for record in recorded}
-        found |= {name: (run.submitted, run.standing, run.in_flight()) for name, run in runs.items()}
-        ours = (found[name] for name in chain_ids if name in found and tenant in {None, found[name][0].tenant})
-        return [task for each in ours for task in _listed_tasks(*each)]
+        found = {record.submitted.chain_id: _Chain(record.submitted, _standing(record)) for record in recorded}
+        found |= {name: _Chain(run.submitted, run.standing, run.in_flight()) for name, run in runs.items()}
+        return [found[name] for name in chain_ids if name in found]
 
     async def _summaries(self, query: ChainQuery) -> Sequence[ChainSummary]:
         found = await self._journal.list_chains(query)
@@ -189,13 +208,6 @@ def _without_edges(spec: ChainSpec) -> ChainGraph:
     tasks = {task.id: task for task in spec.tasks}
     none: dict[str, tuple[str, ...]] = dict.fromkeys(tasks, ())
     return ChainGraph(spec, tasks, none, none)
-
-
-def _listed_tasks(
-    submitted: ChainSubmitted, standing: Readiness, in_flight: Mapping[str, tuple[Attempt, ...]]
-) -> Iterator[ListedTask]:
-    for task in standing.graph.tasks:
-        yield _listed_task(submitted, view_task(submitted.chain_id, task, standing, in_flight))
 
 
 def _listed_task(submitted: ChainSubmitted, view: TaskView) -> ListedTask:
