@@ -2,8 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from aicp.model.chain import ChainSpec, FailurePolicy
 from aicp.model.event import ChainEnded, TaskEnded
 from aicp.model.outcome import TaskError
 from aicp.model.task import OnFailure, Task, TaskResult, TaskStatus
-from aicp.ports import ChainQuery, Journal
+from aicp.ports import ChainQuery, ChainSummary, Journal
 from aicp.storage.memory import MemoryJournal
 from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_database import SqliteDatabase
@@ -217,6 +218,24 @@ class TestTasks:
                 await coordinator.list_tasks(TaskQuery(after=f"{chain_id}.other"))
             assert (await coordinator.list_chains(ChainQuery(before=chain_id))).chains == []
             assert (await coordinator.list_tasks(TaskQuery(after=task_id))).tasks == []
+
+    @virtual
+    async def test_chains_forgotten_while_a_page_is_made_harm_nobody(self) -> None:
+        class Forgetful(MemoryJournal):
+            """Forgets every chain that ended, right after it was listed."""
+
+            async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
+                found = await super().list_chains(query)
+                await self.prune(AT + timedelta(days=1), 10)
+                return found
+
+        journal = Forgetful()
+        for number in range(3):
+            await journal.submit(chain(f"chain-{number}"))
+        await journal.append([ChainEnded("chain-0", COMPLETED, AT)])
+        await journal.append([ChainEnded("chain-1", COMPLETED, AT)])
+        page = await Listing(journal, {}).tasks(TaskQuery(limit=2))
+        assert ([task.task_id for task in page.tasks], page.next_cursor) == (["chain-2.a"], None)
 
     @JOURNALS
     @virtual

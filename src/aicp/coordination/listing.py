@@ -136,7 +136,8 @@ class Listing:
             for task in (await self._chain(chain_id, query.tenant)).tasks_behind(local_id):
                 yield task
         chains = ChainQuery(query.tenant, None, query.limit + 1, chain_id, query.status in _UNFINISHED)
-        while found := await self._summaries(chains):
+        # A chain that is forgotten on the way was among the oldest: then the list ends there.
+        while found := await self._journal.list_chains(chains):
             for some in _few_tasks(found):
                 for chain in await self._chains(some):
                     for task in chain.tasks():
