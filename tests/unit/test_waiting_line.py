@@ -15,6 +15,7 @@ from tests.unit.flow_kit import ECHO, agent, task, virtual
 
 FOREVER = float("inf")
 LEASE = Lease(Seat(Member(agent("a")), Capability(ECHO), Pool(ECHO)), 0, 1, 60.0, 0.0, FOREVER)
+OWN_LEASE = Lease(Seat(Member(agent("b")), Capability(ECHO), Pool(ECHO, "rich")), 0, 1, 60.0, 0.0, FOREVER)
 
 
 def waiter(
@@ -104,6 +105,32 @@ async def test_a_tenant_that_was_away_has_no_turns_to_catch_up_on() -> None:
 
 
 @virtual
+async def test_a_tenant_that_always_has_just_one_task_in_line_does_not_take_every_turn() -> None:
+    line = line_of(*[waiter(float(number), tenant="steady") for number in range(10)])
+    served = []
+    for moment in range(6):
+        line.join(waiter(50.0 + moment, tenant="nimble"))
+        served.append(serve_next(line).tenant)
+        while line.waiting("nimble"):
+            served.append(serve_next(line).tenant)
+    assert served == ["steady", "nimble"] * 6
+
+
+@virtual
+async def test_what_its_own_agents_do_for_a_tenant_pushes_it_back_for_nobody_and_nobody_else_either() -> None:
+    rich = [waiter(float(number), tenant="rich") for number in range(20)]
+    poor = [waiter(30.0 + number, tenant="poor") for number in range(4)]
+    line = line_of(*rich, *poor)
+    for _ in range(10):
+        own = line.first(anybody, "rich")
+        assert own is not None
+        line.serve(own[1], OWN_LEASE)
+        line.leave(own[1])
+    line.join(waiter(60.0, tenant="new"))
+    assert [serve_next(line).tenant for _ in range(6)] == ["rich", "poor", "new", "rich", "poor", "rich"]
+
+
+@virtual
 async def test_who_gave_up_cost_its_tenant_no_turn() -> None:
     gone, stays, other = waiter(1.0, tenant="a"), waiter(2.0, tenant="a"), waiter(3.0, tenant="b")
     line = line_of(gone, stays, other)
@@ -131,13 +158,14 @@ class NaiveLine:
         self.waiting: list[Waiter] = []
         self.clocks: dict[tuple[Priority, str], tuple[int, int]] = {}
         self.lane_clocks = dict.fromkeys(Priority, 0)
-        self.joined = 0
+        self.came = 0
 
     def join(self, waiter: Waiter) -> None:
         priority, mine = waiter.task.priority, (waiter.task.priority, waiter.tenant)
         if not any((each.task.priority, each.tenant) == mine for each in self.waiting):
-            self.joined += 1
-            self.clocks[mine] = (self.lane_clocks[priority], self.joined)
+            self.came += 1
+            clock, _ = self.clocks.get(mine, (0, 0))
+            self.clocks[mine] = (max(clock, self.lane_clocks[priority]), self.came)
         self.waiting.append(waiter)
 
     def serve(self) -> Waiter:
@@ -146,9 +174,10 @@ class NaiveLine:
         lane = [each for each in self.waiting if each.task.priority is priority]
         tenant = min(lane, key=lambda each: self.clocks[priority, each.tenant]).tenant
         served = min((each for each in lane if each.tenant == tenant), key=lambda each: each.turn)
-        clock, began = self.clocks[priority, tenant]
+        clock, _ = self.clocks[priority, tenant]
         self.lane_clocks[priority] = max(self.lane_clocks[priority], clock)
-        self.clocks[priority, tenant] = (clock + 1, began)
+        self.came += 1
+        self.clocks[priority, tenant] = (clock + 1, self.came)
         self.leave(served)
         return served
 
@@ -217,7 +246,7 @@ async def test_the_choosy_who_ask_for_the_same_stand_in_one_queue() -> None:
 
 
 @virtual
-async def test_only_a_bounded_number_of_kinds_is_looked_at_and_the_others_the_next_time() -> None:
+async def test_of_many_kinds_a_bounded_number_is_compared_and_others_the_next_time() -> None:
     choosy = [waiter(agents=(f"a{number}",)) for number in range(2 * KINDS_LOOKED_AT_MAX + 10)]
     line = line_of(*choosy)
     looks: list[list[Waiter]] = [[], [], []]
@@ -225,11 +254,20 @@ async def test_only_a_bounded_number_of_kinds_is_looked_at_and_the_others_the_ne
 
         def note(each: Waiter, look: list[Waiter] = look) -> bool:
             look.append(each)
-            return False
+            return True
 
         line.first(note)
     assert [len(look) for look in looks] == [KINDS_LOOKED_AT_MAX] * 3
     assert {each for look in looks for each in look} == set(choosy)
+
+
+@pytest.mark.parametrize("number", [0, KINDS_LOOKED_AT_MAX, 3 * KINDS_LOOKED_AT_MAX - 1])
+@virtual
+async def test_an_agent_is_found_by_whoever_it_suits_among_however_many_kinds(number: int) -> None:
+    choosy = [waiter(agents=(f"a{each}",)) for each in range(3 * KINDS_LOOKED_AT_MAX)]
+    line = line_of(*choosy)
+    for _ in range(5):
+        assert first_of(line, lambda each: each is choosy[number]) is choosy[number]
 
 
 @virtual

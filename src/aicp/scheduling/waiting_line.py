@@ -37,13 +37,14 @@ class Waiter:
         tried: Agents it shall not go to.
         selector: Whom it would take; None when any capable agent will do.
         gives_up: True when it rather leaves than wait for agents that are out.
-        patient_until: Until when it leaves slower agents alone, since a faster one is expected; 0 before it was asked.
+        held_since: From when its patience is counted; None until it was held from an agent for a faster one.
+        patient_until: Until when it leaves the last of those alone; 0 before.
         seat_future: Resolved with what became of it.
     """
 
     __slots__ = (
-        "arrival", "deadline", "gives_up", "patient_until", "seat_future", "selector", "since", "task", "tenant",
-        "tried",
+        "arrival", "deadline", "gives_up", "held_since", "patient_until", "seat_future", "selector", "since", "task",
+        "tenant", "tried",
     )  # fmt: skip
 
     _arrivals = itertools.count()
@@ -66,6 +67,7 @@ class Waiter:
         self.tried = tried
         self.selector = _selector(task, tried)
         self.gives_up = gives_up
+        self.held_since: float | None = None
         self.patient_until = 0.0
         self.seat_future: asyncio.Future[Lease | Unscheduled] = asyncio.get_running_loop().create_future()
 
@@ -151,19 +153,20 @@ class _Turn:
     def oldest(self) -> Waiter | None:
         return self._by_age.first()
 
-    def first(self, fits: Callable[[Waiter], bool]) -> Waiter | None:
-        """Of each kind that fits the first, of those the one with the earliest deadline."""
-        found = None
-        for queue in self._looked_at():
-            waiter = queue.first()
-            if waiter is None or (waiter.selector is not None and not fits(waiter)):
-                continue
-            if found is None or waiter.turn < found.turn:
-                found = waiter
-        return found
+    def first(self, fits: Callable[[Waiter], bool], *, choosy: bool) -> Waiter | None:
+        """Of each kind that fits the first, of those the one with the earliest deadline.
+
+        Of more than 64 kinds as many are compared, and others the next time; but nobody waits beside an agent that
+        suits it: when none of those does, the rest is looked at until one does.
+        """
+        firsts = (waiter for queue in self._looked_at() if (waiter := queue.first()) is not None)
+        fitting = (waiter for waiter in firsts if (fits(waiter) if waiter.selector is not None else not choosy))
+        if (found := min(fitting, key=lambda waiter: waiter.turn, default=None)) is not None:
+            return found
+        return self._first_of_the_rest(fits) if len(self._kinds) > KINDS_LOOKED_AT_MAX else None
 
     def _looked_at(self) -> Iterable[_Queue]:
-        """Every kind; of more than 64, as many and those who take anybody, and the others when asked again."""
+        """Every kind; of more than 64, as many and those who take anybody. These are the last to be looked at again."""
         kinds = self._kinds
         if len(kinds) <= KINDS_LOOKED_AT_MAX:
             return kinds.values()
@@ -174,6 +177,11 @@ class _Turn:
             looked_at.append(None)
         return [kinds[kind] for kind in looked_at]
 
+    def _first_of_the_rest(self, fits: Callable[[Waiter], bool]) -> Waiter | None:
+        rest = itertools.islice(self._kinds.items(), len(self._kinds) - KINDS_LOOKED_AT_MAX)
+        firsts = (queue.first() for kind, queue in rest if kind is not None)
+        return next((waiter for waiter in firsts if waiter is not None and fits(waiter)), None)
+
 
 class _Lane:
     """Everybody of one priority; tenants take turns.
@@ -182,7 +190,7 @@ class _Lane:
         slack_s: How long it lets others go first.
     """
 
-    __slots__ = ("_by_age", "_by_clock", "_clock", "_pushes", "_turns", "slack_s")
+    __slots__ = ("_by_age", "_by_clock", "_clock", "_pushes", "_served_now", "_turns", "slack_s")
 
     def __init__(self, slack_s: float) -> None:
         self.slack_s = slack_s
@@ -191,6 +199,7 @@ class _Lane:
         self._by_clock: list[tuple[int, int, str, _Turn]] = []
         self._pushes = itertools.count()
         self._clock = 0
+        self._served_now: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._by_age)
@@ -206,13 +215,18 @@ class _Lane:
         self._by_age.join((waiter.since,), waiter)
         turn = self._turns.get(waiter.tenant)
         if turn is None:
-            turn = self._turns[waiter.tenant] = _Turn(self._clock)
+            # Whoever had its turn at this hour and left has none left, or one task at a time would take every slot.
+            turn = self._turns[waiter.tenant] = _Turn(self._clock + (waiter.tenant in self._served_now))
             self._push(waiter.tenant, turn)
         turn.join(waiter)
 
     def serve(self, waiter: Waiter) -> None:
         turn = self._turns[waiter.tenant]
-        self._clock = max(self._clock, turn.clock)
+        if turn.clock > self._clock:
+            self._clock = turn.clock
+            self._served_now.clear()
+        if turn.clock == self._clock:
+            self._served_now.add(waiter.tenant)
         turn.clock += 1
         self._push(waiter.tenant, turn)
 
@@ -240,16 +254,17 @@ class _Lane:
         oldest = turn.oldest() if turn is not None else self._by_age.first()
         return math.inf if oldest is None else oldest.since + self.slack_s
 
-    def first(self, fits: Callable[[Waiter], bool], tenant: str | None) -> Waiter | None:
+    def first(self, fits: Callable[[Waiter], bool], tenant: str | None, *, choosy: bool) -> Waiter | None:
         if tenant is not None:
             turn = self._turns.get(tenant)
-            return turn.first(fits) if turn is not None else None
+            return turn.first(fits, choosy=choosy) if turn is not None else None
         next_turn = self._next_turn()
         if next_turn is None:
             return None
-        if (waiter := next_turn.first(fits)) is not None:
+        if (waiter := next_turn.first(fits, choosy=choosy)) is not None:
             return waiter
-        return next(filter(None, (turn.first(fits) for turn in self._in_turn() if turn is not next_turn)), None)
+        others = (turn.first(fits, choosy=choosy) for turn in self._in_turn() if turn is not next_turn)
+        return next(filter(None, others), None)
 
     def _next_turn(self) -> _Turn | None:
         """Whose turn it is; entries of turns that were served or ended since are dropped on the way."""
@@ -314,8 +329,12 @@ class WaitingLine:
         self._lanes[waiter.task.priority].join(waiter)
 
     def serve(self, waiter: Waiter, lease: Lease) -> None:
-        """Give it what it waited for. That is a turn of its tenant at once: the next slot may be free already."""
-        self._lanes[waiter.task.priority].serve(waiter)
+        """Give it what it waited for. That is a turn of its tenant at once: the next slot may be free already.
+
+        Only shared agents are shared by turns; what its own agents do for a tenant is nobody else's business.
+        """
+        if lease.seat.pool.tenant is None:
+            self._lanes[waiter.task.priority].serve(waiter)
         waiter.seat_future.set_result(lease)
 
     def leave(self, waiter: Waiter) -> None:
@@ -323,33 +342,42 @@ class WaitingLine:
         self.impatient.pop(waiter, None)
         self._lanes[waiter.task.priority].leave(waiter)
 
-    def first(self, fits: Callable[[Waiter], bool], tenant: str | None = None) -> tuple[float, Waiter] | None:
+    def first(
+        self, fits: Callable[[Waiter], bool], tenant: str | None = None, *, choosy: bool = False
+    ) -> tuple[float, Waiter] | None:
         """Who is next, with the urgency of its priority (less is more urgent), to compare with other lines.
 
         Args:
             fits: Whether the agent at hand suits a choosy waiter.
             tenant: The only one the agent at hand serves; None for everybody.
+            choosy: True to pass over those who take anybody.
         """
         lanes = [(lane.urgency(tenant), lane) for lane in self._lanes.values() if lane]
         for urgency, lane in sorted(lanes, key=lambda pair: pair[0]):
-            if (waiter := lane.first(fits, tenant)) is not None:
+            if (waiter := lane.first(fits, tenant, choosy=choosy)) is not None:
                 return urgency, waiter
         return None
 
-    def ahead_of(self, priority: Priority, tenant: str, now: float) -> float:
+    def ahead_of(self, priority: Priority, tenant: str, now: float, *, alone: bool = False) -> float:
         """About how many would be served before one more task that joins now.
 
         Of its own priority its tenant's, and as many of each other tenant at most; of more urgent ones all; of less
         urgent ones those who have waited longer than the slack they have more.
+
+        Args:
+            priority: Of the task.
+            tenant: Whose it is.
+            now: Monotonic seconds.
+            alone: True for agents that work for this tenant only.
         """
         ahead = 0.0
         for lane in self._lanes.values():
             patience_s = lane.slack_s - SLACK_S[priority]
+            theirs, tenants = lane.waiting(tenant)
             if not patience_s:
-                theirs, tenants = lane.waiting(tenant)
-                ahead += min(len(lane), (theirs + 1) * max(1, tenants) - 1)
+                ahead += theirs if alone else min(len(lane), (theirs + 1) * max(1, tenants) - 1)
             elif lane:
-                ahead += len(lane) * lane.share_older_than(patience_s, now)
+                ahead += (theirs if alone else len(lane)) * lane.share_older_than(patience_s, now)
         return ahead
 
 
