@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,23 +15,37 @@ from aicp.model.task import Priority
 from aicp.registry.leases import Liveness
 from aicp.scheduling.fleet import NOWHERE, Member, Pool, Seat
 from aicp.scheduling.lease import Lease, Unscheduled
-from aicp.scheduling.waiting_line import Waiter
+from aicp.scheduling.task_scheduler import WELL_KNOWN
+from aicp.scheduling.waiting_line import Waiter, WaitingLine
 from tests.unit.flow_kit import Stage, agent, now, task, virtual
 
 CAPABILITIES = ("x.one", "x.two", "x.three")
 LABELS: tuple[dict[str, str], ...] = ({}, {"gpu": "yes"}, {"gpu": "yes", "zone": "a"})
+TENANTS = ("default", "acme", "bolt")
 OUTCOMES = [*[Outcome.SUCCESS] * 5, *[Outcome.AGENT_FAULT] * 5, *Outcome]
+MOSTLY_GOOD = [*[Outcome.SUCCESS] * 60, *Outcome]
 COMMANDS = ("drain", "remove", "restore", "liveness", "force", "disable", "reset", "probe", "probe")
 STEPS = 400
 
 
 class Chaos:
-    """Does one random thing after another to a stage."""
+    """Does one random thing after another to a stage.
 
-    def __init__(self, stage: Stage, draw: random.Random) -> None:
+    Args:
+        stage: To what.
+        draw: Chance.
+        outcomes: How attempts end; mostly well, and speeds become known and tasks are held for faster agents.
+    """
+
+    def __init__(self, stage: Stage, draw: random.Random, outcomes: Sequence[Outcome] = OUTCOMES) -> None:
         self.stage = stage
         self.draw = draw
+        self.is_calm = outcomes is MOSTLY_GOOD
+        self.outcomes = outcomes
+        self.replicas = 1
+        self.holds_seen = 0
         self.asked: list[asyncio.Task[Lease | Unscheduled]] = []
+        self.tenants: dict[asyncio.Task[Lease | Unscheduled], str] = {}
         self.leases: list[Lease] = []
         self.forgotten: list[Lease] = []
         self.instance = 0
@@ -40,7 +55,9 @@ class Chaos:
         offered = draw.sample(CAPABILITIES, k=draw.randint(1, 3))
         self.instance += draw.random() < 0.3
         name, labels = f"a{draw.randint(0, 5)}", draw.choice(LABELS)
-        return agent(name, *offered, slots=draw.randint(1, 4), labels=labels, instance_id=str(self.instance))
+        tenant, shared = draw.choice(TENANTS), draw.random() < 0.5
+        slots, instance_id = draw.randint(1, 4), str(self.instance)
+        return agent(name, *offered, slots=slots, labels=labels, instance_id=instance_id, tenant=tenant, shared=shared)
 
     def some_agent(self) -> str | None:
         known = [member.profile.agent_id for member in self.stage.scheduler.members()]
@@ -48,8 +65,10 @@ class Chaos:
 
     async def step(self) -> None:
         draw = self.draw
-        kinds = (self.ask, self.end, self.leave, self.register, self.command, self.pass_time)
-        for kind in draw.choices(kinds, weights=[8, 8, 2, 1, 2, 3], k=draw.randint(1, 3)):
+        kinds = (self.ask, self.end, self.leave, self.register, self.command, self.pass_time, self.share)
+        trouble = 0.1 if self.is_calm else 1.0
+        weights = [8, 8, 2 * trouble, trouble, 2 * trouble, 3, 0.2 * trouble]
+        for kind in draw.choices(kinds, weights=weights, k=draw.randint(1, 3)):
             await kind()
         for _ in range(4):
             await asyncio.sleep(0)
@@ -58,22 +77,40 @@ class Chaos:
     async def ask(self) -> None:
         draw = self.draw
         options: dict[str, Any] = {"priority": draw.choice(list(Priority)), "timeout_s": draw.choice([1.0, 30.0])}
-        if draw.random() < 0.2:
+        choosy = 0.05 if self.is_calm else 0.2
+        if draw.random() < choosy:
             options["labels"] = draw.choice(LABELS)
-        if draw.random() < 0.2:
+        if draw.random() < choosy:
             options[draw.choice(["agents", "exclude_agents"])] = tuple(f"a{draw.randint(0, 5)}" for _ in range(2))
-        tried = frozenset(f"a{draw.randint(0, 5)}" for _ in range(2)) if draw.random() < 0.2 else frozenset()
+        tried = frozenset(f"a{draw.randint(0, 5)}" for _ in range(2)) if draw.random() < choosy else frozenset()
         deadline = now() + draw.uniform(0.5, 60.0) if draw.random() < 0.7 else math.inf
-        wanted = task(draw.choice(CAPABILITIES), **options)
-        self.asked.append(self.stage.asking(wanted, deadline=deadline, tried=tried, wait=draw.random() < 0.6))
+        wanted, tenant = task(draw.choice(CAPABILITIES), **options), draw.choice(TENANTS)
+        wait = draw.random() < 0.6
+        asked = self.stage.asking(wanted, deadline=deadline, tried=tried, wait=wait, tenant=tenant)
+        self.asked.append(asked)
+        self.tenants[asked] = tenant
 
     async def end(self) -> None:
         if self.leases:
             lease = self.leases.pop(self.draw.randrange(len(self.leases)))
-            outcome = self.draw.choice(OUTCOMES)
+            outcome = self.draw.choice(self.outcomes)
             retry_after_s = self.draw.choice([None, 0.0, 3.0])
             whole = self.draw.random() < 0.5
-            self.stage.complete(lease, outcome, retry_after_s=retry_after_s, whole_agent=whole)
+            elapsed_s = self.elapsed_s(lease)
+            self.stage.scheduler.complete_task(
+                lease, outcome, elapsed_s, retry_after_s=retry_after_s, whole_agent=whole
+            )
+
+    def elapsed_s(self, lease: Lease) -> float:
+        """Each agent is four times as slow as the one before."""
+        return 0.02 * 4.0 ** int(lease.agent.agent_id[1:]) * self.draw.uniform(0.8, 1.2)
+
+    async def get_to_know(self, successes: int) -> None:
+        for member in list(self.stage.scheduler.members()):
+            for capability in member.seats:
+                for _ in range(successes):
+                    lease = await self.stage.lease(task(capability, agents=(member.profile.agent_id,)))
+                    self.stage.succeed(lease, elapsed_s=self.elapsed_s(lease))
 
     async def leave(self) -> None:
         if self.asked:
@@ -94,9 +131,7 @@ class Chaos:
         agent_id, scheduler, board = self.some_agent(), self.stage.scheduler, self.stage.board
         if agent_id is None:
             return
-        match self.draw.choice(
-            ["drain", "remove", "restore", "liveness", "force", "disable", "reset", "probe", "probe"]
-        ):
+        match self.draw.choice(COMMANDS):
             case "drain":
                 scheduler.drain_agent(agent_id)
             case "remove":
@@ -118,12 +153,19 @@ class Chaos:
                 scheduler.refresh(agent_id)
 
     async def pass_time(self) -> None:
-        await asyncio.sleep(self.draw.choice([0.01, 0.3, 1.0, 5.0, 40.0]))
+        await asyncio.sleep(self.draw.choice([0.001, 0.01, 0.1, 0.3] if self.is_calm else [0.01, 0.3, 1.0, 5.0, 40.0]))
+
+    async def share(self) -> None:
+        self.replicas = self.draw.choice([1, 1, 1, 2, 3])
+        self.stage.scheduler.share_slots(self.replicas)
 
     def collect(self) -> None:
+        self.holds_seen += len(self.stage.scheduler._holds)
         for asked in [each for each in self.asked if each.done()]:
             self.asked.remove(asked)
+            tenant = self.tenants.pop(asked)
             if not asked.cancelled() and isinstance(lease := asked.result(), Lease):
+                assert lease.agent.shared or lease.agent.tenant == tenant, "an agent of another tenant"
                 self.leases.append(lease)
 
     async def calm_down(self) -> None:
@@ -141,6 +183,7 @@ def check(stage: Stage, chaos: Chaos) -> None:
     assert held <= {*chaos.leases, *chaos.forgotten}, "a lease that nobody got"
     for member in stage.scheduler.members():
         check_member(stage, member)
+        assert member.slots == max(1, member.profile.max_concurrent_tasks // chaos.replicas)
     for fleet in stage.scheduler.fleets():
         for pool in fleet.all_pools():
             check_pool(stage, pool)
@@ -179,16 +222,36 @@ def check_waiter(stage: Stage, key: str, waiter: Waiter) -> None:
     candidates = list(stage.scheduler._roster.candidates(waiter.task, waiter.tenant))
     theirs = [seat for seat in candidates if seat.agent_id not in waiter.tried]
     for seat in theirs:
-        assert seat.bucket == NOWHERE or seat.pool in stage.scheduler._holds, f"{waiter.task} beside {seat.agent_id}"
+        # Only who takes anybody may wait beside a free agent, and only while a timer looks after it.
+        is_held = waiter.selector is None and seat.pool in stage.scheduler._holds
+        assert seat.bucket == NOWHERE or is_held, f"{waiter.task} beside {seat.agent_id}"
     assert waiter.deadline > now() - 1e-6
     assert waiter.patient_until <= waiter.deadline
     if waiter.gives_up and stage.scheduler.knows(key, waiter.tenant):
         assert any(not is_out(seat) for seat in theirs), f"{waiter.task} is not told"
 
 
+def check_order(line: WaitingLine, served: Waiter) -> None:
+    """Whoever takes anybody is served in order inside its priority and tenant."""
+    rivals = (each for each in line if each.tenant == served.tenant and each.task.priority is served.task.priority)
+    if served.selector is None:
+        assert all(served.turn <= each.turn for each in rivals if each.selector is None)
+
+
 def is_out(seat: Seat) -> bool:
     """Being probed is nearly as good as busy: nobody is told of that."""
     return bool(seat.why_out) and seat.why_out != "being probed"
+
+
+@pytest.fixture(autouse=True)
+def order_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve = WaitingLine.serve
+
+    def checked(line: WaitingLine, waiter: Waiter, lease: Lease) -> None:
+        check_order(line, waiter)
+        serve(line, waiter, lease)
+
+    monkeypatch.setattr(WaitingLine, "serve", checked)
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -202,3 +265,18 @@ async def test_any_sequence_of_events_leaves_a_scheduler_that_agrees_with_itself
             await chaos.step()
             check(stage, chaos)
         await chaos.calm_down()
+
+
+@pytest.mark.parametrize("seed", range(10))
+@virtual
+async def test_while_agents_of_known_speeds_make_tasks_wait_for_them_it_does_so_too(seed: int) -> None:
+    draw = random.Random(seed)
+    fleet = [agent(f"a{number}", *CAPABILITIES, slots=2, shared=True) for number in range(6)]
+    async with Stage(*fleet, seed=seed) as stage:
+        chaos = Chaos(stage, draw, MOSTLY_GOOD)
+        await chaos.get_to_know(WELL_KNOWN)
+        for _ in range(STEPS):
+            await chaos.step()
+            check(stage, chaos)
+        await chaos.calm_down()
+        assert chaos.holds_seen > 20, "nobody was held"

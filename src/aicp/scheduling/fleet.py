@@ -262,9 +262,11 @@ class Pool:
         mean_s: Their arithmetic mean, which is what a queue is drained by.
         samples: How many successes these rest on, at most 500.
         is_known_out: True when it was told that nobody may be used.
+        in_vain_at: When a task was last held as long as that pays, for faster agents that did not end theirs.
     """
 
     __slots__ = (
+        "_answered_at",
         "_busy",
         "_busy_mask",
         "_free_mask",
@@ -272,6 +274,7 @@ class Pool:
         "_returns",
         "_rows",
         "_selections",
+        "in_vain_at",
         "is_known_out",
         "key",
         "latency_s",
@@ -292,8 +295,10 @@ class Pool:
         self.latency_s = self.mean_s = 0.0
         self.samples = 0
         self.is_known_out = False
+        self.in_vain_at = -math.inf
         self._rows: dict[int, list[Seat]] = {}
         self._free_mask = 0
+        self._answered_at: dict[int, float] = {}
         self._busy: dict[int, int] = {}
         self._busy_mask = 0
         self._hand = 0
@@ -309,6 +314,11 @@ class Pool:
     def free(self) -> int:
         """How many have a slot now."""
         return sum(map(len, self._rows.values()))
+
+    @property
+    def has_free(self) -> bool:
+        """True when somebody has a slot now."""
+        return bool(self._free_mask)
 
     @property
     def tasks_per_s(self) -> float:
@@ -447,6 +457,14 @@ class Pool:
             del self._busy[bucket]
             self._busy_mask &= ~(1 << bucket)
 
+    def answered(self, bucket: int, now: float) -> None:
+        """A seat of that speed answered."""
+        self._answered_at[bucket] = now
+
+    def answered_at(self, bucket: int) -> float:
+        """When a seat faster than that answered last, monotonic seconds; minus infinity when none did."""
+        return max((at for other, at in self._answered_at.items() if other < bucket), default=-math.inf)
+
     def has_faster_busy(self, bucket: int) -> bool:
         """True when agents faster than that have tasks."""
         return bool(self._busy_mask & ((1 << bucket) - 1))
@@ -548,7 +566,11 @@ class Fleet:
         return self.shared.pick(draw) if seat is None and self.shared is not None else seat
 
     @property
+    def has_agents(self) -> bool:
+        """True when somebody offers the capability."""
+        return any(pool.seats for pool in self.all_pools())
+
+    @property
     def is_out(self) -> bool:
         """True when somebody offers the capability and nobody may be used for it."""
-        pools = self.all_pools()
-        return any(pool.seats for pool in pools) and not any(pool.usable for pool in pools)
+        return self.has_agents and not any(pool.usable for pool in self.all_pools())

@@ -16,7 +16,7 @@ def scheduler_status(
     """Look at every agent and every waiting task."""
     members = roster.members.values()
     capacity, load = sum(member.slots for member in members), sum(member.taken for member in members)
-    fleets = {fleet.key: fleet for fleet in roster.fleets.values() if any(pool.seats for pool in fleet.all_pools())}
+    fleets = {key: fleet for key, fleet in roster.fleets.items() if fleet.has_agents or key in lines}
     return SchedulerStatus(
         agents_count=len(members),
         total_capacity=capacity,

@@ -136,9 +136,10 @@ class TaskScheduler:
         """
         if not self._leases.settle(lease):
             return
-        lease.seat.pool.ended(lease.bucket)
         seat, member = lease.seat, lease.seat.member
+        seat.pool.ended(lease.bucket)
         if member.is_gone:
+            self._let_go(seat.pool)
             return
         if lease.agent is not member.profile:
             seat = member.seat(lease.key) or seat
@@ -146,6 +147,8 @@ class TaskScheduler:
                 # The process it is about is gone: nothing of it says anything about the one that took its place.
                 outcome = Outcome.CANCELLED
         now = self._clock.monotonic()
+        if outcome in _ANSWERS:
+            lease.seat.pool.answered(lease.bucket, now)
         self._tally(seat, outcome, elapsed_s, now)
         self._settle_permit(lease, outcome, elapsed_s, evidence=evidence)
         if outcome is Outcome.OVERLOADED:
@@ -227,6 +230,8 @@ class TaskScheduler:
                     seat.pool.resize(seat, slots)
                 member.slots = slots
                 self.refresh(member.profile.agent_id)
+        for pool in list(self._holds):
+            self._let_go(pool)
 
     def refresh(self, agent_id: str) -> None:
         """Look again whether an agent may be used: something was said about it, or a wait is over."""
@@ -244,12 +249,21 @@ class TaskScheduler:
         return self._roster.outage(task, tenant, self._clock.monotonic())
 
     def expected_wait_s(self, task: Task, tenant: str = DEFAULT_TENANT) -> float:
-        """How long one more such task would stand in line, in seconds; 0 when nobody knows."""
+        """How long one more such task would stand in line, in seconds; 0 when nobody knows, or somebody is free.
+
+        Its own agents serve nobody else, so with those it is no longer than for their own tenant's tasks.
+        """
         line = self._lines.get(wanted_key(task.capability))
-        tasks_per_s = sum(pool.tasks_per_s for pool in self._roster.pools(task, tenant))
-        if line is None or not tasks_per_s:
+        pools = self._roster.pools(task, tenant)
+        if line is None or any(pool.has_free for pool in pools):
             return 0.0
-        return (line.ahead_of(task.priority, tenant, self._clock.monotonic()) + 1) / tasks_per_s
+        now, wait_s, tasks_per_s = self._clock.monotonic(), math.inf, 0.0
+        for pool in pools:
+            tasks_per_s += pool.tasks_per_s
+            if tasks_per_s:
+                ahead = line.ahead_of(task.priority, tenant, now, alone=pool.tenant is not None)
+                wait_s = min(wait_s, (ahead + 1) / tasks_per_s)
+        return wait_s if wait_s < math.inf else 0.0
 
     def refuse(self, task: Task) -> None:
         """Count a task that is not taken in, since it would have to wait too long."""
@@ -398,7 +412,7 @@ class TaskScheduler:
             member.quiet_since = now
         elif member.is_silent(now):
             if bucket != LAST_RESORT:
-                self._put_all(member, now)
+                self._put_back(member, now)
                 return None
             member.quiet_since = ON_TRIAL
         timeout_s = task.timeout_s or seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
@@ -423,6 +437,7 @@ class TaskScheduler:
         """The circuit gave no permit: give the slot back, and keep the seat from the free until it is refreshed."""
         member = seat.member
         member.taken -= 1
+        member.end_trial()
         self._look_at_all(member, now)
         if not seat.why_out:
             seat.pool.take(seat)
@@ -448,6 +463,12 @@ class TaskScheduler:
         for seat in member:
             seat.pool.put(seat, now)
 
+    def _put_back(self, member: Member, now: float) -> None:
+        """Put those of its seats that are among the free into the bucket of their speed by now."""
+        for seat in member:
+            if seat.bucket != NOWHERE:
+                seat.pool.put(seat, now)
+
     def _serve(self, member: Member) -> None:
         """Give the member's free slots to who waits for it, the most urgent first."""
         now = self._clock.monotonic()
@@ -458,31 +479,33 @@ class TaskScheduler:
             waiter, seat = found
             self._give(waiter, seat, now)
         if self._holds:
-            for pool in [seat.pool for seat in member if seat.pool in self._holds]:
-                self._serve_from(pool)
+            for pool in [seat.pool for seat in member]:
+                self._let_go(pool)
 
     def _next_for(self, member: Member, now: float) -> tuple[Waiter, Seat] | None:
         """Who is next of those in the lines of the member's capabilities, and the seat it would get."""
-        waiting = sorted(self._waiting_for(member), key=lambda entry: entry[0])
-        return next(((waiter, seat) for _, waiter, seat in waiting if not self._is_held(waiter, seat, now)), None)
+        waiting = [(*found, seat) for seat in member if (found := self._next_in_line(seat, now)) is not None]
+        _, waiter, seat = min(waiting, key=lambda entry: entry[0], default=(0.0, None, None))
+        return (waiter, seat) if waiter is not None and seat is not None else None
 
-    def _waiting_for(self, member: Member) -> Iterator[tuple[float, Waiter, Seat]]:
-        """Who is next in the line of each capability, with its urgency."""
-        for seat in member:
-            line = self._lines.get(seat.pool.key)
-            if line is None or seat.bucket == NOWHERE:
-                continue
-            if (found := line.first(_suiting(seat), seat.pool.tenant)) is not None:
-                urgency, waiter = found
-                yield urgency, waiter, seat
+    def _next_in_line(self, seat: Seat, now: float) -> tuple[float, Waiter] | None:
+        """Who is next for a free seat in the line of its capability, with its urgency.
+
+        While those who take anybody wait for faster agents, who asked for this very one goes.
+        """
+        line = self._lines.get(seat.pool.key)
+        if line is None or seat.bucket == NOWHERE:
+            return None
+        fits, tenant = _suiting(seat), seat.pool.tenant
+        found = line.first(fits, tenant)
+        if found is not None and self._is_held(found[1], seat, now):
+            return line.first(fits, tenant, choosy=True)
+        return found
 
     def _serve_from(self, pool: Pool) -> None:
         """Give free seats of a pool to who waits for any, in order, until they had better wait for faster ones."""
         now = self._clock.monotonic()
-        while (line := self._lines.get(pool.key)) is not None and (seat := pool.pick(self._draw)) is not None:
-            found = line.first(_suiting(seat), pool.tenant)
-            if found is None or self._is_held(found[1], seat, now):
-                return
+        while (seat := pool.pick(self._draw)) is not None and (found := self._next_in_line(seat, now)) is not None:
             self._give(found[1], seat, now)
 
     def _give(self, waiter: Waiter, seat: Seat, now: float) -> None:
@@ -498,6 +521,7 @@ class TaskScheduler:
 
         So it is when this agent is well known, and the faster ones, at the rate they end tasks, would be through with
         theirs and with all that wait here in half the time it takes; and nobody waits longer for it than it could win.
+        Once somebody waited in vain nobody else does, until one of the faster answers again.
         """
         pool = seat.pool
         if waiter.selector is not None or seat.samples < WELL_KNOWN or not pool.has_faster_busy(seat.bucket):
@@ -507,8 +531,14 @@ class TaskScheduler:
         slow_s = seat.estimate_s(now)
         if self._replicas > 1 or not tasks or WORTH_WAITING * (waiting + tasks) / tasks_per_s >= slow_s:
             return False
-        if not waiter.patient_until:
-            waiter.patient_until = min(now + slow_s - tasks / tasks_per_s, waiter.deadline - slow_s)
+        if pool.answered_at(seat.bucket) < pool.in_vain_at:
+            return False
+        if waiter.held_since is None:
+            waiter.held_since = now
+        won_until = waiter.held_since + slow_s - tasks / tasks_per_s
+        if now >= won_until:
+            pool.in_vain_at = now
+        waiter.patient_until = min(won_until, waiter.deadline - slow_s)
         if now >= waiter.patient_until:
             return False
         self._look_again(pool, waiter.patient_until, now)
@@ -522,6 +552,11 @@ class TaskScheduler:
         if timer is not None:
             timer.cancel()
         self._holds[pool] = loop.call_later(at - now, self._hold_is_over, pool)
+
+    def _let_go(self, pool: Pool) -> None:
+        """Something changed: whoever is held from this pool may have no reason to wait any more."""
+        if pool in self._holds:
+            self._serve_from(pool)
 
     def _hold_is_over(self, pool: Pool) -> None:
         del self._holds[pool]
