@@ -131,10 +131,12 @@ class TestSentOnce:
         async with Flow(agent(), journal=journal) as flow:
             result = await flow.coordinator.wait_result(chain_id)
             assert sorted(sent(flow)) == ["behind-y", "z"]
+        submitted_at = (await record_of(journal, chain_id)).submitted.at
         for name in ("x", "y"):
             error = result[name].error
             assert error is not None
             assert (result[name].status, error.code) == (FAILED, "outcome_unknown")
+            assert result[name].ready_at == submitted_at
         assert result["behind-x"].status is TaskStatus.SKIPPED
         assert result.status is FAILED
 

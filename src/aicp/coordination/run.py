@@ -177,6 +177,7 @@ class ChainRun:
         """Settle what an earlier owner left half done, and start what may run."""
         if left := self.readiness.left_started():
             now = self._clock.utcnow()
+            self._ready_since = {task: self._recorded_ready(task) for task in left}
             ends = [self._work(task).ended(TaskStatus.FAILED, now, error=_OUTCOME_UNKNOWN) for task in left]
             await self._settle([TaskEnded(self.chain_id, *each) for each in zip(left, ends, strict=True)])
         elif self.standing.is_over() and self.end is None:
