@@ -1,5 +1,6 @@
 """The documentation tells the truth: code runs, files are sound, links lead somewhere, lists are whole."""
 
+import asyncio
 import importlib
 import re
 import subprocess
@@ -14,21 +15,25 @@ import pytest
 import typer
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from prometheus_client.parser import text_string_to_metric_families
 
 from aicp.cli import exits
 from aicp.cli.main import make_app as make_command_line
 from aicp.model import views
 from aicp.model.agent import Capability, Registration
 from aicp.model.chain import ChainSpec
+from aicp.model.live import KINDS, LiveEvent
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, Task
 from aicp.model.wire import AgentDescription, Invocation
 from aicp.runtime.files import PythonAgent, read_agents, read_chain
 from aicp.runtime.node import Node
+from aicp.runtime.onlookers import Onlookers
 from aicp.server import Keys
 from aicp.server import make_app as make_server
 from aicp.server.auth import declared_routes
 from aicp.server.problems import STATUS_OF_CODE, Problem
+from tests.unit.onlooker_kit import busy_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -62,6 +67,7 @@ FIELDS = [
     ("reference/http-api.md", "Status of the scheduler", views.SchedulerStatus),
     ("reference/http-api.md", "Status of a capability", views.CapabilityStatus),
     ("reference/http-api.md", "The server itself", views.Info),
+    ("reference/events.md", "Fields", LiveEvent),
 ]
 PUBLIC_MODULES = ["aicp", "aicp.agent", "aicp.client", "aicp.client.blocking", "aicp.testing"]
 
@@ -143,6 +149,17 @@ def names_under(page: Path, heading: str) -> list[str]:
 def fields_of(kind: type[msgspec.Struct]) -> list[str]:
     """The names that its fields have in JSON."""
     return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def metrics_of_a_busy_node() -> dict[str, tuple[str, list[str]]]:
+    """Every metric of a node with one of everything: its kind, and its labels."""
+    page = asyncio.run(busy_page())
+    found: dict[str, tuple[str, list[str]]] = {}
+    for family in text_string_to_metric_families(page):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[name] = (family.type, sorted(labels))
+    return found
 
 
 def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -269,3 +286,20 @@ def test_table_of_fields_is_whole(page: str, heading: str, kind: type[msgspec.St
 
 def test_every_outcome_is_explained() -> None:
     assert names_under(DOCS / "explanation/outcomes.md", "Outcomes") == list(Outcome)
+
+
+def test_every_kind_of_live_event_is_told_with_its_fields() -> None:
+    rows = [cells for heading, cells in tables_of(DOCS / "reference/events.md") if heading == "Kinds"]
+    assert [names_in(cells[0])[0] for cells in rows] == list(KINDS)
+    assert {name for cells in rows for name in names_in(cells[2])} <= set(fields_of(LiveEvent))
+
+
+def test_every_metric_is_told_with_its_kind_and_labels() -> None:
+    rows = [cells for heading, cells in tables_of(DOCS / "reference/metrics.md") if heading == "Names"]
+    told = {names_in(cells[0])[0]: (cells[1].content, sorted(names_in(cells[2]))) for cells in rows}
+    assert told == metrics_of_a_busy_node()
+
+
+def test_every_reason_of_a_rejection_is_told() -> None:
+    page = asyncio.run(Onlookers(Node()).metrics()).decode()
+    assert names_under(DOCS / "reference/metrics.md", "Reasons") == re.findall(r'reason="(\w+)"', page)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from aicp.runtime.settings import DEFAULT_HOST, DEFAULT_PORT, server_settings
+from aicp.runtime.settings import DEFAULT_HOST, DEFAULT_PORT, LogFormat, server_settings
 
 
 def serve(
@@ -13,13 +13,17 @@ def serve(
     behind_tls_proxy: Annotated[
         bool, typer.Option("--behind-tls-proxy", help="Only a proxy with TLS reaches this server.")
     ] = False,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="How to log: text for people, json for machines; else AICP_LOG_FORMAT, else text."),
+    ] = None,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C.
 
     What it accepts is kept in the database of AICP_DATABASE_URL, else in aicp.db in the data directory: whatever is
     unfinished when it stops, by a crash or on purpose, goes on when it is started again.
     """
-    settings = server_settings(host=host, port=port, behind_tls_proxy=behind_tls_proxy)
+    settings = server_settings(host=host, port=port, behind_tls_proxy=behind_tls_proxy, log_format=log_format)
     from aicp.server import serve_forever
 
     serve_forever(settings)

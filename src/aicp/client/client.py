@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -10,9 +10,11 @@ from urllib.parse import quote
 import msgspec
 
 from aicp.client.exchange import Exchange
+from aicp.client.following import follow
 from aicp.client.problems import ServerRefused
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
+from aicp.model.live import LiveEvent
 from aicp.model.task import Task, TaskStatus
 from aicp.model.views import (
     AgentPage,
@@ -307,6 +309,26 @@ class Client:
     async def scheduler_status(self) -> SchedulerStatus:
         """Capacity, load and lines."""
         return await self._ask("GET", "/api/scheduler/status", SchedulerStatus)
+
+    def events(
+        self, *, chain_id: str = "", agent_id: str = "", kinds: Iterable[str] = (), after: str | None = None
+    ) -> AsyncGenerator[LiveEvent, None]:
+        """What happens from now on, without an end: `async for event in client.events(): …`.
+
+        A broken connection is made anew, and goes on where it broke. An event of kind `gap` says that some were lost:
+        then look again at what you follow. Whoever stops early closes the iterator, or the client.
+
+        Args:
+            chain_id: Only of this chain; empty for any.
+            agent_id: Only about this agent; empty for any.
+            kinds: Only these kinds; empty for all.
+            after: The id of an event, to go on behind it.
+
+        Raises:
+            ServerUnreachable: The server could not be reached, however often it was tried.
+        """
+        said = {"chain_id": chain_id, "agent_id": agent_id, "kind": ",".join(kinds)}
+        return follow(self._exchange, "/api/events", {name: value for name, value in said.items() if value}, after)
 
     async def info(self) -> Info:
         """What the server is."""

@@ -6,7 +6,8 @@ import math
 import os
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,8 @@ from aicp.version import __version__
 CONNECT_TIMEOUT_S = 5.0
 # Below the 75 s after which the server closes a connection that nobody uses.
 KEEP_ALIVE_S = 30.0
+# Three times the silence after which a stream of events says that it lives.
+STREAM_SILENCE_S_MAX = 45.0
 CONNECTIONS_MAX = 100
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 # aiohttp warns of bytes longer than this; a stream it sends piece by piece.
@@ -34,7 +37,7 @@ _TRY_AGAIN = frozenset({429, 503})
 _KEY = re.compile(r"[!-~]+")
 
 
-class _Trouble(Exception):
+class Trouble(Exception):
     """The request did not succeed, and may be sent again after `wait_s` (None for the backoff)."""
 
     def __init__(self, error: AicpError, wait_s: float | None = None) -> None:
@@ -92,15 +95,44 @@ class Exchange:
         target = URL(self.url + path, encoded=True).update_query(query or {})
         headers = {} if key is None else {KEY_HEADER: key}
         data = None if body is msgspec.UNSET else _encode(body)
-        for backoff_s in self._backoffs():
+        for backoff_s in self.backoffs():
             try:
                 return await self._once(method, target, headers, data, self._timeout_s + patience_s)
-            except _Trouble as trouble:
-                wait_s = backoff_s if trouble.wait_s is None else trouble.wait_s
-                if wait_s == math.inf or wait_s > RETRY_AFTER_MAX_S or backoff_s == math.inf:
-                    raise trouble.error from trouble.__cause__
-            await asyncio.sleep(wait_s)
+            except Trouble as trouble:
+                await self.wait_after(trouble, backoff_s)
         raise AssertionError("the last backoff is infinite")
+
+    async def lines(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> AsyncGenerator[str, None]:
+        """The lines of an answer without an end, as they come; to be closed.
+
+        Raises:
+            AicpError: The error that the server told, by its code.
+            Trouble: It may be asked again.
+        """
+        target = URL(self.url + path, encoded=True).update_query(query)
+        timeout = aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT_S, sock_read=STREAM_SILENCE_S_MAX)
+        try:
+            async with self._opened().get(target, headers=headers, timeout=timeout, allow_redirects=False) as response:
+                if response.status != HTTPStatus.OK:
+                    raise _refusal(response, await _read(response))
+                async for line in response.content:
+                    yield line.decode("utf-8", "replace").rstrip("\r\n")
+        except TimeoutError as error:
+            told = f"{self.url} said nothing for {STREAM_SILENCE_S_MAX:.0f} s."
+            raise Trouble(ServerUnreachable(told)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Trouble(ServerUnreachable(f"{self.url} cannot be reached: {_told(error)}.")) from error
+
+    async def wait_after(self, trouble: Trouble, backoff_s: float) -> None:
+        """Wait before it is tried again.
+
+        Raises:
+            AicpError: It was tried often enough, or the wait would be too long.
+        """
+        wait_s = backoff_s if trouble.wait_s is None else trouble.wait_s
+        if wait_s > RETRY_AFTER_MAX_S or backoff_s == math.inf:
+            raise trouble.error from trouble.__cause__
+        await asyncio.sleep(wait_s)
 
     async def close(self) -> None:
         """Give back every connection; a later request opens new ones."""
@@ -108,7 +140,7 @@ class Exchange:
             await self._session.close()
             self._session = None
 
-    def _backoffs(self) -> Iterator[float]:
+    def backoffs(self) -> Iterator[float]:
         """A wait after each failure; infinite after the last."""
         wait_s = BACKOFF_FIRST_S
         for _ in range(self._retries_max):
@@ -129,16 +161,12 @@ class Exchange:
             ):
                 body = await _read(response)
         except TimeoutError as error:
-            raise _Trouble(ServerUnreachable(f"{self.url} did not answer within {timeout_s:.0f} s.")) from error
+            raise Trouble(ServerUnreachable(f"{self.url} did not answer within {timeout_s:.0f} s.")) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _Trouble(ServerUnreachable(f"{self.url} cannot be reached: {_told(error)}.")) from error
+            raise Trouble(ServerUnreachable(f"{self.url} cannot be reached: {_told(error)}.")) from error
         if 200 <= response.status < 300:
             return body
-        problem = read_problem(response.status, body)
-        refusal = error_of(problem, response.status)
-        if response.status in _TRY_AGAIN:
-            raise _Trouble(refusal, _wait_s(problem, response.headers.get("Retry-After")))
-        raise refusal
+        raise _refusal(response, body)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -149,6 +177,14 @@ class Exchange:
                 headers=self._headers,
             )
         return self._session
+
+
+def _refusal(response: aiohttp.ClientResponse, body: bytes) -> AicpError | Trouble:
+    problem = read_problem(response.status, body)
+    refusal = error_of(problem, response.status)
+    if response.status in _TRY_AGAIN:
+        return Trouble(refusal, _wait_s(problem, response.headers.get("Retry-After")))
+    return refusal
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

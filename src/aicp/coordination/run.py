@@ -18,7 +18,7 @@ from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskSt
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, TaskResult, TaskStatus
-from aicp.model.trace import task_traceparent
+from aicp.model.trace import Subject, subject, task_traceparent
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.failover_router import FailoverRouter
@@ -113,6 +113,7 @@ class ChainRun:
 
     async def run(self) -> None:
         """Run it to its recorded end."""
+        subject.set(Subject(self.chain_id, traceparent=self.submitted.traceparent))
         self._begin_time()
         try:
             async with asyncio.TaskGroup() as group:

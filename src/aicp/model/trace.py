@@ -1,14 +1,43 @@
 """W3C trace context: which trace a task belongs to, as agents are told in `traceparent`.
 
 The trace is the submitter's, if its request named one; else it is the chain's own, and its id is the chain's id.
+What runs for a task says so in `subject`, so that a line of the log can tell what it is about.
 """
 
 import hashlib
 import re
+from contextvars import ContextVar
+
+import msgspec
 
 _FORM = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _SAMPLED = 1
+
+
+class Subject(msgspec.Struct, frozen=True, gc=False):
+    """What is being worked on.
+
+    Attributes:
+        chain_id: The chain.
+        task_id: The task, global id; empty for the chain as a whole.
+        agent_id: Who has the task; empty for nobody.
+        traceparent: Its trace context; None for the chain's own trace.
+    """
+
+    chain_id: str
+    task_id: str = ""
+    agent_id: str = ""
+    traceparent: str | None = None
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return task_traceparent(self.task_id or self.chain_id, self.traceparent)[3:35]
+
+
+subject: ContextVar[Subject | None] = ContextVar("aicp_subject", default=None)
+"""What the running code works on; None when it is no task's."""
 
 
 def parse_traceparent(header: str | None) -> str | None:

@@ -9,6 +9,7 @@ from aicp.errors import OwnershipLost
 from aicp.model.event import AttemptEnded, AttemptStarted
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Attempt, Call
+from aicp.model.trace import Subject, subject
 from aicp.ports import Clock, Observer, Transport
 from aicp.registry.schemas import Schemas
 from aicp.routing.work import Work
@@ -46,6 +47,7 @@ class Attempts:
         """
         began, began_utc = self._clock.monotonic(), self._clock.utcnow()
         call = self._call(work, lease, began)
+        before = subject.set(Subject(work.chain_id, work.task_id, lease.agent.agent_id, work.traceparent))
         self._tell_start(work, lease, call, began_utc)
         reply = Reply(Outcome.CANCELLED, reason="the caller cancelled", evidence=False)
         try:
@@ -60,6 +62,7 @@ class Attempts:
             elapsed_s = self._clock.monotonic() - began
             self._settle(lease, reply, elapsed_s)
             self._remember(work, lease, call, reply, began_utc, elapsed_s)
+            subject.reset(before)
         return reply
 
     def _call(self, work: Work, lease: Lease, now: float) -> Call:

@@ -84,6 +84,11 @@ class Work:
         self.is_lost = False
 
     @property
+    def chain_id(self) -> str:
+        """The chain it is part of."""
+        return self.task_id.partition(".")[0]
+
+    @property
     def may_be_poison(self) -> bool:
         """True when so many agents failed it that the next failure says nothing about the agent."""
         return len(self.suspects) >= POISON_AGENTS

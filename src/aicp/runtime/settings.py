@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,16 @@ ADMIN_KEY_FILE = "admin.key"
 SECRET_KEY_FILE = "secret.key"  # noqa: S105 - the name of a file
 SECRET_KEY_VARIABLE = "AICP_SECRET_KEY"  # noqa: S105 - the name of a variable
 RETENTION_VARIABLE = "AICP_RETENTION_S"
+LOG_FORMAT_VARIABLE = "AICP_LOG_FORMAT"
 KEY_BYTES = 32
 RETENTION_S_MAX = 100 * 366 * 86_400.0
+
+
+class LogFormat(StrEnum):
+    """How a server logs: for people, or as a JSON object a line."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -36,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True):
         behind_tls_proxy: True when only a proxy with TLS reaches it, which then also minds the Host header.
         database: Where it remembers chains and agents; None for memory.
         retention_s: How long a chain is remembered after its end, seconds.
+        log_format: How it logs to stderr.
     """
 
     host: str = DEFAULT_HOST
@@ -45,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True):
     behind_tls_proxy: bool = False
     database: SqliteFile | None = None
     retention_s: float = DEFAULT_RETENTION_S
+    log_format: LogFormat = LogFormat.TEXT
 
 
 def server_settings(
@@ -52,13 +63,14 @@ def server_settings(
     host: str = DEFAULT_HOST,
     port: int = DEFAULT_PORT,
     behind_tls_proxy: bool = False,
+    log_format: LogFormat | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings of a server: what it was told, the environment, and this machine's data directory.
 
     Raises:
         SettingsError: The port is none, others could listen to the keys sent to this host, or the environment names no
-            usable database or retention.
+            usable database, retention or format of the log.
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
@@ -72,7 +84,8 @@ def server_settings(
     directory = data_dir(env)
     policy = AddressPolicy(loopback=on_loopback)
     database = choose_database(None, env, directory)
-    return Settings(host, port, directory, policy, behind_tls_proxy, database, _retention_s(env))
+    log_format = log_format or _log_format(env)
+    return Settings(host, port, directory, policy, behind_tls_proxy, database, _retention_s(env), log_format)
 
 
 def data_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -186,6 +199,14 @@ def _sound_key(key: str, source: str) -> bytes:
     if size != KEY_BYTES:
         raise SettingsError(f"{source} holds no key: it is {KEY_BYTES} random bytes in URL-safe base64, 44 characters.")
     return encoded
+
+
+def _log_format(environ: Mapping[str, str]) -> LogFormat:
+    told = environ.get(LOG_FORMAT_VARIABLE) or LogFormat.TEXT
+    try:
+        return LogFormat(told)
+    except ValueError:
+        raise SettingsError(f"{LOG_FORMAT_VARIABLE} is '{told[:80]}': it must be text or json.") from None
 
 
 def _retention_s(environ: Mapping[str, str]) -> float:

@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 
 from aicp.errors import AicpError
 from aicp.runtime.node import Node
+from aicp.runtime.onlookers import Onlookers
 from aicp.server.auth import Keys, check_scopes, host_guard, key_guard
 from aicp.server.body import BODY_BYTES_MAX
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
@@ -16,11 +17,12 @@ from aicp.server.queries import query_guard
 from aicp.server.routes.agents import agents_router
 from aicp.server.routes.chains import chains_router
 from aicp.server.routes.circuit_breakers import circuit_breakers_router
+from aicp.server.routes.events import events_router
 from aicp.server.routes.status import status_router
 from aicp.server.routes.tasks import tasks_router
 from aicp.server.waits import Waits
 
-ROUTERS = (agents_router, chains_router, tasks_router, circuit_breakers_router, status_router)
+ROUTERS = (agents_router, chains_router, tasks_router, circuit_breakers_router, events_router, status_router)
 
 
 def make_app(
@@ -29,6 +31,7 @@ def make_app(
     *,
     hosts: frozenset[str] | None = None,
     waits: Waits | None = None,
+    onlookers: Onlookers | None = None,
     routers: Sequence[Router] = ROUTERS,
 ) -> Litestar:
     """The HTTP API of a node that runs.
@@ -38,12 +41,17 @@ def make_app(
         keys: Who may ask for it.
         hosts: The names that a Host header may have; None for any (behind a proxy).
         waits: Observes the node so that `wait_s` ends with a task; without one, waits only end with their time.
+        onlookers: Metrics and live events; without one, of nothing.
         routers: The routes.
 
     Raises:
         UnscopedRoute: A route does not say who may use it.
     """
-    dependencies = {"node": _provide(node), "waits": _provide(waits or Waits())}
+    dependencies = {
+        "node": _provide(node),
+        "waits": _provide(waits or Waits()),
+        "onlookers": _provide(onlookers or Onlookers(node)),
+    }
     guards = [key_guard(keys), query_guard(dependencies)]
     app = Litestar(
         route_handlers=routers,

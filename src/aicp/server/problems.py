@@ -39,6 +39,7 @@ STATUS_OF_CODE = {
     "no_capable_agent": 422,
     "reference_not_found": 422,
     "queue_full": 429,
+    "too_many_readers": 429,
     "all_agents_failed": 502,
     "routing_error": 502,
     "no_agent_available": 503,
@@ -78,6 +79,13 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=False):
     retry_after_ms: int | None = None
     faults: tuple[Fault, ...] | msgspec.UnsetType = msgspec.UNSET
     capability: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class TooManyReaders(AicpError):
+    """Too many read live events already."""
+
+    code = "too_many_readers"
+    retryable = True
 
 
 class InvalidJson(AicpError):

@@ -15,7 +15,8 @@ from litestar import Litestar
 
 from aicp.errors import SettingsError
 from aicp.runtime.node import Node
-from aicp.runtime.settings import ADMIN_KEY_FILE, Settings, find_or_make_admin_key
+from aicp.runtime.onlookers import Onlookers, set_up_logs
+from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, find_or_make_admin_key
 from aicp.server.app import make_app
 from aicp.server.auth import Keys, loopback_hosts
 from aicp.server.waits import Waits
@@ -25,6 +26,7 @@ STOP_S_MAX = GRACE_S + 5.0
 KEEP_ALIVE_S = 75
 BACKLOG = 2048
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_log = logging.getLogger("aicp.server")
 
 
 class RunningServer:
@@ -44,7 +46,7 @@ class RunningServer:
 async def running_server(settings: Settings, node: Node) -> AsyncIterator[RunningServer]:
     """Serve a running node until the block ends; then finish requests for at most 5 s and close.
 
-    Listens to no signal. Requests that wait with `wait_s` are answered at once when the block ends.
+    Listens to no signal. When it ends, requests that wait with `wait_s` are answered at once, and live events end.
 
     Raises:
         SettingsError: The address cannot be bound, or the admin key cannot be had.
@@ -52,17 +54,20 @@ async def running_server(settings: Settings, node: Node) -> AsyncIterator[Runnin
     admin_key = find_or_make_admin_key(settings.data_dir)
     waits = Waits()
     hosts = None if settings.behind_tls_proxy else loopback_hosts(settings.host)
-    app = make_app(node, Keys(admin_key), hosts=hosts, waits=waits)
+    onlookers = Onlookers(node, log_events=settings.log_format is LogFormat.JSON)
+    app = make_app(node, Keys(admin_key), hosts=hosts, waits=waits, onlookers=onlookers)
     bound = _bind(settings.host, settings.port)
     with contextlib.closing(bound):
         server = _Server(_config(app))
         stop_observing = node.observe(waits)
+        onlookers.begin()
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
         try:
             await _until_started(server, serving)
             yield RunningServer(_url(bound), admin_key)
         finally:
             waits.close()
+            onlookers.end()
             server.should_exit = True
             await _ended(serving)
             stop_observing()
@@ -77,23 +82,22 @@ def serve_forever(settings: Settings) -> None:
         SettingsError: The database cannot be used, the address cannot be bound, or a key cannot be had.
         StorageError: The disk failed at the start.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    set_up_logs(settings.log_format)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve_until_signal(settings))
 
 
 async def _serve_until_signal(settings: Settings) -> None:
     asked = asyncio.Event()
+    say = _log.info if settings.log_format is LogFormat.JSON else _say
     with _signals_call(asked.set):
         async with _node(settings) as node, running_server(settings, node) as server:
             key = settings.data_dir / ADMIN_KEY_FILE
-            _say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
+            say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()
             if unfinished := node.coordinator.unfinished:
                 durable = node.stores.journal.durable
-                _say(f"Stopping; {unfinished} unfinished tasks {'go on at the next start' if durable else 'are lost'}.")
+                say(f"Stopping; {unfinished} unfinished tasks {'go on at the next start' if durable else 'are lost'}.")
 
 
 def _node(settings: Settings) -> Node:

@@ -1,4 +1,4 @@
-"""What several routes take: the node, who waits on it, and how long to wait."""
+"""What several routes take: the node, who waits on it, who looks on, and how long to wait."""
 
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from aicp.errors import Fault, InvalidInput, NotFound
 from aicp.model.task import TaskStatus
 from aicp.model.validation import is_capability_ref
 from aicp.runtime.node import Node
+from aicp.runtime.onlookers import Onlookers
 from aicp.server.waits import Waits
 
 WAIT_S_MAX = 60
@@ -17,6 +18,7 @@ LISTED = 100
 
 TheNode = NamedDependency[Node]
 TheWaits = NamedDependency[Waits]
+TheOnlookers = NamedDependency[Onlookers]
 WaitS = Annotated[
     float,
     QueryParameter(ge=0, le=WAIT_S_MAX, description="Answer once it has ended, or after so many seconds; 0 at once."),

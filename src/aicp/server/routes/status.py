@@ -3,8 +3,9 @@
 from litestar import MediaType, Response, Router, get
 
 from aicp.model.views import Info, SchedulerStatus
+from aicp.runtime.onlookers import METRICS_TYPE
 from aicp.server.auth import Scope, needs
-from aicp.server.routes.parameters import TheNode
+from aicp.server.routes.parameters import TheNode, TheOnlookers
 from aicp.version import __version__
 
 
@@ -33,4 +34,10 @@ async def scheduler_status(node: TheNode) -> SchedulerStatus:
     return node.scheduler.status()
 
 
-status_router = Router("/", route_handlers=[livez, readyz, info, scheduler_status], tags=["status"])
+@get("/metrics", opt=needs(Scope.METRICS_READ))
+async def metrics(onlookers: TheOnlookers) -> Response[bytes]:
+    """What Prometheus reads, in its text format."""
+    return Response(await onlookers.metrics(), headers={"Content-Type": METRICS_TYPE})
+
+
+status_router = Router("/", route_handlers=[livez, readyz, info, scheduler_status, metrics], tags=["status"])

@@ -1,0 +1,101 @@
+"""Live events as Server-Sent Events: what one reader gets for as long as it stays connected."""
+
+import asyncio
+from typing import Protocol
+
+from litestar.types import Receive, Scope, Send
+
+STREAM_S_MAX = 900.0
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Batch(Protocol):
+    """What a reader gets at once: events with their ids, and where it stands behind them."""
+
+    @property
+    def events(self) -> tuple[tuple[str, bytes], ...]:
+        """Id and JSON of each."""
+
+    @property
+    def last_id(self) -> str:
+        """Where to go on."""
+
+
+class Reader(Protocol):
+    """Where the events come from."""
+
+    @property
+    def last_id(self) -> str:
+        """Where it begins."""
+
+    async def next_batch(self) -> Batch | None:
+        """The next ones, without events when it was quiet for a while; None at the end."""
+
+    def close(self) -> None:
+        """Read no more."""
+
+
+class EventStream:
+    """An answer that goes on until the client leaves, the reader ends, or 15 minutes are over.
+
+    The end is an invitation to come back with `Last-Event-ID`: keys are looked at anew then. A client that does not
+    read holds its connection and one batch, and nothing is read for it.
+
+    Args:
+        reader: Closed at the end.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer."""
+        telling = asyncio.create_task(self._tell(send))
+        leaving = asyncio.create_task(_until_gone(receive))
+        try:
+            await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._reader.close()
+            await _cancelled(telling, leaving)
+        if not telling.cancelled():
+            telling.result()
+
+    async def _tell(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + STREAM_S_MAX
+        # An id alone tells where to go on, before anything has happened.
+        await _send_some(send, _place(self._reader.last_id))
+        while loop.time() < ends_at and (batch := await self._reader.next_batch()) is not None:
+            await _send_some(send, _frames(batch))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _frames(batch: Batch) -> bytes:
+    frames = [b"id: %b\ndata: %b\n\n" % (name.encode(), body) for name, body in batch.events]
+    if not batch.events or batch.events[-1][0] != batch.last_id:
+        frames.append(_place(batch.last_id))
+    return b"".join(frames)
+
+
+def _place(last_id: str) -> bytes:
+    return b"id: %b\n\n" % last_id.encode()
+
+
+async def _send_some(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
