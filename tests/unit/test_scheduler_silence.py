@@ -105,19 +105,21 @@ class TestSilence:
 
     @virtual
     async def test_falling_silent_does_not_bring_back_a_capability_it_is_not_configured_for(self) -> None:
-        async with Stage(agent("a", LABEL, TEXT, slots=5)) as stage:
+        async with Stage(agent("a", LABEL, TEXT, slots=5), agent("other", TEXT)) as stage:
             for capability in (LABEL, TEXT):
                 await known(stage, "a", capability)
+            await known(stage, "other", TEXT, elapsed_s=50.0)
             stage.complete(await stage.lease(task(LABEL)), Outcome.MISCONFIGURED)
             held = await stage.lease(task(TEXT, timeout_s=LONG_S))
             await asyncio.sleep(10.0)
-            trial = await stage.lease(task(TEXT, timeout_s=LONG_S))
+            found_silent = await stage.lease(task(TEXT, timeout_s=LONG_S))
+            assert found_silent.agent.agent_id == "other"
             asked = stage.asking(task(LABEL))
             await asyncio.sleep(1.0)
             assert not asked.done()
             assert stage.why_out("a", LABEL) == "set aside as misconfigured"
             asked.cancel()
-            stage.succeed(held, trial)
+            stage.succeed(held, found_silent)
             await asyncio.sleep(SOON_S)
 
     @virtual

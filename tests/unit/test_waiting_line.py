@@ -221,6 +221,15 @@ async def test_who_has_left_is_never_first() -> None:
 
 
 @virtual
+async def test_who_was_served_and_has_not_left_yet_waits_no_more() -> None:
+    served = waiter(1.0)
+    line = line_of(served)
+    assert line.oldest_wait_s(4.0) == 3.0
+    line.serve(served, LEASE)
+    assert line.oldest_wait_s(4.0) == 0.0
+
+
+@virtual
 async def test_the_choosy_are_passed_over_by_an_agent_that_does_not_suit_them() -> None:
     tried, named = waiter(tried=frozenset({"a"})), waiter(agents=("a",))
     labelled, excluding = waiter(labels={"gpu": "yes"}), waiter(exclude_agents=("a",))

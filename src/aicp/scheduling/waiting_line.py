@@ -320,7 +320,8 @@ class WaitingLine:
 
     def oldest_wait_s(self, now: float) -> float:
         """How long the one who has waited longest has, in seconds."""
-        return max((now - lane.oldest_since() for lane in self._lanes.values() if lane), default=0.0)
+        # Those who were served and have not left yet do not wait any more, and their lane has no oldest.
+        return max(0.0, *(now - lane.oldest_since() for lane in self._lanes.values()))
 
     def join(self, waiter: Waiter) -> None:
         """Stand in line."""
