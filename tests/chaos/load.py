@@ -18,6 +18,7 @@ from tests.chaos.history import Ordered
 LOST = "lost"
 ASK_AGAIN_S = 0.05
 WAIT_S = 10.0
+DEADLINE_S = 86_400.0
 TASKS_MIN, TASKS_MAX = 10, 50
 AWAITED = (0, 1, 1, 1, 2, 3)
 WORK_MS_MAX = 40
@@ -46,7 +47,7 @@ def _draw_task(draw: random.Random, task: str, awaited: list[str]) -> dict[str, 
     read = {name: {"$result": name, "path": "/execution"} for name in awaited if name not in unread}
     size = LARGE_BYTES if draw.random() < LARGE_SHARE else 0
     params = {"given": read, "work_ms": draw.randint(0, WORK_MS_MAX), "size": size}
-    drawn = {"id": task, "capability": CAPABILITY, "params": params, "depends_on": unread}
+    drawn = {"id": task, "capability": CAPABILITY, "params": params, "depends_on": unread, "deadline_s": DEADLINE_S}
     if draw.random() < ONCE_SHARE:
         return {**drawn, "idempotent": False, "on_failure": {"continue": {"execution": LOST}}}
     return drawn

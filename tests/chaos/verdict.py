@@ -14,7 +14,7 @@ from tests.chaos.executions import Execution
 from tests.chaos.history import History, Ordered
 from tests.chaos.load import LOST
 
-# What was sent before a cancel was confirmed may reach an agent that is slow to read a little later.
+# What was sent before a kill, or before a cancel was confirmed, may reach an agent that is slow to read a little later.
 UNDER_WAY_S = 2.0
 NEVER_RUN = (TaskStatus.CANCELLED, TaskStatus.SKIPPED)
 
@@ -169,8 +169,10 @@ def run_twice_for_no_reason(case: Case) -> Iterator[str]:
         for first, second in itertools.pairwise(executions):
             if second.token[0] <= first.token[0]:
                 yield f"{task} was run twice by one owner: {first.token}, {second.token}"
-            if not any(first.began_at <= kill.gone_at and kill.at <= second.began_at for kill in case.history.kills):
-                yield f"{task} was run twice, and no kill was in between"
+            kills = [kill.gone_at for kill in case.history.kills if kill.at <= second.began_at]
+            if not kills or first.began_at > kills[-1] + UNDER_WAY_S:
+                began = [f"{each.began_at - kills[-1]:.3f} s" for each in (first, second) if kills]
+                yield f"{task} was run twice, and no kill was in between; behind the last one: {began}"
 
 
 def run_twice_though_forbidden(case: Case) -> Iterator[str]:
