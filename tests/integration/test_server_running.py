@@ -1,6 +1,7 @@
 """The server as a whole: binds, says where, stops in bounded time, gives everything back."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -71,6 +72,27 @@ def test_served_process_says_where_and_ends_cleanly_on_a_signal(tmp_path: Path, 
         process.send_signal(number)
         out, err = process.communicate(timeout=BOUND_S)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_json_log_is_json_from_the_first_line_to_the_last(tmp_path: Path) -> None:
+    with aicp_serve(tmp_path, "--port", "0", "--log-format", "json") as process:
+        served = json.loads(line_of(process))
+        assert served["event"].startswith("AICP serves http://127.0.0.1:")
+        url, key = served["event"].split()[2].rstrip(";"), (tmp_path / "admin.key").read_text().strip()
+        agent = {"endpoint": "http://127.0.0.1:9", "agent_id": "a", "capabilities": [{"name": "x"}]}
+        body = json.dumps({**agent, "max_concurrent_tasks": 1}).encode()
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        with urlopen(Request(f"{url}/ains/agents", body, headers), timeout=BOUND_S) as response:
+            assert response.status == 201
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=BOUND_S)
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert [(line["event"], line["agent_id"]) for line in lines] == [("agent a is registered", "a")]
+
+
+def test_format_of_the_log_that_there_is_none_of_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="AICP_LOG_FORMAT is 'xml'"):
+        server_settings(environ={"AICP_LOG_FORMAT": "xml", "AICP_DATA_DIR": str(tmp_path)})
 
 
 def test_port_in_use_is_one_sentence(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from aicp.client.client import Client
+from aicp.model.live import LiveEvent
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +62,24 @@ class BlockingClient:
             return future.result()
         finally:
             future.cancel()
+
+    def events(
+        self, *, chain_id: str = "", agent_id: str = "", kinds: Iterable[str] = (), after: str | None = None
+    ) -> Generator[LiveEvent, None, None]:
+        """What happens from now on, as `Client.events` tells it, for a plain `for`; close it to stop early."""
+        events = self._client.events(chain_id=chain_id, agent_id=agent_id, kinds=kinds, after=after)
+
+        async def next_event(_client: Client) -> LiveEvent:
+            return await anext(events)
+
+        async def stop(_client: Client) -> None:
+            await events.aclose()
+
+        try:
+            while True:
+                yield self.call(next_event)
+        finally:
+            self.call(stop)
 
     def close(self) -> None:
         """Give back every connection and end the thread; twice does nothing."""

@@ -45,6 +45,11 @@ class Wanted(msgspec.Struct, frozen=True):
     agent_id: str = ""
     kinds: frozenset[str] = frozenset()
 
+    @property
+    def is_everything(self) -> bool:
+        """True when nothing is left out."""
+        return not (self.chain_id or self.agent_id or self.kinds)
+
     def takes(self, event: LiveEvent) -> bool:
         """True when it is one of them."""
         if self.chain_id and event.chain_id != self.chain_id:
@@ -58,17 +63,17 @@ class Batch(msgspec.Struct, frozen=True):
     """What a reader gets at once.
 
     Attributes:
-        events: Each with its id, as JSON.
+        frames: Events as Server-Sent Events, each with its id; empty when it was quiet.
         last_id: Where the reader stands now: past these, and past what it does not want.
     """
 
-    events: tuple[tuple[str, bytes], ...]
+    frames: bytes
     last_id: str
 
 
 class _Kept(msgspec.Struct, frozen=True, gc=False):
     event: LiveEvent
-    body: bytes
+    frame: bytes
 
 
 class _Stream:
@@ -89,8 +94,9 @@ class _Stream:
         """The number of the oldest event that is kept; one more than the last when none is."""
         return self.last - len(self._kept) + 1
 
-    def keep(self, kept: _Kept) -> None:
+    def keep(self, event: LiveEvent, body: bytes) -> None:
         self.last += 1
+        kept = _Kept(event, self.frame(self.last, body))
         if len(self._kept) < self._kept_max:
             self._kept.append(kept)
         else:
@@ -99,6 +105,10 @@ class _Stream:
 
     def at(self, number: int) -> _Kept:
         return self._kept[(number - 1) % self._kept_max]
+
+    def frame(self, number: int, body: bytes) -> bytes:
+        """An event as every reader gets it: made once."""
+        return b"id: %b-%d\ndata: %b\n\n" % (self.boot.encode(), number, body)
 
     def id_of(self, number: int) -> str:
         return f"{self.boot}-{number}"
@@ -140,11 +150,11 @@ class Feed:
         told = tell(event, self._submitted)
         if told is None:
             return
-        kept = _Kept(told.event, self._encode(told.event))
+        body = self._encode(told.event)
         streams = self._streams.values() if told.tenant is None else (self._stream_of(told.tenant),)
         for stream in streams:
             if stream is not None:
-                stream.keep(kept)
+                stream.keep(told.event, body)
 
     def read(self, tenant: str, wanted: Wanted, after: str | None = None) -> "Reader | None":
         """Begin to read a tenant's events, to be ended with `close`; None when too many read already.
@@ -231,18 +241,16 @@ class Reader:
         return self._stream.id_of(self._next - 1)
 
     async def next_batch(self, quiet_s: float = QUIET_S) -> Batch | None:
-        """What came since the last batch, without events when none did for `quiet_s` seconds; None at the end.
+        """What came since the last batch, empty when nothing did for `quiet_s` seconds; None at the end.
 
         Whoever has caught up is given news at most ten times a second: many readers then share the work of a burst.
         """
         ends_at = self._loop.time() + quiet_s
         while not self._feed.is_closed:
             self._looked_at = self._loop.time()
-            events = tuple(self._take())
-            if events:
-                return Batch(events, self.last_id)
-            if self._loop.time() >= ends_at:
-                return Batch((), self.last_id)
+            frames = b"".join(self._take())
+            if frames or self._loop.time() >= ends_at:
+                return Batch(frames, self.last_id)
             await self._wait_until(ends_at)
         return None
 
@@ -259,24 +267,29 @@ class Reader:
         else:
             self._next = int(found[2]) + 1
 
-    def _take(self) -> Iterator[tuple[str, bytes]]:
+    def _take(self) -> Iterator[bytes]:
+        """The next frames that are wanted; at most 128 of at most 2,048 that are looked at."""
         stream = self._stream
         if self._is_foreign:
             self._is_foreign = False
-            yield self.last_id, self._feed.gap(None)
+            yield self._gap(None)
         if (lost := stream.first - self._next) > 0:
             self._feed.dropped += lost
             self._next = stream.first
-            yield self.last_id, self._feed.gap(lost)
+            yield self._gap(lost)
+        looked_at_max = BATCH_EVENTS_MAX if self._wanted.is_everything else LOOKED_AT_MAX
         found = 0
-        for number in range(self._next, min(self._next + LOOKED_AT_MAX, stream.last + 1)):
+        for number in range(self._next, min(self._next + looked_at_max, stream.last + 1)):
             kept = stream.at(number)
             self._next = number + 1
-            if self._wanted.takes(kept.event):
-                yield stream.id_of(number), kept.body
+            if looked_at_max == BATCH_EVENTS_MAX or self._wanted.takes(kept.event):
+                yield kept.frame
                 found += 1
                 if found == BATCH_EVENTS_MAX:
                     return
+
+    def _gap(self, lost: int | None) -> bytes:
+        return self._stream.frame(self._next - 1, self._feed.gap(lost))
 
     async def _wait_until(self, ends_at: float) -> None:
         """Return when there is something to look at, or the time is over."""

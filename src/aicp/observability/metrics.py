@@ -8,6 +8,7 @@ import asyncio
 import platform
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -113,27 +114,34 @@ class Metrics:
         self._commit_s = self._histogram(
             "aicp_journal_commit_seconds", "A transaction of the journal, on its disk.", COMMIT_BUCKETS_S
         )
+        self._count_of: dict[type, Callable[[Any], None]] = {
+            AttemptStarted: self._attempt_started,
+            AttemptEnded: self._attempt_ended,
+            TaskEnded: self._task_ended,
+            ChainEnded: self._chain_ended,
+            CircuitChanged: self._circuit_changed,
+            JournalCommitted: self._journal_committed,
+        }
 
     def notify(self, event: Event) -> None:
         """Something happened."""
-        match event:
-            case AttemptStarted():
-                self._attempt_started(event)
-            case AttemptEnded():
-                self._attempts.labels(self._named(event.capability), event.outcome.value).inc()
-            case TaskEnded():
-                self._task_ended(event)
-            case ChainEnded():
-                self._chain_ended(event)
-            case CircuitChanged():
-                self._transitions.labels(self._named(event.capability), event.state).inc()
-            case JournalCommitted():
-                self._commit_s.observe(event.elapsed_s)
+        count = self._count_of.get(type(event))
+        if count is not None:
+            count(event)
 
     async def page(self, reading: Reading) -> bytes:
         """Everything, in the text format of Prometheus; it is written in a thread, since that takes a while."""
         measured = list(self._measured(reading))
         return await asyncio.to_thread(lambda: generate_latest(_Page(self._counted(), measured)))
+
+    def _attempt_ended(self, event: AttemptEnded) -> None:
+        self._attempts.labels(self._named(event.capability), event.outcome.value).inc()
+
+    def _circuit_changed(self, event: CircuitChanged) -> None:
+        self._transitions.labels(self._named(event.capability), event.state).inc()
+
+    def _journal_committed(self, event: JournalCommitted) -> None:
+        self._commit_s.observe(event.elapsed_s)
 
     def _attempt_started(self, event: AttemptStarted) -> None:
         capability = self._named(event.capability)

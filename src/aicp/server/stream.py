@@ -14,11 +14,11 @@ _HEADERS = [
 
 
 class Batch(Protocol):
-    """What a reader gets at once: events with their ids, and where it stands behind them."""
+    """What a reader gets at once, and where it stands behind that."""
 
     @property
-    def events(self) -> tuple[tuple[str, bytes], ...]:
-        """Id and JSON of each."""
+    def frames(self) -> bytes:
+        """Server-Sent Events; empty when it was quiet."""
 
     @property
     def last_id(self) -> str:
@@ -33,7 +33,7 @@ class Reader(Protocol):
         """Where it begins."""
 
     async def next_batch(self) -> Batch | None:
-        """The next ones, without events when it was quiet for a while; None at the end."""
+        """The next ones, empty when it was quiet for a while; None at the end."""
 
     def close(self) -> None:
         """Read no more."""
@@ -71,15 +71,8 @@ class EventStream:
         # An id alone tells where to go on, before anything has happened.
         await _send_some(send, _place(self._reader.last_id))
         while loop.time() < ends_at and (batch := await self._reader.next_batch()) is not None:
-            await _send_some(send, _frames(batch))
+            await _send_some(send, batch.frames or _place(batch.last_id))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _frames(batch: Batch) -> bytes:
-    frames = [b"id: %b\ndata: %b\n\n" % (name.encode(), body) for name, body in batch.events]
-    if not batch.events or batch.events[-1][0] != batch.last_id:
-        frames.append(_place(batch.last_id))
-    return b"".join(frames)
 
 
 def _place(last_id: str) -> bytes:
