@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from aicp.errors import AicpError, StorageError
 from aicp.model.event import ChainEnded
-from aicp.ports import ChainRecord, Journal
+from aicp.ports import ChainRecord, Journal, Replicas
 
 CLAIMED_AT_ONCE = 200
 LOOK_EVERY_S = 1.0
@@ -18,16 +18,27 @@ _log = logging.getLogger(__name__)
 class Recovery:
     """Claims chains in batches, one behind the other while there are any, and then looks again every second.
 
-    Other work goes on between any two chains. What fails is logged, and done again a second later.
+    Other work goes on between any two chains. What fails is logged, and done again a second later. Where the record is
+    shared, it looks as soon as there is news, and cancels what somebody asked another replica to cancel.
 
     Args:
         journal: Has the chains.
         take: Begins to run one.
+        replicas: Who shares the record; None for nobody.
+        cancel: Cancels one that runs here.
     """
 
-    def __init__(self, journal: Journal, take: Callable[[ChainRecord], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        take: Callable[[ChainRecord], None],
+        replicas: Replicas | None,
+        cancel: Callable[[str], None],
+    ) -> None:
         self._journal = journal
         self._take = take
+        self._replicas = replicas
+        self._cancel = cancel
         self._doubts: dict[str, None] = {}
         self._round = asyncio.Event()
         self._is_through = False
@@ -46,8 +57,9 @@ class Recovery:
             found = await self._go_round()
             self._is_through = found == 0
             self._end_round()
+            await self._obey()
             if not found:
-                await asyncio.sleep(LOOK_EVERY_S)
+                await self._until_news()
 
     def stop(self) -> None:
         """Tell whoever waits that there are no more rounds."""
@@ -80,6 +92,24 @@ class Recovery:
             self._take_one(record)
             await asyncio.sleep(0)
         return len(records)
+
+    async def _obey(self) -> None:
+        """Cancel what others were asked to cancel and this replica runs."""
+        if self._replicas is None:
+            return
+        try:
+            asked = await self._replicas.asked_cancels()
+        except StorageError as error:
+            _log.warning("requests to cancel cannot be read, trying on: %s", error)
+            return
+        for chain_id in asked:
+            self._cancel(chain_id)
+
+    async def _until_news(self) -> None:
+        if self._replicas is None:
+            await asyncio.sleep(LOOK_EVERY_S)
+        else:
+            await self._replicas.until_news(LOOK_EVERY_S)
 
     async def _resolve_doubts(self) -> None:
         for chain_id in list(self._doubts):

@@ -5,7 +5,7 @@ import functools
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -17,7 +17,7 @@ from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
 from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
-from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, TaskResult, TaskStatus
+from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, Task, TaskResult, TaskStatus
 from aicp.model.trace import Subject, subject, task_traceparent
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
@@ -52,6 +52,7 @@ class ChainRun:
         clock: Time.
         observer: Told of its facts, after they are recorded.
         uniform: Chance, for the waits of the recorder.
+        until_sure: Returns when nobody else can have taken the chain over; None when there is nobody else.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ChainRun:
         clock: Clock,
         observer: Observer | None,
         uniform: Callable[[float, float], float] = random.uniform,
+        until_sure: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.submitted = record.submitted
         self.readiness = fold(record, graph)
@@ -70,6 +72,7 @@ class ChainRun:
         self._facts = facts_once(record)
         self._epoch = record.epoch
         self._router = router
+        self._until_sure = until_sure
         self._clock = clock
         self._observer = observer
         self._recorder = Recorder(self.chain_id, journal, record.epoch, self._on_record, uniform)
@@ -262,7 +265,7 @@ class ChainRun:
             deadline=deadline,
             tenant=self.tenant,
             epoch=self._epoch,
-            announce=None if task.idempotent else functools.partial(self._announce, local_id),
+            announce=functools.partial(self._announce, task) if self._until_sure or not task.idempotent else None,
             traceparent=task_traceparent(task_id, self.submitted.traceparent),
         )
 
@@ -273,12 +276,16 @@ class ChainRun:
             return self._clock.monotonic(), self._clock.utcnow()
         return self._moment(since), since
 
-    async def _announce(self, task: str) -> bool:
-        """Record that a task is about to be sent, once and never again; False when it shall not be."""
+    async def _announce(self, task: Task) -> bool:
+        """A task is about to be sent; False when it shall not be. What may be sent once only goes on record before."""
+        if self._until_sure is not None:
+            await self._until_sure()
         if self.readiness.is_over():
             # The end is decided and on its way to the record, whose last fact it must be.
             return False
-        fact = TaskStarted(self.chain_id, task, self._clock.utcnow())
+        if task.idempotent:
+            return True
+        fact = TaskStarted(self.chain_id, task.id, self._clock.utcnow())
         self._decide([fact])
         try:
             await self._recorder.record([fact])

@@ -37,12 +37,14 @@ from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.task import Attempt, Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
-from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, SubmitKey, SystemClock
+from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import WAIT_SHARES, FailoverRouter
 from aicp.routing.telling import made_safe
 
 ACCEPTED_MAX = 100_000
+CANCEL_WAIT_S = 5.0
+SURE_ASKED_EVERY_S = 0.05
 GRAPHS_KEPT_MAX = 16
 STOP_WAIT_S = 10.0
 SINGLE_TASK = "task"
@@ -67,6 +69,7 @@ class TaskCoordinator:
         observer: Told of every fact once it is recorded.
         accepted_max: Tasks accepted and unfinished; more are refused.
         retention_s: How long a chain is remembered after its end, seconds.
+        replicas: Who shares the journal; None for nobody.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class TaskCoordinator:
         observer: Observer | None = None,
         accepted_max: int = ACCEPTED_MAX,
         retention_s: float = DEFAULT_RETENTION_S,
+        replicas: Replicas | None = None,
     ) -> None:
         self._router = router
         self._journal = journal
@@ -87,18 +91,22 @@ class TaskCoordinator:
         self._observer = made_safe(observer)
         self._accepted_max = accepted_max
         self._runs: dict[str, ChainRun] = {}
+        self._replicas = replicas
         self._tasks: set[asyncio.Task[None]] = set()
         self._unstoppable: set[asyncio.Task[Any]] = set()
+        self._cancelling: set[str] = set()
         self._accepted = self._refused = 0
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
         self._listing = Listing(journal, self._runs)
-        self._recovery = Recovery(journal, self._take_over)
+        self._recovery = Recovery(journal, self._take_over, replicas, self._cancel_soon)
         self._retention = Retention(journal, self._clock, retention_s)
         self._caring: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Open the journal, and go on with what it has unfinished: behind this, while submits are accepted."""
         await self._journal.open()
+        if self._replicas is not None:
+            self._replicas.when_lost(self._let_go)
         self._caring = [
             asyncio.create_task(self._recovery.keep_on(), name="recovery of chains"),
             asyncio.create_task(self._retention.keep_on(), name="retention of chains"),
@@ -238,11 +246,15 @@ class TaskCoordinator:
     async def cancel(self, chain_id: str, tenant: str | None = None) -> None:
         """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
 
-        It is cancelled even if whoever asks leaves before that is on record.
+        It is cancelled even if whoever asks leaves before that is on record. One that another replica runs is cancelled
+        by that one, or by who takes it over: if that takes more than 5 s, this returns before, and it will happen.
 
         Raises:
             ChainNotFound: There is none, or it is not of the tenant that was named.
         """
+        if self._replicas is not None and self._running(chain_id, tenant) is None:
+            await self._ask_to_cancel(chain_id, tenant, self._replicas)
+            return
         run = await self._run_of(chain_id, tenant)
         if run is not None:
             await self._to_its_end(run.cancel())
@@ -342,13 +354,7 @@ class TaskCoordinator:
             ChainNotFound: There is none.
             AicpError: The coordinator stopped before it ended.
         """
-        run = await self._run_of(chain_id)
-        if run is not None:
-            await run.is_recorded.wait()
-            standing = run.standing
-        else:
-            record = await self._read(chain_id)
-            standing = fold(record, self._graph(record))
+        standing = await self._ended(chain_id)
         if (end := standing.end) is None:
             raise AicpError(f"Chain {chain_id} has not ended: this coordinator stopped.")
         name = standing.graph.spec.name
@@ -456,7 +462,10 @@ class TaskCoordinator:
         self._begin(record, graph)
 
     def _begin(self, record: ChainRecord, graph: ChainGraph) -> None:
-        run = ChainRun(record, graph, self._router, self._journal, self._clock, self._observer, self._rng.uniform)
+        run = ChainRun(
+            record, graph, self._router, self._journal, self._clock, self._observer, self._rng.uniform,
+            self._until_sure if self._replicas is not None else None,
+        )  # fmt: skip
         self._runs[run.chain_id] = run
         task = asyncio.create_task(run.run(), name=f"chain {run.chain_id}")
         self._tasks.add(task)
@@ -496,15 +505,58 @@ class TaskCoordinator:
         return run
 
     async def _until_it_stopped(self, chain_id: str) -> None:
+        """Return when it has ended; or, where nobody shares the record, when it stopped here without an end."""
         while True:
             try:
                 run = await self._run_of(chain_id)
             except OwnershipLost:
                 await asyncio.sleep(LOOK_EVERY_S)
                 continue
-            if run is not None:
-                await run.is_recorded.wait()
+            if run is None:
+                return
+            await run.is_recorded.wait()
+            if run.end is not None or self._replicas is None:
+                return
+
+    async def _ended(self, chain_id: str) -> Readiness:
+        """Where a chain stands when it has ended, or stopped here for good."""
+        run = self._runs.get(chain_id)
+        await self._until_it_stopped(chain_id)
+        if run is not None and run.end is not None:
+            return run.standing
+        record = await self._read(chain_id)
+        return fold(record, self._graph(record))
+
+    async def _ask_to_cancel(self, chain_id: str, tenant: str | None, replicas: Replicas) -> None:
+        if not has_ended(await self._read(chain_id, tenant)) and await replicas.ask_cancel(chain_id):
+            await _at_most(CANCEL_WAIT_S, self._until_it_stopped(chain_id))
+
+    async def _until_sure(self) -> None:
+        """Wait while others may already have taken over what this replica owns."""
+        while self._replicas is not None and not self._replicas.is_sure:  # noqa: ASYNC110 - the lease has no event
+            await asyncio.sleep(SURE_ASKED_EVERY_S)
+
+    def _cancel_soon(self, chain_id: str) -> None:
+        """Somebody asked another replica; asked again every second until it has happened."""
+        run = self._runs.get(chain_id)
+        if run is None or chain_id in self._cancelling:
             return
+        self._cancelling.add(chain_id)
+        task = asyncio.create_task(run.cancel(), name=f"cancel chain {chain_id}")
+        self._unstoppable.add(task)
+        task.add_done_callback(functools.partial(self._cancelled, chain_id))
+
+    def _cancelled(self, chain_id: str, task: asyncio.Task[None]) -> None:
+        self._unstoppable.discard(task)
+        self._cancelling.discard(chain_id)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("chain %s could not be cancelled yet: %s", chain_id, error)
+
+    def _let_go(self) -> None:
+        """This replica was declared dead: everything it ran has another owner, and stops here at once."""
+        _log.warning("this replica was declared dead: %d chains have other owners now", len(self._runs))
+        for task in self._tasks:
+            task.cancel()
 
     async def _standing(self, chain_id: str, tenant: str | None) -> tuple[Readiness, InFlight]:
         run = self._running(chain_id, tenant)
