@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md")])
 OUTPUT_OF = re.compile(r"<!-- output of (\S+) -->")
+OUTPUT_OF_BLOCK = "<!-- output of the block before -->"
+VARIABLE = re.compile(r"\bAICP_[A-Z_]+\b")
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 # A table under a heading of a page lists the fields of a value: all of them and no others.
@@ -123,6 +126,33 @@ def example_outputs() -> list[tuple[str, str, str]]:
     return [(code.content, marker[1], output.content) for code, marker, output in marked if marker]
 
 
+def blocks_with_output() -> list[tuple[Fence, str]]:
+    """Each block that is followed by what it prints, and that."""
+    found: list[tuple[Fence, str]] = []
+    for page in PAGES:
+        blocks = [token for token in tokens_of(page) if token.type in {"fence", "html_block"}]
+        windows = zip(blocks, blocks[1:], blocks[2:], strict=False)
+        found += [(fence_of(code, page), out.content) for code, mark, out in windows if OUTPUT_OF_BLOCK in mark.content]
+    return found
+
+
+def shown_commands() -> list[tuple[str, str]]:
+    """Each `aicp …` that begins a line of a block for the shell, and its page."""
+    return [
+        (line.strip().partition(" #")[0], str(page.relative_to(ROOT)))
+        for page in PAGES
+        for token in tokens_of(page)
+        if token.type == "code_block"
+        for line in token.content.replace("\\\n", " ").splitlines()
+        if line.startswith("aicp ")
+    ]
+
+
+def names_of_tests() -> set[str]:
+    files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("src/aicp/testing/*.py")]
+    return {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))}
+
+
 def tables_of(page: Path) -> Iterator[tuple[str, list[Token]]]:
     """Every row of every table of a page: the heading it stands under, and its cells."""
     heading, cells = "", list[Token]()
@@ -197,6 +227,39 @@ def row_of(option: Any) -> str:
 def test_code_marked_as_runnable_runs(block: Fence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     exec(compile(block.content, block.place, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize(("block", "output"), blocks_with_output(), ids=lambda value: getattr(value, "place", ""))
+def test_block_prints_what_the_page_shows(
+    block: Fence, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test_code_marked_as_runnable_runs(block, tmp_path, monkeypatch)
+    assert capsys.readouterr().out == output
+
+
+@pytest.mark.parametrize(("line", "page"), shown_commands())
+def test_command_that_is_shown_exists_with_its_options(line: str, page: str) -> None:
+    words = shlex.split(line)
+    path, command = max(
+        ((path, command) for path, command in command_line() if f"{line} ".startswith(f"{path} ")),
+        key=lambda found: len(found[0]),
+        default=("", None),
+    )
+    assert command is not None, f"{page}: there is no such command"
+    known = {name for option in command.params for name in option.opts}
+    assert {word for word in words[len(path.split()) :] if word.startswith("-")} <= known
+
+
+def test_tests_that_are_named_as_evidence_exist() -> None:
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
+    assert named
+    assert named <= names_of_tests()
+
+
+def test_reference_of_settings_lists_every_variable() -> None:
+    told = {name for _, cells in tables_of(DOCS / "reference/settings.md") for name in names_in(cells[0])}
+    sources = ROOT.glob("src/aicp/**/*.py")
+    assert told == {name for file in sources for name in VARIABLE.findall(file.read_text(encoding="utf-8"))}
 
 
 @pytest.mark.parametrize("block", fences("yaml chain", "json chain", "toml chain"), ids=lambda block: block.place)
