@@ -5,6 +5,7 @@ because they had better wait, and those whose fate is decided but who have not l
 """
 
 import asyncio
+import itertools
 import math
 from collections import Counter
 from typing import Any, ClassVar, NamedTuple
@@ -59,8 +60,10 @@ class PlainLine:
         self.waiting: list[Waiter] = []
         self.leaving: list[Waiter] = []
         self.served: Counter[Turn] = Counter()
+        self.places: Counter[Turn] = Counter()
         self.clocks = dict.fromkeys(Priority, 0)
         self.caught_up = 0
+        self.numbers = itertools.count()
 
     def join(self, waiter: Waiter) -> None:
         turn = turn_of(waiter)
@@ -68,26 +71,23 @@ class PlainLine:
             # Who was away has no turns to catch up on, and who had one turn more than the others keeps that.
             self.caught_up += self.clocks[turn.priority] > self.served[turn]
             self.served[turn] = max(self.served[turn], self.clocks[turn.priority])
+            self.places[turn] = next(self.numbers)
         self.waiting.append(waiter)
 
-    def urgency(self, waiter: Waiter) -> float:
-        return waiter.since + SLACK_S[waiter.task.priority]
-
-    def next_ones(self, seat: Seat, *, choosy: bool) -> list[Waiter]:
-        """Who may be next for an agent: several only when tenants were served alike."""
+    def next_for(self, seat: Seat, *, choosy: bool) -> tuple[float, Waiter] | None:
+        """Who is next for an agent, and how urgent that is."""
         tenant = seat.pool.tenant
-        rivals = [each for each in self.waiting if tenant in {None, each.tenant}]
-        urgencies = {
-            priority: min((self.urgency(each) for each in rivals if each.task.priority is priority), default=math.inf)
-            for priority in Priority
-        }
-        for priority in sorted(Priority, key=lambda each: urgencies[each]):
-            fitting = [each for each in rivals if each.task.priority is priority and self.fits(each, seat, choosy)]
-            if fitting:
-                least = min(self.served[turn_of(each)] for each in fitting)
-                firsts = {each.tenant: each for each in sorted(fitting, key=lambda each: each.turn, reverse=True)}
-                return [each for each in firsts.values() if self.served[turn_of(each)] == least]
-        return []
+        rivals = [each for each in self.waiting if tenant in {None, each.tenant} and self.fits(each, seat, choosy)]
+        lanes = [[each for each in rivals if each.task.priority is priority] for priority in Priority]
+        return min((self.next_of(lane) for lane in lanes if lane), key=lambda found: found[0], default=None)
+
+    def next_of(self, fitting: list[Waiter]) -> tuple[float, Waiter]:
+        """Of one priority: of the tenant that was served least, by deadline."""
+        turn = min(map(turn_of, fitting), key=lambda each: (self.served[each], self.places[each]))
+        # Whoever takes anybody counts for all of its priority, who is choosy for those of its tenant.
+        counted = [each for each in fitting if each.selector is None or turn_of(each) == turn]
+        first = min((each for each in fitting if turn_of(each) == turn), key=lambda each: each.turn)
+        return min(map(urgency, counted)), first
 
     def fits(self, waiter: Waiter, seat: Seat, choosy: bool) -> bool:  # noqa: FBT001 - as the rule says it
         if waiter.selector is None:
@@ -99,11 +99,16 @@ class PlainLine:
         if seat.pool.tenant is None:
             self.clocks[turn.priority] = max(self.clocks[turn.priority], self.served[turn])
             self.served[turn] += 1
+            self.places[turn] = next(self.numbers)
         self.decide(waiter)
 
     def decide(self, waiter: Waiter) -> None:
         self.waiting.remove(waiter)
         self.leaving.append(waiter)
+
+
+def urgency(waiter: Waiter) -> float:
+    return waiter.since + SLACK_S[waiter.task.priority]
 
 
 def turn_of(waiter: Waiter) -> Turn:
@@ -158,23 +163,18 @@ class WaitingLineMachine(RuleBasedStateMachine):
             self.serve_one(self.seats[name], choosy=is_held)
 
     def serve_one(self, seat: Seat, *, choosy: bool) -> None:
-        expected = self.model.next_ones(seat, choosy=choosy)
         found = self.line.first(lambda each: self.model.fits(each, seat, choosy=False), seat.pool.tenant, choosy=choosy)
+        assert found == self.model.next_for(seat, choosy=choosy)
         if found is None:
-            assert expected == []
             WaitingLineMachine.seen["nobody"] += 1
             return
-        urgency, waiter = found
-        assert waiter in expected
-        rivals = [each for each in self.model.waiting if each.task.priority is waiter.task.priority]
-        mine = [each for each in rivals if seat.pool.tenant in {None, each.tenant}]
-        assert urgency == min(self.model.urgency(each) for each in mine)
+        _, waiter = found
         self.note(waiter, seat, choosy=choosy)
         self.line.serve(waiter, lease_of(seat))
         self.model.serve(waiter, seat)
 
     def note(self, waiter: Waiter, seat: Seat, *, choosy: bool) -> None:
-        first = min(self.model.waiting, key=self.model.urgency)
+        first = min(self.model.waiting, key=urgency)
         WaitingLineMachine.seen.update(
             {"held": choosy, "own": seat.pool.tenant is not None, "passed over": first is not waiter}
         )

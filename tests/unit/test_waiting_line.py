@@ -151,6 +151,16 @@ async def test_a_priority_lets_high_ones_go_first_for_its_slack_and_no_longer(po
         assert first_of(line_of(waiting, in_time)) is in_time
 
 
+@virtual
+async def test_one_that_nobody_suits_makes_no_others_of_its_priority_go_first() -> None:
+    stuck = waiter(0.0, Priority.LOW, agents=("gone",))
+    low = waiter(100.0, Priority.LOW)
+    high = waiter(100.0, Priority.HIGH)
+    line = line_of(stuck, low, high)
+    assert first_of(line, nobody) is high
+    assert first_of(line, anybody) is stuck
+
+
 class NaiveLine:
     """The order, as plainly as it can be said: look at everybody each time."""
 

@@ -1,8 +1,9 @@
 """Tasks that wait for a free agent, in the order they shall be served.
 
-Between priorities: whose oldest task has the least `ready + slack` (high 0 s, normal 1 s, low 3 s); so nobody starves
-beyond the difference. Inside a priority tenants share equally, by a virtual clock. Inside a tenant: by deadline, then
-when it became ready. Tasks that do not take just any agent stand in a queue for each kind of choosy, in the same order.
+Between priorities: whose oldest task, of those that would take the agent, has the least `ready + slack` (high 0 s,
+normal 1 s, low 3 s); so nobody starves beyond the difference. Inside a priority tenants share equally, by a virtual
+clock. Inside a tenant: by deadline, then when it became ready. Tasks that do not take just any agent stand in a queue
+for each kind of choosy, in the same order.
 """
 
 import asyncio
@@ -23,6 +24,9 @@ GONE_KEPT_MAX = 256
 
 Selector = tuple[Any, ...]
 """What a choosy task asks of an agent; tasks that ask for the same stand in one queue."""
+
+Found = tuple[float, "Waiter"]
+"""Who is next, and how urgent its priority is, or when the oldest of those it stands for was ready; less is first."""
 
 
 class Waiter:
@@ -118,54 +122,91 @@ class _Queue:
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
+    def oldest_since(self) -> float:
+        """Of a queue by age: when the first was ready; infinite when nobody waits."""
+        oldest = self.first()
+        return math.inf if oldest is None else oldest.since
+
+
+class _Kind:
+    """Waiters who ask for the same, by deadline and by age."""
+
+    __slots__ = ("_by_age", "_by_turn")
+
+    def __init__(self) -> None:
+        self._by_turn = _Queue()
+        self._by_age = _Queue()
+
+    def __len__(self) -> int:
+        return len(self._by_turn)
+
+    def join(self, waiter: Waiter) -> None:
+        self._by_turn.join((waiter.deadline, waiter.since), waiter)
+        self._by_age.join((waiter.since,), waiter)
+
+    def leave(self) -> None:
+        self._by_turn.leave()
+        self._by_age.leave()
+
+    def first(self) -> Waiter | None:
+        return self._by_turn.first()
+
+    def oldest_since(self) -> float:
+        return self._by_age.oldest_since()
+
 
 class _Turn:
-    """The waiting tasks of one tenant at one priority: by age, and by deadline for each kind of choosy.
+    """The waiting tasks of one tenant at one priority, by kinds of choosy.
 
     Attributes:
         clock: How much it was served, on its lane's virtual clock.
+        place: Among those that were served as much: rises with each that came to that.
     """
 
-    __slots__ = ("_by_age", "_kinds", "clock")
+    __slots__ = ("_kinds", "_size", "clock", "place")
 
     def __init__(self, clock: int) -> None:
         self.clock = clock
-        self._by_age = _Queue()
-        self._kinds: OrderedDict[Selector | None, _Queue] = OrderedDict()
+        self.place = 0
+        self._size = 0
+        self._kinds: OrderedDict[Selector | None, _Kind] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._by_age)
-
-    def __iter__(self) -> Iterator[Waiter]:
-        return iter(self._by_age)
+        return self._size
 
     def join(self, waiter: Waiter) -> None:
-        self._by_age.join((waiter.since,), waiter)
-        self._kinds.setdefault(waiter.selector, _Queue()).join((waiter.deadline, waiter.since), waiter)
+        self._size += 1
+        kind = self._kinds.get(waiter.selector)
+        if kind is None:
+            kind = self._kinds[waiter.selector] = _Kind()
+        kind.join(waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        self._by_age.leave()
-        queue = self._kinds[waiter.selector]
-        queue.leave()
-        if not queue:
+        self._size -= 1
+        kind = self._kinds[waiter.selector]
+        kind.leave()
+        if not kind:
             del self._kinds[waiter.selector]
 
-    def oldest(self) -> Waiter | None:
-        return self._by_age.first()
-
-    def first(self, fits: Callable[[Waiter], bool], *, choosy: bool) -> Waiter | None:
-        """Of each kind that fits the first, of those the one with the earliest deadline.
+    def first(self, fits: Callable[[Waiter], bool], *, choosy: bool) -> Found | None:
+        """Of each kind that fits the first, of those the one with the earliest deadline; and since when any waits.
 
         Of more than 64 kinds as many are compared, and others the next time; but nobody waits beside an agent that
         suits it: when none of those does, the rest is looked at until one does.
         """
-        firsts = (waiter for queue in self._looked_at() if (waiter := queue.first()) is not None)
-        fitting = (waiter for waiter in firsts if (fits(waiter) if waiter.selector is not None else not choosy))
-        if (found := min(fitting, key=lambda waiter: waiter.turn, default=None)) is not None:
-            return found
-        return self._first_of_the_rest(fits) if len(self._kinds) > KINDS_LOOKED_AT_MAX else None
+        found, oldest_since = None, math.inf
+        for kind in self._looked_at():
+            waiter = kind.first()
+            if waiter is None or (choosy if waiter.selector is None else not fits(waiter)):
+                continue
+            oldest_since = min(oldest_since, kind.oldest_since())
+            if found is None or waiter.turn < found.turn:
+                found = waiter
+        if found is None and len(self._kinds) > KINDS_LOOKED_AT_MAX:
+            return self._first_of_the_rest(fits)
+        return (oldest_since, found) if found is not None else None
 
-    def _looked_at(self) -> Iterable[_Queue]:
+    def _looked_at(self) -> Iterable[_Kind]:
         """Every kind; of more than 64, as many and those who take anybody. These are the last to be looked at again."""
         kinds = self._kinds
         if len(kinds) <= KINDS_LOOKED_AT_MAX:
@@ -177,10 +218,10 @@ class _Turn:
             looked_at.append(None)
         return [kinds[kind] for kind in looked_at]
 
-    def _first_of_the_rest(self, fits: Callable[[Waiter], bool]) -> Waiter | None:
+    def _first_of_the_rest(self, fits: Callable[[Waiter], bool]) -> Found | None:
         rest = itertools.islice(self._kinds.items(), len(self._kinds) - KINDS_LOOKED_AT_MAX)
-        firsts = (queue.first() for kind, queue in rest if kind is not None)
-        return next((waiter for waiter in firsts if waiter is not None and fits(waiter)), None)
+        firsts = (kind.first() for selector, kind in rest if selector is not None)
+        return next(((each.since, each) for each in firsts if each is not None and fits(each)), None)
 
 
 class _Lane:
@@ -190,11 +231,12 @@ class _Lane:
         slack_s: How long it lets others go first.
     """
 
-    __slots__ = ("_by_age", "_by_clock", "_clock", "_pushes", "_served_now", "_turns", "slack_s")
+    __slots__ = ("_by_age", "_by_clock", "_clock", "_plain_by_age", "_pushes", "_served_now", "_turns", "slack_s")
 
     def __init__(self, slack_s: float) -> None:
         self.slack_s = slack_s
         self._by_age = _Queue()
+        self._plain_by_age = _Queue()
         self._turns: dict[str, _Turn] = {}
         self._by_clock: list[tuple[int, int, str, _Turn]] = []
         self._pushes = itertools.count()
@@ -213,6 +255,8 @@ class _Lane:
 
     def join(self, waiter: Waiter) -> None:
         self._by_age.join((waiter.since,), waiter)
+        if waiter.selector is None:
+            self._plain_by_age.join((waiter.since,), waiter)
         turn = self._turns.get(waiter.tenant)
         if turn is None:
             # Whoever had its turn at this hour and left has none left, or one task at a time would take every slot.
@@ -232,39 +276,42 @@ class _Lane:
 
     def leave(self, waiter: Waiter) -> None:
         self._by_age.leave()
+        if waiter.selector is None:
+            self._plain_by_age.leave()
         turn = self._turns[waiter.tenant]
         turn.leave(waiter)
         if not turn:
             del self._turns[waiter.tenant]
 
-    def share_older_than(self, age_s: float, now: float) -> float:
-        """Which share of them has waited longer, as if they had come one by one at even gaps."""
-        oldest_s = now - self.oldest_since()
-        return 1.0 if age_s <= 0 else max(0.0, 1.0 - age_s / oldest_s) if oldest_s > 0 else 0.0
+    def ready_before(self, share: float, now: float) -> float:
+        """When the last of the oldest `share` of them was ready, as if they had come one by one at even gaps."""
+        oldest_since = self._plain_by_age.oldest_since()
+        return oldest_since + share * (now - oldest_since) if oldest_since < now else now
+
+    def share_before(self, since: float, now: float) -> float:
+        """Which share of them was ready before that."""
+        if since >= now:
+            return 1.0
+        oldest_since = self._plain_by_age.oldest_since()
+        return (since - oldest_since) / (now - oldest_since) if oldest_since < since else 0.0
 
     def oldest_since(self) -> float:
         """When the oldest was ready; infinite when nobody waits."""
-        return self.urgency(None) - self.slack_s
+        return self._by_age.oldest_since()
 
-    def urgency(self, tenant: str | None) -> float:
-        """When the oldest was ready, plus the slack; infinite when nobody waits."""
-        turn = self._turns.get(tenant) if tenant is not None else None
-        if tenant is not None and turn is None:
-            return math.inf
-        oldest = turn.oldest() if turn is not None else self._by_age.first()
-        return math.inf if oldest is None else oldest.since + self.slack_s
-
-    def first(self, fits: Callable[[Waiter], bool], tenant: str | None, *, choosy: bool) -> Waiter | None:
-        if tenant is not None:
-            turn = self._turns.get(tenant)
-            return turn.first(fits, choosy=choosy) if turn is not None else None
-        next_turn = self._next_turn()
-        if next_turn is None:
+    def first(self, fits: Callable[[Waiter], bool], tenant: str | None, *, choosy: bool) -> Found | None:
+        """Who is next, and when the oldest who would take the agent at hand was ready, plus the slack."""
+        turn = self._turns.get(tenant) if tenant is not None else self._next_turn()
+        found = turn.first(fits, choosy=choosy) if turn is not None else None
+        if found is None and tenant is None:
+            others = (each.first(fits, choosy=choosy) for each in self._in_turn() if each is not turn)
+            found = next(filter(None, others), None)
+        if found is None:
             return None
-        if (waiter := next_turn.first(fits, choosy=choosy)) is not None:
-            return waiter
-        others = (turn.first(fits, choosy=choosy) for turn in self._in_turn() if turn is not next_turn)
-        return next(filter(None, others), None)
+        since, waiter = found
+        if tenant is None and not choosy:
+            since = min(since, self._plain_by_age.oldest_since())
+        return since + self.slack_s, waiter
 
     def _next_turn(self) -> _Turn | None:
         """Whose turn it is; entries of turns that were served or ended since are dropped on the way."""
@@ -275,10 +322,11 @@ class _Lane:
         return None
 
     def _in_turn(self) -> list[_Turn]:
-        return sorted(self._turns.values(), key=lambda turn: turn.clock)
+        return sorted(self._turns.values(), key=lambda turn: (turn.clock, turn.place))
 
     def _push(self, tenant: str, turn: _Turn) -> None:
-        heapq.heappush(self._by_clock, (turn.clock, next(self._pushes), tenant, turn))
+        turn.place = next(self._pushes)
+        heapq.heappush(self._by_clock, (turn.clock, turn.place, tenant, turn))
         if len(self._by_clock) > 2 * len(self._turns) + GONE_KEPT_MAX:
             self._by_clock = [entry for entry in self._by_clock if self._is_current(entry)]
             heapq.heapify(self._by_clock)
@@ -343,27 +391,24 @@ class WaitingLine:
         self.impatient.pop(waiter, None)
         self._lanes[waiter.task.priority].leave(waiter)
 
-    def first(
-        self, fits: Callable[[Waiter], bool], tenant: str | None = None, *, choosy: bool = False
-    ) -> tuple[float, Waiter] | None:
+    def first(self, fits: Callable[[Waiter], bool], tenant: str | None = None, *, choosy: bool = False) -> Found | None:
         """Who is next, with the urgency of its priority (less is more urgent), to compare with other lines.
+
+        Those who would not take the agent at hand make nobody more urgent, however long they have waited.
 
         Args:
             fits: Whether the agent at hand suits a choosy waiter.
             tenant: The only one the agent at hand serves; None for everybody.
             choosy: True to pass over those who take anybody.
         """
-        lanes = [(lane.urgency(tenant), lane) for lane in self._lanes.values() if lane]
-        for urgency, lane in sorted(lanes, key=lambda pair: pair[0]):
-            if (waiter := lane.first(fits, tenant, choosy=choosy)) is not None:
-                return urgency, waiter
-        return None
+        found = (lane.first(fits, tenant, choosy=choosy) for lane in self._lanes.values() if lane)
+        return min(filter(None, found), key=lambda each: each[0], default=None)
 
     def ahead_of(self, priority: Priority, tenant: str, now: float, *, alone: bool = False) -> float:
         """About how many would be served before one more task that joins now.
 
-        Of its own priority its tenant's, and as many of each other tenant at most; of more urgent ones all; of less
-        urgent ones those who have waited longer than the slack they have more.
+        Of its own priority its tenant's, and as many of each other tenant at most; by then that priority has come so
+        far in time, and the others with it: they are served up to there, less or more by their slack.
 
         Args:
             priority: Of the task.
@@ -371,14 +416,15 @@ class WaitingLine:
             now: Monotonic seconds.
             alone: True for agents that work for this tenant only.
         """
-        ahead = 0.0
+        own = self._lanes[priority]
+        theirs, tenants = own.waiting(tenant)
+        ahead = float(theirs if alone else min(len(own), (theirs + 1) * max(1, tenants) - 1))
+        share = 1.0 if alone or not own else ahead / len(own)
+        urgency = own.ready_before(share, now) + own.slack_s
         for lane in self._lanes.values():
-            patience_s = lane.slack_s - SLACK_S[priority]
-            theirs, tenants = lane.waiting(tenant)
-            if not patience_s:
-                ahead += theirs if alone else min(len(lane), (theirs + 1) * max(1, tenants) - 1)
-            elif lane:
-                ahead += (theirs if alone else len(lane)) * lane.share_older_than(patience_s, now)
+            if lane and lane is not own:
+                waiting = lane.waiting(tenant)[0] if alone else len(lane)
+                ahead += waiting * lane.share_before(urgency - lane.slack_s, now)
         return ahead
 
 
