@@ -229,6 +229,22 @@ class TestLeases:
             assert stage.scheduler.expired_leases == 100
 
     @virtual
+    async def test_when_one_completion_in_a_hundred_is_dropped_every_slot_is_free_in_the_end(self) -> None:
+        async with Stage(*(agent(f"a{number}", LABEL, TEXT, slots=3) for number in range(5)), seed=5) as stage:
+            dropped = 0
+            for number in range(3_000):
+                lease = await stage.lease(task(stage.rng.choice([LABEL, TEXT]), timeout_s=10.0))
+                if number % 100 == 99:
+                    dropped += 1
+                else:
+                    stage.complete(lease, stage.rng.choice([Outcome.SUCCESS, Outcome.TASK_FAILED, Outcome.CANCELLED]))
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(10.0 + SLOT_LEASE_GRACE_S + 2.0)
+            assert stage.scheduler.expired_leases == dropped == 30
+            leases = [await stage.lease(task(LABEL)) for _ in range(15)]
+            stage.succeed(*leases)
+
+    @virtual
     async def test_leases_that_expire_together_free_their_slots_in_the_order_they_were_granted(self) -> None:
         async with Stage(*(agent(f"a{number}") for number in range(30))) as stage:
             lost = [(await stage.lease(task(timeout_s=1.0))).agent.agent_id for _ in range(30)]

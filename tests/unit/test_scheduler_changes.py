@@ -44,6 +44,57 @@ class TestDraining:
             stage.succeed(await granted(asked))
 
 
+class TestReplicas:
+    """Each replica uses its share of every agent's slots, and at least one."""
+
+    @virtual
+    async def test_a_share_is_rounded_down_and_at_least_one(self) -> None:
+        async with Stage(agent("one"), agent("five", slots=5), agent("nine", slots=9)) as stage:
+            for replicas, slots in ((2, [1, 2, 4]), (4, [1, 1, 2]), (100, [1, 1, 1]), (1, [1, 5, 9])):
+                stage.scheduler.share_slots(replicas)
+                assert [member.slots for member in stage.scheduler.members()] == slots
+                assert stage.scheduler.status().total_capacity == sum(slots)
+
+    @virtual
+    async def test_whoever_registers_later_is_shared_as_well(self) -> None:
+        async with Stage() as stage:
+            stage.scheduler.share_slots(2)
+            stage.scheduler.add_agent(agent("a", slots=4))
+            leases = [await stage.lease(), await stage.lease()]
+            asked = stage.asking()
+            await asyncio.sleep(1)
+            assert not asked.done()
+            stage.succeed(*leases)
+            stage.succeed(await granted(asked))
+
+    @virtual
+    async def test_a_new_replica_takes_no_task_away_and_this_one_gives_no_new_ones_until_it_is_within_its_share(
+        self,
+    ) -> None:
+        async with Stage(agent("a", slots=4)) as stage:
+            leases = [await stage.lease() for _ in range(4)]
+            stage.scheduler.share_slots(2)
+            asked = stage.asking()
+            for taken in (3, 2):
+                stage.succeed(leases.pop())
+                await asyncio.sleep(SOON_S)
+                assert (stage.taken("a"), asked.done()) == (taken, False)
+            stage.succeed(leases.pop())
+            stage.succeed(*leases, await granted(asked))
+
+    @virtual
+    async def test_when_the_others_die_who_waits_gets_their_slots_at_once(self) -> None:
+        async with Stage(agent("a", slots=4)) as stage:
+            stage.scheduler.share_slots(4)
+            lease, asked = await stage.lease(), [stage.asking() for _ in range(3)]
+            await asyncio.sleep(1)
+            began_at = now()
+            stage.scheduler.share_slots(1)
+            leases = [await granted(each) for each in asked]
+            assert now() == began_at
+            stage.succeed(lease, *leases)
+
+
 class TestRemoval:
     @virtual
     async def test_a_task_of_a_removed_agent_may_end_as_it_likes(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from aicp.model.outcome import Outcome
 from aicp.registry.leases import Liveness
+from aicp.scheduling.fleet import SELECTIONS_MAX
 from aicp.scheduling.lease import Unscheduled
 from tests.unit.flow_kit import ECHO, SOON_S, Stage, agent, granted, now, task, virtual
 
@@ -115,6 +116,65 @@ class TestWhoFits:
             asked = stage.asking(task(labels=GPU))
             await asyncio.sleep(10)
             stage.scheduler.add_agent(agent("a", labels=GPU))
+            stage.succeed(await granted(asked))
+
+
+class TestSelections:
+    """Those who carry certain labels are kept apart for the labels last asked for."""
+
+    @virtual
+    async def test_more_kinds_of_labels_than_are_kept_are_served_by_those_who_carry_them(self) -> None:
+        names = range(2 * SELECTIONS_MAX)
+        async with Stage(*(agent(f"a{each}", labels={"n": str(each)}) for each in names)) as stage:
+            for _ in range(2):
+                for each in names:
+                    lease = await stage.lease(task(labels={"n": str(each)}))
+                    assert lease.agent.agent_id == f"a{each}"
+                    stage.succeed(lease)
+
+    @virtual
+    async def test_more_kinds_of_labels_than_are_looked_at_wake_who_waits_for_them(self) -> None:
+        names = range(3 * SELECTIONS_MAX)
+        async with Stage(*(agent(f"a{each}", labels={"n": str(each)}) for each in names)) as stage:
+            busy = [await stage.lease(task(labels={"n": str(each)})) for each in names]
+            asked = [stage.asking(task(labels={"n": str(each)})) for each in names]
+            await asyncio.sleep(1)
+            stage.succeed(*reversed(busy))
+            for each, waiting in enumerate(asked):
+                lease = await asyncio.wait_for(granted(waiting), SOON_S)
+                assert lease.agent.agent_id == f"a{each}"
+                stage.succeed(lease)
+
+    @virtual
+    async def test_whoever_goes_out_comes_back_or_changes_its_labels_is_found_or_not_accordingly(self) -> None:
+        async with Stage(agent("a", labels=GPU), agent("b", labels=GPU), agent("c")) as stage:
+
+            async def who() -> str:
+                lease = await stage.lease(task(labels=GPU))
+                stage.succeed(lease)
+                return lease.agent.agent_id
+
+            await who()
+            stage.scheduler.drain_agent("a")
+            assert [await who() for _ in range(5)] == ["b"] * 5
+            stage.scheduler.remove_agent("b")
+            assert not stage.scheduler.has_another(task(labels=GPU), frozenset())
+            stage.scheduler.add_agent(agent("c", labels=GPU))
+            assert [await who() for _ in range(5)] == ["c"] * 5
+            stage.scheduler.add_agent(agent("c"))
+            stage.scheduler.add_agent(agent("a", labels=GPU))
+            assert [await who() for _ in range(5)] == ["a"] * 5
+
+    @virtual
+    async def test_in_a_busy_crowd_the_free_one_with_the_labels_is_found_in_one_look(self) -> None:
+        crowd = [agent(f"a{number}", labels=GPU if number % 2 else None) for number in range(1_000)]
+        async with Stage(*crowd) as stage:
+            leases = [await stage.lease(task(labels=GPU)) for _ in range(500)]
+            stage.board.asked.clear()
+            asked = stage.asking(task(labels=GPU))
+            await asyncio.sleep(SOON_S)
+            assert stage.board.asked == []
+            stage.succeed(*leases)
             stage.succeed(await granted(asked))
 
 
