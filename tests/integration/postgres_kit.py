@@ -11,9 +11,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from aicp.ports import Clock, Journal, Registrations, Replicas
+from aicp.ports import ChainRecord, Clock, Journal, Registrations, Replicas
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_registrations import PostgresRegistrations
@@ -139,14 +140,34 @@ class PostgresServer:
             self._process.wait(30)
             self._process = None
 
-    def url(self, database: str = "postgres", *, port: int | None = None, user: str = "postgres") -> str:
-        return f"postgresql://{user}@127.0.0.1:{port or self.port}/{database}?sslmode=disable"
+    def let_in(self, *rules: str) -> None:
+        """Put rules of who is let in, and how, before all others."""
+        file = self._data / "pg_hba.conf"
+        file.write_text("\n".join([*rules, file.read_text()]))
+        ask_now(self.url(), "SELECT pg_reload_conf()")
 
-    def fresh_url(self, *, port: int | None = None) -> str:
+    def suffer(self, how: str) -> None:
+        """A `restart`, a `loss of power`, or the `crash of a session`, after which the server starts anew by itself."""
+        if how == "crash of a session":
+            pid = ask_now(self.url(), "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+            os.kill(pid, signal.SIGKILL)
+            assert self._answers(time.monotonic() + START_WAIT_S)
+            return
+        self.stop(signal.SIGINT if how == "restart" else signal.SIGKILL)
+        self.start()
+
+    def url(self, database: str = "postgres", *, user: str = "postgres") -> str:
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}?sslmode=disable"
+
+    def fresh_url(self) -> str:
         """Of a place of its own: an empty schema, which costs a hundredth of an empty database."""
         name = f"test_{next(_PLACES)}"
         ask_now(self.url(), f"CREATE SCHEMA {name}")
-        return f"{self.url(port=port)}&options=-csearch_path%3D{name}"
+        return f"{self.url()}&options=-csearch_path%3D{name}"
+
+    def through(self, url: str, way: "Way") -> str:
+        """The same place, by another way."""
+        return url.replace(f":{self.port}/", f":{way.port}/")
 
     def _answers(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
@@ -243,8 +264,9 @@ class Way:
         delay_s: Added to whatever passes, in each direction.
         is_hole: True to swallow everything, and to accept without a word, as a firewall does.
         cut_at: Bytes from a client that make it cut that client off; None for none.
-        lets_through: True to let the bytes at which it cuts through to the server first.
+        lets_through: When these bytes go on to the server: at once, never, or when this event is set.
         cuts: How often it did.
+        delivered: Set when a server has closed a connection, having done all that came by it.
     """
 
     def __init__(self, target: int) -> None:
@@ -257,8 +279,9 @@ class Way:
         self.port = 0
         self.delay_s = 0.0
         self.cut_at: bytes | None = None
-        self.lets_through = False
+        self.lets_through: bool | asyncio.Event = False
         self.cuts = 0
+        self.delivered = asyncio.Event()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -322,13 +345,19 @@ class Way:
             if watches and self.cut_at is not None and self.cut_at in data:
                 self.cuts += 1
                 self.cut_at = None
+                back.transport.abort()
+                if isinstance(self.lets_through, asyncio.Event):
+                    await self.lets_through.wait()
                 if self.lets_through:
                     target.write(data)
                     await target.drain()
-                back.transport.abort()
+                    # Closed the polite way, so that the server reads it all first.
+                    target.write_eof()
+                    await self.delivered.wait()
                 return
             target.write(data)
             await target.drain()
+        self.delivered.set()
         target.transport.abort()
 
 
@@ -340,6 +369,71 @@ async def way_to(server: PostgresServer) -> AsyncIterator[Way]:
         yield way
     finally:
         await way.close()
+
+
+class Child:
+    """A replica in a process of its own: see `postgres_process`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.told: list[list[str]] = []
+
+    async def until(self, word: str) -> list[str]:
+        """The first line that begins with a word, of what it told or will tell."""
+        assert self.process.stdout is not None
+        for line in self.told:
+            if line[0] == word:
+                return line
+        while told := (await self.process.stdout.readline()).decode().split():
+            self.told.append(told)
+            if told[0] == word:
+                return told
+        raise AssertionError(f"it ended without telling '{word}': {self.told}")
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+@asynccontextmanager
+async def child(
+    url: str, *, lease_s: float = 3.0, chains: int = 1, tag: str = "c", how: str = ""
+) -> AsyncIterator[Child]:
+    """A replica that has submitted some chains, and is killed in the end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.integration.postgres_process", url, str(lease_s), str(chains), tag,
+        *([how] if how else []), stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        started = Child(process)
+        await started.until("ready")
+        yield started
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if process.stdout is not None:
+            await process.stdout.read()
+        await process.wait()
+
+
+async def until(holds: Callable[[], bool], *, within_s: float = 10.0) -> float:
+    """Wait until something holds; how long that took, seconds."""
+    begin = time.monotonic()
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110 - what holds is the state of the product, which has no event for tests
+            await asyncio.sleep(0.005)
+    return time.monotonic() - begin
+
+
+async def claim_all(journal: PostgresJournal, count: int, *, within_s: float = 10.0) -> list[ChainRecord]:
+    """Claim as recovery does, when there is news and now and then, until so many chains were claimed."""
+    records: list[ChainRecord] = []
+    async with asyncio.timeout(within_s):
+        while len(records) < count:
+            found = await journal.claim(200)
+            records += found
+            if not found:
+                await journal._database.replicas.until_news(1.0)
+    return records
 
 
 def database(url: str, **options: Any) -> PostgresDatabase:

@@ -53,6 +53,7 @@ class DeathWatch:
         self._number = 0
         self._target: Replica | None = None
         self._retargeted = asyncio.Event()
+        self._looked = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -73,6 +74,10 @@ class DeathWatch:
         if target != self._target:
             self._target = target
             self._retargeted.set()
+
+    async def looked(self) -> None:
+        """Return after the next verdict on a replica whose lock was free."""
+        await self._looked.wait()
 
     async def _watch(self) -> None:
         while True:
@@ -118,6 +123,8 @@ class DeathWatch:
 
     async def _examine(self, connection: Connection, target: Replica) -> None:
         (found,) = await self._server.fetch(connection, _EXAMINE, target.number, timeout_s=TIMEOUT_S)
+        looked, self._looked = self._looked, asyncio.Event()
+        looked.set()
         if found["dead"]:
             _log.warning("replica %d (%s) died", target.number, target.name)
             self._on_death()

@@ -38,7 +38,6 @@ _PASSING: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.OutOfMemoryError, "the server ran out of memory: give it more, or submit smaller work"),
     (asyncpg.DeadlockDetectedError, "it was in the way of another replica: try again"),
     (asyncpg.QueryCanceledError, f"the server gave up after its time was over: try again; {_NOT_ACKNOWLEDGED}"),
-    (asyncpg.ReadOnlySQLTransactionError, "it has become read-only, as a standby is: name the primary server"),
     (asyncpg.ProgramLimitExceededError, "this is too large for it: at most 1 GB at a time"),
     (ConnectionRefusedError, "nobody listens there: start PostgreSQL, or check the URL's host and port"),
     (FileNotFoundError, "there is no such socket: start PostgreSQL, or check the URL's host"),

@@ -1,0 +1,126 @@
+"""What a pooler in transaction mode does to its clients: each transaction goes to another session of the server."""
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from tests.integration.postgres_kit import PostgresServer
+
+MADE_UP_PID = 1_234_567
+_READY, _KEY = b"Z", b"K"
+_IDLE = b"I"
+
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Pooler:
+    """Two sessions behind each client, used in turns. For clients without TLS.
+
+    Attributes:
+        port: Where it listens.
+        transactions: How many went through.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._target = server.port
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.transactions = 0
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        sessions: list[Stream] = []
+        try:
+            startup = await _packet(reader)
+            for _ in range(2):
+                sessions.append(await asyncio.open_connection("127.0.0.1", self._target))
+                sessions[-1][1].write(startup)
+            greetings = [await _until_ready(session[0]) for session in sessions]
+            writer.write(greetings[0])
+            await self._take_turns(reader, writer, sessions)
+        except (OSError, EOFError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            for _, each in sessions:
+                each.transport.abort()
+            writer.transport.abort()
+
+    async def _take_turns(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sessions: list[Stream]
+    ) -> None:
+        while True:
+            for from_session, to_session in sessions:
+                to_session.write(await _some(reader))
+                pumping = asyncio.create_task(_pump(reader, to_session))
+                try:
+                    while True:
+                        kind, message = await _message(from_session)
+                        writer.write(message)
+                        if kind == _READY and message[-1:] == _IDLE:
+                            break
+                finally:
+                    pumping.cancel()
+                    with suppress(asyncio.CancelledError, EOFError):
+                        await pumping
+                self.transactions += 1
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A client sends nothing between the end of its transaction and the answer to that, so nothing goes astray."""
+    while True:
+        writer.write(await _some(reader))
+
+
+async def _some(reader: asyncio.StreamReader) -> bytes:
+    data = await reader.read(65536)
+    if not data:
+        raise EOFError
+    return data
+
+
+async def _packet(reader: asyncio.StreamReader) -> bytes:
+    size = await reader.readexactly(4)
+    return size + await reader.readexactly(struct.unpack("!I", size)[0] - 4)
+
+
+async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    kind = await reader.readexactly(1)
+    return kind, kind + await _packet(reader)
+
+
+async def _until_ready(reader: asyncio.StreamReader) -> bytes:
+    """The greeting of a server, with a key of the pooler's own."""
+    greeting = b""
+    while True:
+        kind, message = await _message(reader)
+        if kind == _KEY:
+            message = message[:5] + struct.pack("!I", MADE_UP_PID) + message[9:]
+        greeting += message
+        if kind == _READY:
+            return greeting
+
+
+@asynccontextmanager
+async def pooler_of(server: PostgresServer) -> AsyncIterator[Pooler]:
+    pooler = Pooler(server)
+    await pooler.start()
+    try:
+        yield pooler
+    finally:
+        await pooler.close()

@@ -1,0 +1,362 @@
+"""Several processes on one PostgreSQL database: who lives, who owns what, and what one asks of another."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from aicp.errors import OwnershipLost, StorageError
+from aicp.ports import ChainRecord, Replica
+from aicp.storage.postgres import PostgresJournal
+from aicp.storage.postgres_death_watch import next_in_ring
+from tests.integration.postgres_kit import (
+    ask,
+    child,
+    claim_all,
+    database,
+    opened,
+    postgres_server,
+    run,
+    shared_server,
+    until,
+    way_to,
+)
+from tests.unit.sqlite_kit import chain_ended, refused, submitted, task_ended, tasks_of
+
+LEASE: dict[str, Any] = {"lease_s": 1.0, "renew_every_s": 0.2}
+IMPATIENT: dict[str, Any] = {**LEASE, "timeout_s": 2.0, "write_timeout_s": 2.0}
+
+
+@pytest.fixture
+def url() -> str:
+    return shared_server().fresh_url()
+
+
+def replicas_of(journal: PostgresJournal) -> list[int]:
+    return [replica.number for replica in journal._database.replicas.alive]
+
+
+def number_of(journal: PostgresJournal) -> int:
+    return journal._database.replicas.living_number
+
+
+async def met(*journals: PostgresJournal) -> None:
+    """Each knows all of them."""
+    await until(lambda: all(len(replicas_of(journal)) == len(journals) for journal in journals))
+
+
+def ids(records: Sequence[ChainRecord]) -> list[str]:
+    return [record.submitted.chain_id for record in records]
+
+
+def test_replicas_know_one_another_and_who_left(url: str) -> None:
+    async def main() -> None:
+        async with opened(url, name="one") as first:
+            async with opened(url, name="two") as second:
+                await met(first, second)
+                assert [each.name for each in first._database.replicas.alive] == ["one", "two"]
+                assert first._database.replicas.is_sure
+                assert replicas_of(first) == replicas_of(second) == [number_of(first), number_of(second)]
+            took_s = await until(lambda: len(replicas_of(first)) == 1)
+            assert took_s < 1.5
+
+    run(main())
+
+
+def test_chains_of_a_replica_that_leaves_are_claimed_at_once_and_with_all_that_was_recorded(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as peer:
+            async with opened(url) as leaving:
+                await met(peer, leaving)
+                await leaving.submit(submitted("c1"))
+                await leaving.append([task_ended("c1", "t0")])
+                assert list(await peer.claim(10)) == []
+            (record,) = await claim_all(peer, 1, within_s=1.0)
+            assert (record.epoch, tasks_of(record.facts)) == (2, ["t0"])
+
+    run(main())
+
+
+def test_process_that_is_killed_is_found_dead_long_before_its_lease_ends(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as peer, child(url, lease_s=30.0, chains=50) as killed:
+            await until(lambda: len(replicas_of(peer)) == 2)
+            killed.signal(signal.SIGKILL)
+            records = await claim_all(peer, 50, within_s=2.0)
+            assert {record.epoch for record in records} == {2}
+
+    run(main())
+
+
+def test_process_that_is_started_again_at_once_goes_on_without_waiting_for_the_lease(url: str) -> None:
+    async def main() -> None:
+        async with child(url, lease_s=30.0, chains=3) as killed:
+            killed.signal(signal.SIGKILL)
+            await killed.process.wait()
+        async with opened(url) as again:
+            assert len(await claim_all(again, 3, within_s=3.0)) == 3
+
+    run(main())
+
+
+def test_paused_process_loses_its_chains_when_its_lease_ends_and_nothing_it_then_records_counts(url: str) -> None:
+    async def main() -> None:
+        async with opened(url, **LEASE) as peer, child(url, lease_s=1.0, how="write") as paused:
+            await until(lambda: len(replicas_of(peer)) == 2)
+            await paused.until("recorded")
+            paused.signal(signal.SIGSTOP)
+            (record,) = await claim_all(peer, 1, within_s=5.0)
+            await peer.append([task_ended("c-0", "of the new owner")], record.epoch)
+            paused.signal(signal.SIGCONT)
+            await paused.until("refused")
+            await paused.until("lost")
+            after = await peer.read("c-0")
+            assert after is not None
+            assert after.facts[:-1] == record.facts
+            assert tasks_of(after.facts)[-1] == "of the new owner"
+            acknowledged = [line[2] for line in paused.told if line[0] == "recorded"]
+            assert set(acknowledged) <= set(tasks_of(after.facts))
+
+    run(main())
+
+
+def test_replica_that_is_cut_off_for_longer_than_its_lease_hears_of_it_and_joins_again(url: str) -> None:
+    async def main() -> None:
+        server = shared_server()
+        async with (
+            way_to(server) as way,
+            opened(url, **LEASE) as peer,
+            opened(server.through(url, way), **IMPATIENT) as cut_off,
+        ):
+            replicas, before, lost = cut_off._database.replicas, number_of(cut_off), list[int]()
+            replicas.when_lost(lambda: lost.append(before))
+            await met(peer, cut_off)
+            await cut_off.submit(submitted("c1"))
+            way.is_hole = True
+            await until(lambda: not replicas.is_sure)
+            assert not lost
+            (record,) = await claim_all(peer, 1)
+            way.is_hole = False
+            await until(lambda: bool(lost) and replicas.is_sure)
+            assert number_of(cut_off) > before
+            with pytest.raises(OwnershipLost):
+                await recorded(cut_off, "c1", epoch=1)
+            await peer.append([task_ended("c1", "t0")], record.epoch)
+            await cut_off.submit(submitted("c2"))
+
+    run(main())
+
+
+async def recorded(journal: PostgresJournal, chain_id: str, epoch: int) -> None:
+    """Append, as a recorder does: again while the disk is in the way."""
+    while True:
+        try:
+            return await journal.append([task_ended(chain_id, "late")], epoch)
+        except StorageError:
+            await asyncio.sleep(0.05)
+
+
+def test_replica_without_peers_that_is_cut_off_for_longer_than_its_lease_keeps_its_chains(url: str) -> None:
+    async def main() -> None:
+        async with way_to(shared_server()) as way:
+            through = shared_server().through(url, way)
+            async with opened(through, **IMPATIENT) as alone:
+                replicas, before = alone._database.replicas, number_of(alone)
+                await alone.submit(submitted("c1"))
+                way.is_hole = True
+                await until(lambda: not replicas.is_sure)
+                way.is_hole = False
+                await until(lambda: replicas.is_sure)
+                await recorded(alone, "c1", epoch=1)
+                assert number_of(alone) == before
+
+    run(main())
+
+
+def test_replica_whose_connections_are_cut_is_back_before_anybody_takes_it_for_dead(url: str) -> None:
+    async def main() -> None:
+        server = shared_server()
+        async with way_to(server) as way, opened(url) as peer, opened(server.through(url, way)) as cut_off:
+            await met(peer, cut_off)
+            before = number_of(cut_off)
+            await cut_off.submit(submitted("c1"))
+            for _ in range(3):
+                way.cut()
+                await recorded(cut_off, "c1", epoch=1)
+                await until(lambda: cut_off._database.replicas._lease._link.is_up)
+            assert number_of(cut_off) == before
+            assert list(await peer.claim(10)) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_server_that_restarts_makes_nobody_look_dead_though_all_locks_are_gone(how: signal.Signals) -> None:
+    with postgres_server() as server:
+        url = server.fresh_url()
+
+        async def main() -> None:
+            async with opened(url, **LEASE) as one, opened(url, **LEASE) as two:
+                await met(one, two)
+                before = number_of(one), number_of(two)
+                await one.submit(submitted("c1"))
+                await asyncio.to_thread(server.stop, how)
+                await until(lambda: not one._database.replicas.is_sure)
+                await asyncio.to_thread(server.start)
+                await until(lambda: one._database.replicas.is_sure and two._database.replicas.is_sure)
+                await recorded(one, "c1", epoch=1)
+                assert (number_of(one), number_of(two)) == before
+
+        run(main())
+
+
+@pytest.mark.parametrize("how", ["restart", "loss of power", "crash of a session"])
+def test_lock_that_was_lost_with_the_server_is_no_sign_of_death_of_who_is_not_back_yet(how: str) -> None:
+    with postgres_server() as server:
+        url = server.fresh_url()
+
+        async def main() -> None:
+            async with (
+                way_to(server) as way,
+                opened(server.through(url, way), lease_s=30.0) as away,
+                opened(url) as peer,
+            ):
+                await met(away, peer)
+                before = number_of(away)
+                way.is_hole = True
+                way.cut()
+                await asyncio.to_thread(server.suffer, how)
+                await until(lambda: peer._database.replicas._watch._link.is_up, within_s=20.0)
+                for _ in range(10):
+                    # Each is a look at a lock that is free.
+                    await peer._database.replicas._watch.looked()
+                assert replicas_of(peer) == [before, number_of(peer)]
+                way.is_hole = False
+                await until(lambda: away._database.replicas._lease._link.is_up)
+                assert number_of(away) == before
+
+        run(main())
+
+
+def test_replicas_share_out_what_a_dead_one_left_each_chain_once(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as one, opened(url) as two, child(url, chains=60) as killed:
+            await until(lambda: len(replicas_of(one)) == len(replicas_of(two)) == 3)
+            killed.signal(signal.SIGKILL)
+            await until(lambda: len(replicas_of(one)) == 2)
+            claims = [journal.claim(10) for _ in range(4) for journal in (one, two)]
+            found = [record for some in await asyncio.gather(*claims) for record in some]
+            while more := [*await one.claim(10), *await two.claim(10)]:
+                found += more
+            assert sorted(ids(found)) == sorted(f"c-{number}" for number in range(60))
+
+    run(main())
+
+
+def test_when_two_die_at_once_the_one_left_finds_both(url: str) -> None:
+    async def main() -> None:
+        async with (
+            opened(url) as left, child(url, lease_s=30.0, tag="a") as one, child(url, lease_s=30.0, tag="b") as two,
+        ):  # fmt: skip
+            await until(lambda: len(replicas_of(left)) == 3)
+            for each in (one, two):
+                each.signal(signal.SIGKILL)
+            assert sorted(ids(await claim_all(left, 2, within_s=3.0))) == ["a-0", "b-0"]
+
+    run(main())
+
+
+def test_nothing_of_a_replica_declared_dead_is_recorded_even_before_its_chains_are_claimed(url: str) -> None:
+    async def main() -> None:
+        async with opened(url, lease_s=30.0, renew_every_s=20.0) as dead:
+            await dead.submit(submitted("c1"))
+            await ask(url, "UPDATE replicas SET died_at = clock_timestamp()")
+            await refused(dead.append([task_ended("c1", "t0")]), OwnershipLost)
+            assert "joins again" in await refused(dead.submit(submitted("c2")), StorageError)
+            record = await dead.read("c1")
+            assert record is not None
+            assert record.facts == ()
+            assert await dead.read("c2") is None
+            await until(lambda: number_of(dead) > 1)
+            await refused(dead.append([task_ended("c1", "t0")]), OwnershipLost)
+            await dead.submit(submitted("c3"))
+            (claimed,) = await claim_all(dead, 1)
+            assert (claimed.submitted.chain_id, claimed.epoch) == ("c1", 2)
+
+    run(main())
+
+
+def test_cancel_is_asked_of_whoever_owns_the_chain_until_it_ended(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as owner, opened(url) as other:
+            theirs, asked = other._database.replicas, owner._database.replicas
+            await met(owner, other)
+            await owner.submit(submitted("c1"))
+            await asked.until_news(0.0)
+            assert not await theirs.ask_cancel("never-submitted")
+            assert await theirs.ask_cancel("c1")
+            assert await theirs.ask_cancel("c1")
+            async with asyncio.timeout(0.9):
+                await asked.until_news(5.0)
+            assert list(await asked.asked_cancels()) == ["c1"]
+            assert list(await theirs.asked_cancels()) == []
+            await owner.append([chain_ended("c1")])
+            assert list(await asked.asked_cancels()) == []
+            assert not await theirs.ask_cancel("c1")
+            assert await ask(url, "SELECT count(*) FROM cancel_requests") == 0
+
+    run(main())
+
+
+def test_cancel_asked_of_a_dead_owner_is_for_the_next(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as next_owner:
+            async with opened(url) as owner:
+                await owner.submit(submitted("c1"))
+                assert await next_owner._database.replicas.ask_cancel("c1")
+            await claim_all(next_owner, 1)
+            assert list(await next_owner._database.replicas.asked_cancels()) == ["c1"]
+
+    run(main())
+
+
+def test_replicas_of_different_schemas_have_nothing_to_do_with_each_other(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as one, opened(shared_server().fresh_url()) as two:
+            assert number_of(one) == number_of(two) == 1
+            assert replicas_of(one) == replicas_of(two) == [1]
+
+    run(main())
+
+
+def test_dead_replicas_are_forgotten_once_nothing_is_left_of_them(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as left:
+            for _ in range(3):
+                async with opened(url):
+                    pass
+            await ask(url, "UPDATE replicas SET died_at = died_at - interval '1 hour'")
+            await left.claim(1)
+            assert await ask(url, "SELECT count(*) FROM replicas") == 1
+
+    run(main())
+
+
+def test_ring_leads_past_every_replica_and_back() -> None:
+    alive = [Replica(number, "") for number in (9, 2, 5)]
+    ring = [2, *(next_in_ring(number, alive) for number in (2, 5, 9))]
+    assert [each.number for each in ring[1:] if isinstance(each, Replica)] == [5, 9, 2]
+    assert next_in_ring(5, alive[2:]) is None
+    assert all(one != other for one, other in pairwise(ring))
+
+
+def test_database_that_is_not_open_refuses(url: str) -> None:
+    async def main() -> None:
+        closed = PostgresJournal(database(url))
+        for call in (closed.read("c1"), closed.claim(1), closed.submit(submitted("c1"))):
+            assert "is closed" in await refused(call, StorageError)
+
+    run(main())
