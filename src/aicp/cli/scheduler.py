@@ -20,7 +20,7 @@ def status(output: Output = Format.TABLE) -> None:
     rows = [
         (
             key, each.agents, each.usable, each.free_slots, _by_priority(each.waiting), seconds(each.oldest_wait_s),
-            seconds(each.expected_wait_s), each.refused,
+            seconds(each.expected_wait_s or None), each.refused,
         )
         for key, each in found.by_capability.items()
     ]  # fmt: skip

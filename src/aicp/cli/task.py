@@ -113,10 +113,12 @@ def _terms_of(candidate: Candidate) -> str:
 
 
 def _told_place(place: LinePlace) -> str:
-    patience = f"; a faster agent is expected within {seconds(place.patient_for_s)}" if place.patient_for_s else ""
-    return (
-        f"{place.ahead} ahead; waited {seconds(place.waited_s)}, about {seconds(place.expected_wait_s)} to go{patience}"
-    )
+    told = [f"{place.ahead} ahead", f"waited {seconds(place.waited_s)}"]
+    if place.expected_wait_s:
+        told.append(f"about {seconds(place.expected_wait_s)} to go")
+    if place.patient_for_s:
+        told.append(f"a faster agent is expected within {seconds(place.patient_for_s)}")
+    return "; ".join(told)
 
 
 def _write_view(view: Any, output: Format) -> None:
