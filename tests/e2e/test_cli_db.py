@@ -163,8 +163,8 @@ def test_database_is_the_one_in_the_data_directory_unless_another_is_named(shell
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_database_of_another_kind_is_one_sentence(shell: Shell, command: list[str]) -> None:
-    ran = shell.run(*command, "--database", "postgresql://aicp:hunter2@host/aicp")
-    assert_one_sentence(ran, 2, "PostgreSQL yet", "sqlite:///")
+    ran = shell.run(*command, "--database", "mysql://aicp:hunter2@host/aicp")
+    assert_one_sentence(ran, 2, "knows no database 'mysql://'", "postgresql://")
     assert "hunter2" not in ran.err
     assert files_in(shell.where) == []
 

@@ -1,11 +1,17 @@
-"""A database URL names one file, or the error says what to write instead."""
+"""A database URL names one file or one server's database, or the error says what to write instead."""
 
 from pathlib import Path
 
 import pytest
 
 from aicp.errors import SettingsError
-from aicp.runtime.database_url import DATABASE_URL_VARIABLE, SqliteFile, choose_database, parse_database_url
+from aicp.runtime.database_url import (
+    DATABASE_URL_VARIABLE,
+    PostgresServerUrl,
+    SqliteFile,
+    choose_database,
+    parse_database_url,
+)
 
 DATA = Path("/data")
 
@@ -39,9 +45,6 @@ def test_three_slashes_are_relative_and_four_absolute(url: str, path: str) -> No
         ("sqlite:///a\0b", "has options"),
         ("sqlite+aiosqlite:///aicp.db", "knows no database 'sqlite+aiosqlite://'"),
         ("mysql://host/aicp", "knows no database 'mysql://'"),
-        ("postgresql://host/aicp", "PostgreSQL yet"),
-        ("postgresql+asyncpg://host/aicp", "PostgreSQL yet"),
-        ("postgres://host/aicp", "PostgreSQL yet"),
     ],
 )
 def test_any_other_url_is_refused_with_what_to_write(url: str, told: str) -> None:
@@ -50,19 +53,26 @@ def test_any_other_url_is_refused_with_what_to_write(url: str, told: str) -> Non
     assert told in raised.value.message
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "mysql"])
-def test_refusal_repeats_no_password(scheme: str) -> None:
+def test_refusal_repeats_no_password() -> None:
     with pytest.raises(SettingsError) as raised:
-        parse_database_url(f"{scheme}://user:hunter2@host/aicp")
+        parse_database_url("mysql://user:hunter2@host/aicp")
     assert "hunter2" not in raised.value.message
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+def test_url_of_postgresql_is_kept_as_it_is_and_never_shown(scheme: str) -> None:
+    url = f"{scheme}://user:hunter2@host/aicp?sslmode=require"
+    named = parse_database_url(f" {url}\n")
+    assert named == PostgresServerUrl(url)
+    assert "hunter2" not in f"{named} {named!r}"
 
 
 def test_what_is_told_goes_before_the_environment_and_that_before_the_data_directory() -> None:
     environ = {DATABASE_URL_VARIABLE: "sqlite:///of-environment.db"}
-    assert choose_database("sqlite:///told.db", environ, DATA).path == Path("told.db")
-    assert choose_database(None, environ, DATA).path == Path("of-environment.db")
-    assert choose_database(None, {}, DATA).path == Path("/data/aicp.db")
+    assert choose_database("sqlite:///told.db", environ, DATA) == SqliteFile(Path("told.db"))
+    assert choose_database(None, environ, DATA) == SqliteFile(Path("of-environment.db"))
+    assert choose_database(None, {}, DATA) == SqliteFile(Path("/data/aicp.db"))
 
 
 def test_empty_variable_counts_as_unset() -> None:
-    assert choose_database(None, {DATABASE_URL_VARIABLE: ""}, DATA).path == Path("/data/aicp.db")
+    assert choose_database(None, {DATABASE_URL_VARIABLE: ""}, DATA) == SqliteFile(Path("/data/aicp.db"))

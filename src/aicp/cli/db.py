@@ -23,7 +23,7 @@ Database = Annotated[
 
 @app.command()
 def upgrade(database: Database = None, output: Output = Format.TABLE) -> None:
-    """Bring the database to the schema of this AICP, or make it; a server that uses it must be stopped."""
+    """Bring the database to the schema of this AICP, or make it; a server that uses a SQLite file must be stopped."""
     from aicp.runtime import databases
 
     with _working("upgrading"):
@@ -41,9 +41,10 @@ def check(database: Database = None, output: Output = Format.TABLE) -> None:
     counts = {name.replace(" ", "_"): count for name, count in checked.counts.items()}
     told = {"is_sound": checked.is_sound, **_plain(checked), "counts": counts}
     shown = {name: value for name, value in told.items() if name != "counts"}
-    write(told, output, facts(**shown | counts | {"problems": "; ".join(checked.problems)}))
+    write(told, output, facts(**shown | counts | _in_words(told)))
     if not checked.is_sound:
-        say(f"The database {checked.path} is not sound: {checked.problems[0]}.")
+        place = told.get("path") or told.get("place")
+        say(f"The database {place} is not sound: {checked.problems[0]}.")
     raise typer.Exit(OK if checked.is_sound else WORK_FAILED)
 
 
@@ -53,7 +54,7 @@ def backup(
     database: Database = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Copy the database into one file, as of one moment, also while a server uses it."""
+    """Copy the database into one file, as of one moment, also while a server uses it; PostgreSQL's with pg_dump."""
     from aicp.runtime import databases
 
     with _working("copying") as tell:
@@ -67,14 +68,21 @@ def restore(
     database: Database = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Put a copy in the place of the database and keep what was there; a server that uses it must be stopped."""
+    """Put a copy in the place of the database and keep what was there; servers that use it must be stopped."""
     from aicp.runtime import databases
 
     with _working("restoring"):
         restored = databases.restore(database, file)
-    write(_plain(restored), output, facts(**_plain(restored)))
+    told = _plain(restored)
+    write(told, output, facts(**told))
     if restored.kept is not None:
-        say(f"The database that was there is kept as {restored.kept}.")
+        what = "The database that was there is kept as" if "path" in told else "What was there is kept in the schema"
+        say(f"{what} {restored.kept}.")
+
+
+def _in_words(told: dict[str, Any]) -> dict[str, str]:
+    """What a check found wrong or noteworthy, for the table."""
+    return {name: "; ".join(told[name]) for name in ("problems", "notes") if name in told}
 
 
 def _plain(value: msgspec.Struct) -> dict[str, Any]:

@@ -12,7 +12,7 @@ DATABASE_URL_VARIABLE = "AICP_DATABASE_URL"
 
 _SQLITE = "sqlite"
 _POSTGRESQL = frozenset({"postgres", "postgresql"})
-_FORMS = "sqlite:///relative.db or sqlite:////absolute/path.db"
+_FORMS = "sqlite:///relative.db, sqlite:////absolute/path.db or postgresql://user@host/database"
 
 
 class SqliteFile(msgspec.Struct, frozen=True):
@@ -25,8 +25,26 @@ class SqliteFile(msgspec.Struct, frozen=True):
     path: Path
 
 
-def parse_database_url(url: str) -> SqliteFile:
-    """What a database URL names; nothing is looked up. What follows the third slash is the path, as it is written.
+class PostgresServerUrl(msgspec.Struct, frozen=True):
+    """A database on a PostgreSQL server; whether its URL can be used shows when it is.
+
+    Attributes:
+        url: As libpq takes it; it may hold a password, and is for nobody's eyes.
+    """
+
+    url: str
+
+    def __repr__(self) -> str:
+        """As people may see it."""
+        return "PostgresServerUrl(postgresql://…)"
+
+
+DatabaseUrl = SqliteFile | PostgresServerUrl
+"""What a database URL may name."""
+
+
+def parse_database_url(url: str) -> DatabaseUrl:
+    """What a database URL names; nothing is looked up. Of a file, what follows the third slash is the path, as written.
 
     Raises:
         SettingsError: It is no URL of a database that AICP can use. The error repeats no more than the scheme of a
@@ -37,13 +55,13 @@ def parse_database_url(url: str) -> SqliteFile:
         raise SettingsError(f"The database '{url}' is no URL: write {_FORMS}.")
     # What stands before a `+` is the database, what stands behind it a driver, and those are ours to choose.
     if scheme.partition("+")[0] in _POSTGRESQL:
-        raise SettingsError(f"AICP cannot use PostgreSQL yet: name a file, {_FORMS}.")
+        return PostgresServerUrl(url.strip())
     if scheme != _SQLITE:
-        raise SettingsError(f"AICP knows no database '{scheme}://': name a file, {_FORMS}.")
+        raise SettingsError(f"AICP knows no database '{scheme}://': write {_FORMS}.")
     return SqliteFile(_path_of(rest, url))
 
 
-def choose_database(told: str | None, environ: Mapping[str, str], data_dir: Path) -> SqliteFile:
+def choose_database(told: str | None, environ: Mapping[str, str], data_dir: Path) -> DatabaseUrl:
     """The database to use: the URL that was told, else `AICP_DATABASE_URL`, else `aicp.db` in the data directory.
 
     Raises:

@@ -25,7 +25,7 @@ from aicp.resilience.circuit_breaker import BreakerPolicy, Transition
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.prober import Prober
 from aicp.runtime.ains import Ains, local_profile
-from aicp.runtime.database_url import SqliteFile
+from aicp.runtime.database_url import DatabaseUrl
 from aicp.runtime.health_watch import HealthWatch
 from aicp.runtime.observers import Observers
 from aicp.runtime.settings import data_dir, secret_key
@@ -50,7 +50,8 @@ class Node:
     own process are known again. Callables of this process are not: who starts the node adds them.
 
     Args:
-        database: `sqlite:///relative.db`, `sqlite:////absolute/path.db`, or the file; None for memory.
+        database: `sqlite:///relative.db`, `sqlite:////absolute/path.db`, `postgresql://user@host/database`, or what was
+            read from such a URL; None for memory.
         data_dir: Where the key to the secrets of agents lies; the user's data directory when left out.
         retention_s: How long a chain is remembered after its end, seconds.
         policy: Which addresses agents may have; loopback and public ones by default.
@@ -66,7 +67,6 @@ class Node:
         router: What happens when it goes wrong.
         coordinator: What may run.
         stores: Where it keeps what it must not forget.
-        is_ready: True from the end of the start to the begin of the stop.
 
     Raises:
         SettingsError: The database is none that AICP can use.
@@ -75,7 +75,7 @@ class Node:
     def __init__(
         self,
         *,
-        database: str | SqliteFile | None = None,
+        database: str | DatabaseUrl | None = None,
         data_dir: Path | None = None,
         retention_s: float = DEFAULT_RETENTION_S,
         policy: AddressPolicy | None = None,
@@ -112,21 +112,32 @@ class Node:
         self.scheduler.on_outage = self._pool_changed
         self.coordinator = TaskCoordinator(
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
-            observer=self._observers, retention_s=retention_s,
+            observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,
         )  # fmt: skip
         self._running = AsyncExitStack()
-        self.is_ready = False
+        self._has_started = False
+
+    @property
+    def is_ready(self) -> bool:
+        """True from the end of the start to the begin of the stop, except while a shared database does not answer."""
+        return self._has_started and (self.stores.replicas is None or self.stores.replicas.is_sure)
+
+    @property
+    def has_lost_database(self) -> bool:
+        """True while a shared database does not answer, and so nothing can be accepted; it ends by itself."""
+        return self._has_started and not self.is_ready
 
     async def __aenter__(self) -> Self:
         """Start: open the database, take in again the agents it knows, and go on with what is unfinished.
 
         Raises:
-            SettingsError: The database cannot be used: in use by another process for 10 s, unwritable, of a newer
-                version, or not AICP's; or a secret of an agent cannot be unsealed.
-            StorageError: The disk failed.
+            SettingsError: The database cannot be used: a file in use by another process for 10 s, unwritable, of a
+                newer version, or not AICP's; no such database on a server, or no rights; or a secret of an agent cannot
+                be unsealed.
+            StorageError: The disk failed, or the database's server did not answer for 10 s.
         """
         async with AsyncExitStack() as starting:
-            starting.callback(self._set_unready)
+            starting.callback(self._set_stopped)
             starting.push_async_callback(self.stores.journal.close)
             await self.stores.journal.open()
             await self.ains.restore()
@@ -140,14 +151,14 @@ class Node:
             await starting.enter_async_context(self.coordinator)
             starting.push_async_callback(self._forget_removed)
             self._running = starting.pop_all()
-        self.is_ready = True
+        self._has_started = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop: chains where they are, then probes, then connections, then the database."""
-        self._set_unready()
+        self._set_stopped()
         await self._running.aclose()
 
     async def add_agent(
@@ -231,8 +242,8 @@ class Node:
         except StorageError as error:
             _log.warning("removed agents could not be forgotten, and are restored at the next start: %s", error)
 
-    def _set_unready(self) -> None:
-        self.is_ready = False
+    def _set_stopped(self) -> None:
+        self._has_started = False
 
     def _pool_changed(self, pool: Pool, is_out: bool) -> None:  # noqa: FBT001 - a listener's signature
         what = pool.key if pool.tenant in {None, DEFAULT_TENANT} else f"{pool.key} of tenant {pool.tenant}"

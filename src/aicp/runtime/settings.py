@@ -14,7 +14,7 @@ import msgspec
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.errors import SettingsError
 from aicp.model.endpoint import PORT_MAX, AddressPolicy, is_loopback_host, leads_to_loopback
-from aicp.runtime.database_url import SqliteFile, choose_database
+from aicp.runtime.database_url import DatabaseUrl, choose_database
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8420
@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
     data_dir: Path = Path()
     policy: AddressPolicy = AddressPolicy(loopback=True)
     behind_tls_proxy: bool = False
-    database: SqliteFile | None = None
+    database: DatabaseUrl | None = None
     retention_s: float = DEFAULT_RETENTION_S
     log_format: LogFormat = LogFormat.TEXT
 
@@ -144,6 +144,21 @@ def secret_key(directory: Path, environ: Mapping[str, str] | None = None) -> byt
             f"The key {path} cannot be used: {error.strerror}; set AICP_DATA_DIR to a directory of yours."
         ) from error
     return _sound_key(key, str(path))
+
+
+def shared_secret_key(environ: Mapping[str, str] | None = None) -> bytes:
+    """What seals secrets of agents in a database that others share: `AICP_SECRET_KEY`, the same wherever it is used.
+
+    Raises:
+        SettingsError: It is not set, or is no key.
+    """
+    env = os.environ if environ is None else environ
+    if chosen := env.get(SECRET_KEY_VARIABLE):
+        return _sound_key(chosen, SECRET_KEY_VARIABLE)
+    raise SettingsError(
+        f"{SECRET_KEY_VARIABLE} is not set, and a secret of an agent in PostgreSQL needs it: set it to {KEY_BYTES} "
+        "random bytes in URL-safe base64, the same for every server on that database."
+    )
 
 
 def find_or_make_admin_key(directory: Path) -> str:

@@ -2,11 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import msgspec
 
-from aicp.ports import Clock, Journal, Registrations
-from aicp.runtime.database_url import SqliteFile, parse_database_url
+from aicp.errors import SettingsError
+from aicp.ports import Clock, Journal, Registrations, Replicas
+from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, parse_database_url
+from aicp.runtime.settings import shared_secret_key
 from aicp.storage.memory import MemoryJournal
 
 OnCommit = Callable[[float, int], None]
@@ -18,36 +21,51 @@ class Stores(msgspec.Struct, frozen=True):
     """What a node remembers with.
 
     Attributes:
-        kind: `memory` or `sqlite`.
-        place: For people: the file.
+        kind: `memory`, `sqlite` or `postgresql`.
+        place: For people: the file, or the server and its database, without user and password.
         journal: Remembers chains; opening it opens them all.
         registrations: Remembers agents; None for nobody.
+        replicas: The processes that share the journal; None where it is this one's alone.
     """
 
     kind: str
     place: str
     journal: Journal
     registrations: Registrations | None
+    replicas: Replicas | None = None
 
 
 def make_stores(
-    database: str | SqliteFile | None, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit
+    database: str | DatabaseUrl | None, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit
 ) -> Stores:
     """The stores of a database, not open yet; what they need is imported only when one is named.
 
     Args:
-        database: Its URL, or the file; None for memory.
+        database: Its URL, or what was read from that; None for memory.
         clock: Time.
-        secret_key: Gives the key that seals secrets of agents; asked when there is one.
+        secret_key: Gives the key that seals secrets of agents in a file; asked when there is one. For PostgreSQL it is
+            `AICP_SECRET_KEY`, since every server on that database needs the same.
         on_commit: Told of each transaction, in the event loop.
 
     Raises:
-        SettingsError: The URL is of no database that AICP can use.
+        SettingsError: The URL is of no database that AICP can use, or what PostgreSQL needs is not installed.
     """
     if database is None:
         return Stores(IN_MEMORY, IN_MEMORY, MemoryJournal(clock=clock), None)
-    file = parse_database_url(database) if isinstance(database, str) else database
-    return _sqlite_stores(file, clock, secret_key, on_commit)
+    named = parse_database_url(database) if isinstance(database, str) else database
+    if isinstance(named, PostgresServerUrl):
+        return _postgres_stores(named, clock, on_commit)
+    return _sqlite_stores(named, clock, secret_key, on_commit)
+
+
+def require_postgres_driver() -> None:
+    """Refuse to go on where AICP was installed without what it needs for PostgreSQL.
+
+    Raises:
+        SettingsError: It was.
+    """
+    if find_spec("asyncpg") is None:
+        raise SettingsError("PostgreSQL needs a driver that is not installed: pip install 'aicp[postgres]'")
 
 
 def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit) -> Stores:
@@ -60,6 +78,19 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
         database, seal=functools.partial(_seal, secret_key), unseal=functools.partial(_unseal, secret_key), clock=clock
     )
     return Stores("sqlite", str(file.path), SqliteJournal(database, clock=clock), registrations)
+
+
+def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommit) -> Stores:
+    require_postgres_driver()
+    from aicp.storage.postgres import PostgresJournal  # noqa: PLC0415 - as above
+    from aicp.storage.postgres_database import PostgresDatabase  # noqa: PLC0415 - as above
+    from aicp.storage.postgres_registrations import PostgresRegistrations  # noqa: PLC0415 - as above
+
+    database = PostgresDatabase(server.url, on_commit=on_commit)
+    seal, unseal = functools.partial(_seal, shared_secret_key), functools.partial(_unseal, shared_secret_key)
+    registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
+    journal = PostgresJournal(database, clock=clock)
+    return Stores("postgresql", database.place, journal, registrations, database.replicas)
 
 
 def _seal(secret_key: Callable[[], bytes], secret: bytes) -> bytes:

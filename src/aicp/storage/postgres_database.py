@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from aicp.errors import SettingsError, StorageError
 from aicp.storage.postgres_address import PostgresAddress, parse_postgres_url
@@ -35,6 +36,7 @@ class PostgresDatabase:
         renew_every_s: How often it gives one, seconds.
         write_timeout_s: How long a transaction of the journal may take, seconds.
         timeout_s: How long anything else may take, seconds.
+        on_commit: Told of each transaction of the journal: its seconds, and how many writes shared it.
 
     Attributes:
         place: For people: no user, no password.
@@ -56,6 +58,7 @@ class PostgresDatabase:
         renew_every_s: float = RENEW_EVERY_S,
         write_timeout_s: float = WRITE_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
+        on_commit: Callable[[float, int], None] | None = None,
     ) -> None:
         address = parse_postgres_url(url) if isinstance(url, str) else url
         self.place = address.place
@@ -65,7 +68,7 @@ class PostgresDatabase:
         self.replicas = PostgresReplicas(
             self._server, self.sessions, name=name, lease_s=lease_s, renew_every_s=renew_every_s
         )
-        self.writer = GroupWriter(self._server, self.replicas, timeout_s=write_timeout_s)
+        self.writer = GroupWriter(self._server, self.replicas, timeout_s=write_timeout_s, on_commit=on_commit)
         self._is_open = False
 
     async def open(self) -> None:

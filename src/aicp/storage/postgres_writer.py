@@ -9,7 +9,7 @@ and so does what those write who were just answered; there is no other delay.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import msgspec
@@ -60,6 +60,7 @@ class GroupWriter:
         server: Has the database.
         replicas: Knows the number of this replica.
         timeout_s: How long a transaction may take, seconds.
+        on_commit: Told in the event loop of each batch that was put down or failed: its seconds, and its writes.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class GroupWriter:
         replicas: PostgresReplicas,
         *,
         timeout_s: float = TIMEOUT_S,
+        on_commit: Callable[[float, int], None] | None = None,
     ) -> None:
         self._server = server
         self._replicas = replicas
         self._doubted: dict[str, None] = {}
         self._final: dict[str, None] = {}
         self._timeout_s = timeout_s
+        self._on_commit = on_commit
         self._link = Link(server, self._begin_session)
         self._number = 0
         self._session = 0
@@ -157,7 +160,7 @@ class GroupWriter:
             while self._line:
                 self._is_recording = True
                 writes, batch = self._next_batch()
-                verdicts = await self._verdicts_on(writes, batch)
+                verdicts = await self._timed_verdicts_on(writes, batch)
                 self._is_recording = False
                 self._answering += 1
                 self._answer(deque(zip(writes, verdicts, strict=True)))
@@ -190,6 +193,14 @@ class GroupWriter:
             self._due.set()
         elif not (self._answering or self._is_recording):
             self._is_idle.set()
+
+    async def _timed_verdicts_on(self, writes: Sequence[_Write], batch: Batch) -> list[_Verdict]:
+        now = asyncio.get_running_loop().time
+        begin = now()
+        verdicts = await self._verdicts_on(writes, batch)
+        if self._on_commit is not None:
+            self._on_commit(now() - begin, len(writes))
+        return verdicts
 
     async def _verdicts_on(self, writes: Sequence[_Write], batch: Batch) -> list[_Verdict]:
         """What became of each; whatever happens, each gets its answer."""

@@ -18,7 +18,10 @@ async def livez() -> str:
 @get("/readyz", media_type=MediaType.TEXT, opt=needs(Scope.OPEN))
 async def readyz(node: TheNode) -> Response[str]:
     """The journal is open, and work is accepted; 503 while it is not."""
-    return Response("ready", status_code=200) if node.is_ready else Response("unready", status_code=503)
+    if node.is_ready:
+        return Response("ready", status_code=200)
+    why = ": the database does not answer" if node.has_lost_database else ""
+    return Response(f"unready{why}", status_code=503)
 
 
 @get("/api/info", opt=needs(Scope.ANY_KEY))
