@@ -40,7 +40,7 @@ _JOIN = """
     VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3, 0) RETURNING number
 """
 _BORN = "INSERT INTO server_life VALUES (true, md5(random()::text || clock_timestamp()::text)) ON CONFLICT DO NOTHING"
-_LOCK = f"SELECT pg_advisory_lock({LOCK_CLASS}, ($1::bigint % 2147483647)::int)"
+_LOCK = f"SELECT pg_advisory_lock({LOCK_CLASS}, ({{}}::bigint % 2147483647)::int)"
 _LOCKED = f"UPDATE replicas SET server_life = {SERVER_LIFE} WHERE number = $1 AND died_at IS NULL"  # noqa: S608 - constants
 _RENEW = f"""
     WITH renewed AS (
@@ -239,17 +239,18 @@ class Lease:
         if not self._keeps_sessions:
             return
         connection.add_termination_listener(self._on_cut)
-        channel = await connection.fetchval(f"SELECT {CHANNEL}")
-        await connection.add_listener(channel, self._on_notify)
         if self._number:
             await self._lock(connection, self._number)
+        channel = await connection.fetchval(f"SELECT {CHANNEL}")
+        await connection.add_listener(channel, self._on_notify)
 
     async def _lock(self, connection: Connection, number: int) -> None:
         if not self._keeps_sessions:
             return
         async with asyncio.timeout(RENEW_TIMEOUT_S):
+            # Above all the lock, in one round trip: a peer may be about to take this replica for dead.
+            await connection.execute(_LOCK.format(number))
             await connection.execute(_BORN)
-            await connection.fetch(_LOCK, number)
             await connection.execute(_LOCKED, number)
 
     def _look_at(self, found: asyncpg.Record) -> None:

@@ -3,7 +3,7 @@
 A step *expands* (whatever code of the release before does still works) or *contracts* (it takes away what no code of
 this release or the one before uses). Steps that expand are taken by whoever starts first. A step that contracts waits
 until no live replica is of code that needs what it takes away; code that knows it runs before and after it. See
-docs/adr/0012-two-phase-migrations.md.
+docs/adr/0017-two-phase-migrations.md.
 """
 
 import asyncio
