@@ -174,9 +174,10 @@ class PostgresJournal:
     async def _claim(self, limit: int, doubts: list[str]) -> Claimed:
         """Claim some; when the answer gets lost, what may have been claimed is in doubt."""
         taken = list(doubts)
+        number = self._database.replicas.living_number
 
         async def work(connection: Connection) -> Claimed:
-            claimed = await claim_chains(connection, self._database.replicas.number, limit, doubts)
+            claimed = await claim_chains(connection, number, limit, doubts)
             taken.extend(claimed.chain_ids)
             return claimed
 

@@ -217,6 +217,7 @@ class GroupWriter:
             return [_Verdict(error=storage_error(error, self._server.place)) for _ in writes]
         except Exception as error:  # noqa: BLE001 - each write gets its error; the writer lives on
             self._link.drop()
+            self._doubt(batch.chain_ids)
             _log.exception("a write to %s failed by a defect", self._server.place)
             told = f"A write to {self._server.place} failed: {error!r}; whether it is on record is not known."
             return [_Verdict(error=StorageError(told)) for _ in writes]
