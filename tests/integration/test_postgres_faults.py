@@ -32,18 +32,18 @@ def url() -> str:
 @pytest.mark.parametrize("is_hole", [True, False], ids=["swallowed", "gone"])
 def test_closing_takes_seconds_at_most_when_the_server_is_out_of_reach(url: str, is_hole: Arrives) -> None:
     async def main() -> None:
-        async with way_to(shared_server()) as way:
-            async with opened(shared_server().through(url, way), **IMPATIENT) as journal:
-                await journal.submit(submitted("c1"))
-                way.is_hole = is_hole
-                if not is_hole:
-                    await way.close()
-                unheard = asyncio.create_task(journal.submit(submitted("c2")))
-                await asyncio.sleep(0)
-                begin = time.monotonic()
-                await journal.close()
-                assert time.monotonic() - begin < 8.0
-                assert "postgresql://" in await refused(unheard, StorageError)
+        through = shared_server().through
+        async with way_to(shared_server()) as way, opened(through(url, way), **IMPATIENT) as journal:
+            await journal.submit(submitted("c1"))
+            way.is_hole = is_hole
+            if not is_hole:
+                await way.close()
+            unheard = asyncio.create_task(journal.submit(submitted("c2")))
+            await asyncio.sleep(0)
+            begin = time.monotonic()
+            await journal.close()
+            assert time.monotonic() - begin < 8.0
+            assert "postgresql://" in await refused(unheard, StorageError)
 
     run(main())
 
