@@ -92,6 +92,13 @@ class _Found(msgspec.Struct, frozen=True):
     alive: tuple[str, ...]
 
 
+class _Complaints(msgspec.Struct, frozen=True):
+    """What those complain of that read a backup and write the database; nothing if all is well."""
+
+    reader: str
+    writer: str
+
+
 class _Header(msgspec.Struct, frozen=True):
     """What a backup says of itself."""
 
@@ -133,12 +140,16 @@ def restore_database(backup: Path, address: PostgresAddress) -> RestoredPostgres
     if not backup.is_file():
         raise SettingsError(f"There is no backup {backup}; name the file of one.")
     reader, writer, target = find_program("pg_restore"), find_program("psql"), target_of(address)
-    header = _header_of(asyncio.run(_read_header(reader, target, backup.absolute())), backup)
+    header = _header_of(*asyncio.run(_read_header(reader, target, backup.absolute())), backup)
     found = asyncio.run(_look(address))
     _refuse_place(found, header, address.place, backup)
     read = [reader, "--format=custom", "--no-owner", "--no-privileges", "--file=-", str(backup.absolute())]
     write = [writer, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", f"--dbname={target.url}"]
-    asyncio.run(_replace(read, write, target, found, address.place))
+    complaints = asyncio.run(_replace(read, write, target, found))
+    if complaints.writer:
+        raise program_error("psql", complaints.writer, address.place)
+    if complaints.reader:
+        raise _useless(backup, complaints.reader)
     return RestoredPostgres(address.place, backup, header.revision, found.kept if found.tables else None)
 
 
@@ -190,21 +201,20 @@ async def _dump(program: str, target: Target, found: _Found, made: Path, place: 
         raise _too_slow("pg_dump") from error
 
 
-async def _read_header(program: str, target: Target, backup: Path) -> str:
-    """What a backup says of itself, without a database."""
+async def _read_header(program: str, target: Target, backup: Path) -> tuple[str, str]:
+    """What a backup says of itself, without a database; and what `pg_restore` complains of."""
     tables = [f"--table={table}" for table in ("alembic_version", "schema_needs")]
     command = [program, "--format=custom", "--data-only", *tables, "--file=-", str(backup)]
     async with running(command, target.environ, gives_output=True) as reading:
         told = b""
         while piece := await reading.read(CHUNK_BYTES):
             told = (told + piece)[:HEADER_BYTES_MAX]
-        complaint = await reading.ended()
+        return told.decode(errors="replace"), await reading.ended()
+
+
+def _header_of(told: str, complaint: str, backup: Path) -> _Header:
     if complaint:
         raise _useless(backup, complaint)
-    return told.decode(errors="replace")
-
-
-def _header_of(told: str, backup: Path) -> _Header:
     rows = {table: (schema, value) for schema, table, value in _HEADER.findall(told)}
     if "alembic_version" not in rows:
         raise _useless(backup, "it holds nothing of AICP")
@@ -234,21 +244,16 @@ def _refuse_place(found: _Found, header: _Header, place: str, backup: Path) -> N
         )
 
 
-async def _replace(read: Sequence[str], write: Sequence[str], target: Target, found: _Found, place: str) -> None:
+async def _replace(read: Sequence[str], write: Sequence[str], target: Target, found: _Found) -> _Complaints:
     """One transaction; whatever goes wrong before its end, the server undoes it."""
     try:
         async with asyncio.timeout(WORK_WAIT_S):
-            complaints = await _complaints_of_replacing(read, write, target, found)
+            return await _replace_now(read, write, target, found)
     except TimeoutError as error:
         raise _too_slow("pg_restore") from error
-    for name, complaint in complaints.items():
-        if complaint:
-            raise program_error(name, complaint, place)
 
 
-async def _complaints_of_replacing(
-    read: Sequence[str], write: Sequence[str], target: Target, found: _Found
-) -> dict[str, str]:
+async def _replace_now(read: Sequence[str], write: Sequence[str], target: Target, found: _Found) -> _Complaints:
     async with (
         running(read, target.environ, gives_output=True) as reading,
         running(write, target.environ, takes_input=True) as writing,
@@ -263,7 +268,7 @@ async def _complaints_of_replacing(
         # Without its COMMIT, an end of the input is the end of a transaction that never was.
         writing.end_input()
         reading.stop_soon(ends[1])
-    return {"psql": ends[1].result(), "pg_restore": ends[0].result()}
+    return _Complaints(ends[0].result(), ends[1].result())
 
 
 async def _pass_on(source: Running, target: Running) -> None:
