@@ -18,7 +18,7 @@ from aicp.model.task import Priority, Task
 from aicp.scheduling.fleet import Member, Pool, Seat
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.roster import suits
-from aicp.scheduling.waiting_line import Waiter, WaitingLine
+from aicp.scheduling.waiting_line import OWN_LEAD_MAX, Waiter, WaitingLine
 from tests.property.conftest import Marathon
 from tests.unit.flow_kit import ECHO, agent
 
@@ -60,6 +60,7 @@ class PlainLine:
         self.waiting: list[Waiter] = []
         self.leaving: list[Waiter] = []
         self.served: Counter[Turn] = Counter()
+        self.shared: Counter[Turn] = Counter()
         self.places: Counter[Turn] = Counter()
         self.clocks = dict.fromkeys(Priority, 0)
         self.caught_up = 0
@@ -69,8 +70,8 @@ class PlainLine:
         turn = turn_of(waiter)
         if all(turn_of(each) != turn for each in (*self.waiting, *self.leaving)):
             # Who was away has no turns to catch up on, and who had one turn more than the others keeps that.
-            self.caught_up += self.clocks[turn.priority] > self.served[turn]
-            self.served[turn] = max(self.served[turn], self.clocks[turn.priority])
+            self.caught_up += self.clocks[turn.priority] > self.shared[turn]
+            self.served[turn] = max(self.shared[turn], self.clocks[turn.priority])
             self.places[turn] = next(self.numbers)
         self.waiting.append(waiter)
 
@@ -99,7 +100,10 @@ class PlainLine:
         if seat.pool.tenant is None:
             self.clocks[turn.priority] = max(self.clocks[turn.priority], self.served[turn])
             self.served[turn] += 1
-            self.places[turn] = next(self.numbers)
+            self.shared[turn] = self.served[turn]
+        elif self.served[turn] < self.clocks[turn.priority] + OWN_LEAD_MAX:
+            self.served[turn] += 1
+        self.places[turn] = next(self.numbers)
         self.decide(waiter)
 
     def decide(self, waiter: Waiter) -> None:

@@ -41,7 +41,7 @@ class Rush(msgspec.Struct):
         trace: Digest of every callback and timer.
         asked: How many tasks came.
         ends: How they ended, by tenant and name.
-        high: How high priority ended, refusals left out.
+        by_priority: How they ended, by priority and name.
         waits: The longest that a plain task of each tenant stood in line, seconds.
         out_of_turn: Services that broke the order.
         left_over: Slots, leases, probes and waiting tasks at the end; empty when nothing leaked.
@@ -53,7 +53,7 @@ class Rush(msgspec.Struct):
     trace: str = ""
     asked: int = 0
     ends: dict[str, Counter[str]] = msgspec.field(default_factory=lambda: defaultdict(Counter))
-    high: Counter[str] = msgspec.field(default_factory=Counter)
+    by_priority: dict[str, Counter[str]] = msgspec.field(default_factory=lambda: defaultdict(Counter))
     waits: dict[str, float] = msgspec.field(default_factory=lambda: defaultdict(float))
     out_of_turn: list[str] = []
     left_over: dict[str, Any] = {}
@@ -74,9 +74,17 @@ class RushHour:
         load: Of what the fleet can do.
         disaster: What happens to the agents, besides nothing.
         shares: Of the load, by tenant.
+        deadline_s: Of every task.
     """
 
-    def __init__(self, seed: int, load: float, disaster: Disaster, shares: Mapping[str, float] = SHARES) -> None:
+    def __init__(
+        self,
+        seed: int,
+        load: float,
+        disaster: Disaster,
+        shares: Mapping[str, float] = SHARES,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         self.rush = Rush(seed)
         self._draw = random.Random(seed)
         self._agents = [self._agent(number) for number in range(AGENTS)]
@@ -84,6 +92,7 @@ class RushHour:
         self._tasks_per_s = load * capacity
         self._disaster = disaster
         self._shares = shares
+        self._deadline_s = deadline_s
 
     def run(self) -> Rush:
         """From the first task to the last, and what it came to."""
@@ -134,22 +143,23 @@ class RushHour:
         draw, options = self._draw, dict[str, Any]()
         if draw.random() < CHOOSY:
             options = draw.choice([{"labels": GPU}, {"exclude_agents": ("agent-01", "agent-02")}])
-        return Task(ECHO, {}, priority=draw.choice(list(Priority)), deadline_s=DEADLINE_S, **options)
+        return Task(ECHO, {}, priority=draw.choice(list(Priority)), deadline_s=self._deadline_s, **options)
 
     async def _carry(self, flow: Flow, tenant: str, task: Task) -> None:
+        ended = await self._end_of(flow, tenant, task)
+        self.rush.ends[tenant][ended] += 1
+        self.rush.by_priority[task.priority][ended] += 1
+
+    async def _end_of(self, flow: Flow, tenant: str, task: Task) -> str:
         try:
             flow.router.refuse_if_too_late([task], tenant)
         except QueueFull:
-            self.rush.ends[tenant]["refused"] += 1
-            return
-        task_id = f"{self.rush.asked:032x}.task"
-        began_at, utc = now(), flow.clock.utcnow()
-        deadline = began_at + DEADLINE_S
+            return "refused"
+        task_id, began_at, utc = f"{self.rush.asked:032x}.task", now(), flow.clock.utcnow()
+        deadline = began_at + self._deadline_s
         work = Work(task, task_id, ready_at=began_at, ready_at_utc=utc, deadline=deadline, tenant=tenant)
         result = await flow.router.route(work)
-        ended = result.status if result.error is None else result.error.code
-        self.rush.ends[tenant][ended] += 1
-        self.rush.high[ended] += task.priority is Priority.HIGH
+        return result.status if result.error is None else result.error.code
 
 
 @contextmanager

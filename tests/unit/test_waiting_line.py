@@ -10,7 +10,7 @@ from aicp.model.agent import Capability
 from aicp.model.task import Priority
 from aicp.scheduling.fleet import Member, Pool, Seat
 from aicp.scheduling.lease import Lease
-from aicp.scheduling.waiting_line import KINDS_LOOKED_AT_MAX, Waiter, WaitingLine
+from aicp.scheduling.waiting_line import KINDS_LOOKED_AT_MAX, OWN_LEAD_MAX, Waiter, WaitingLine
 from tests.unit.flow_kit import ECHO, agent, task, virtual
 
 FOREVER = float("inf")
@@ -116,18 +116,40 @@ async def test_a_tenant_that_always_has_just_one_task_in_line_does_not_take_ever
     assert served == ["steady", "nimble"] * 6
 
 
-@virtual
-async def test_what_its_own_agents_do_for_a_tenant_pushes_it_back_for_nobody_and_nobody_else_either() -> None:
-    rich = [waiter(float(number), tenant="rich") for number in range(20)]
-    poor = [waiter(30.0 + number, tenant="poor") for number in range(4)]
-    line = line_of(*rich, *poor)
-    for _ in range(10):
-        own = line.first(anybody, "rich")
+def served_by_own(line: WaitingLine, tenant: str, times: int) -> None:
+    for _ in range(times):
+        own = line.first(anybody, tenant)
         assert own is not None
         line.serve(own[1], OWN_LEASE)
         line.leave(own[1])
-    line.join(waiter(60.0, tenant="new"))
-    assert [serve_next(line).tenant for _ in range(6)] == ["rich", "poor", "new", "rich", "poor", "rich"]
+
+
+@virtual
+async def test_whom_its_own_agents_serve_leaves_the_shared_ones_to_others_until_they_had_as_many() -> None:
+    rich = [waiter(float(number), tenant="rich") for number in range(20)]
+    line = line_of(*rich, *[waiter(30.0 + number, tenant="poor") for number in range(6)])
+    served_by_own(line, "rich", 3)
+    assert [serve_next(line).tenant for _ in range(7)] == ["poor"] * 3 + ["rich", "poor"] * 2
+
+
+@virtual
+async def test_what_own_agents_did_for_one_tenant_puts_no_newcomer_behind_a_third() -> None:
+    rich = [waiter(float(number), tenant="rich") for number in range(20)]
+    line = line_of(*rich, *[waiter(30.0 + number, tenant="poor") for number in range(6)])
+    served_by_own(line, "rich", 10)
+    for number in range(3):
+        line.join(waiter(60.0 + number, tenant="new"))
+    assert [serve_next(line).tenant for _ in range(6)] == ["poor", "new"] * 3
+
+
+@virtual
+async def test_a_tenant_that_lost_its_own_agents_has_turns_at_the_shared_ones_soon() -> None:
+    rich = [waiter(float(number), tenant="rich") for number in range(1_010)]
+    line = line_of(*rich, *[waiter(2_000.0 + number, tenant="poor") for number in range(200)])
+    served_by_own(line, "rich", 1_000)
+    served = [serve_next(line).tenant for _ in range(OWN_LEAD_MAX + 10)]
+    assert served[:OWN_LEAD_MAX] == ["poor"] * OWN_LEAD_MAX
+    assert served[OWN_LEAD_MAX:] == ["rich", "poor"] * 5
 
 
 @virtual

@@ -21,6 +21,7 @@ from aicp.scheduling.lease import Lease, Unscheduled
 SLACK_S = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0}
 KINDS_LOOKED_AT_MAX = 64
 GONE_KEPT_MAX = 256
+OWN_LEAD_MAX = 64
 
 Selector = tuple[Any, ...]
 """What a choosy task asks of an agent; tasks that ask for the same stand in one queue."""
@@ -265,6 +266,7 @@ class _Lane:
         turn.join(waiter)
 
     def serve(self, waiter: Waiter) -> None:
+        """A shared agent takes it."""
         turn = self._turns[waiter.tenant]
         if turn.clock > self._clock:
             self._clock = turn.clock
@@ -272,6 +274,12 @@ class _Lane:
         if turn.clock == self._clock:
             self._served_now.add(waiter.tenant)
         turn.clock += 1
+        self._push(waiter.tenant, turn)
+
+    def serve_by_own(self, waiter: Waiter) -> None:
+        """An agent of its tenant takes it: the hour stays, and should the tenant lose its agents it soon has turns."""
+        turn = self._turns[waiter.tenant]
+        turn.clock = min(turn.clock + 1, max(turn.clock, self._clock + OWN_LEAD_MAX))
         self._push(waiter.tenant, turn)
 
     def leave(self, waiter: Waiter) -> None:
@@ -380,10 +388,13 @@ class WaitingLine:
     def serve(self, waiter: Waiter, lease: Lease) -> None:
         """Give it what it waited for. That is a turn of its tenant at once: the next slot may be free already.
 
-        Only shared agents are shared by turns; what its own agents do for a tenant is nobody else's business.
+        Whom its own agents serve leaves the shared ones to others, until they had as many; up to 64 are remembered.
         """
+        lane = self._lanes[waiter.task.priority]
         if lease.seat.pool.tenant is None:
-            self._lanes[waiter.task.priority].serve(waiter)
+            lane.serve(waiter)
+        else:
+            lane.serve_by_own(waiter)
         waiter.seat_future.set_result(lease)
 
     def leave(self, waiter: Waiter) -> None:
