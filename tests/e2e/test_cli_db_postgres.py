@@ -14,6 +14,7 @@ import pytest
 
 from aicp.cli.main import main
 from aicp.errors import AicpError
+from aicp.runtime.databases import backup
 from aicp.runtime.node import Node
 from aicp.storage import postgres_server as server_module
 from aicp.storage.postgres_address import parse_postgres_url
@@ -348,6 +349,19 @@ def test_restore_of_a_backup_that_is_no_good_leaves_the_database_as_it_was(shell
     assert shell.ask("SELECT count(*) FROM pg_namespace") == schemas
 
 
+def test_restore_by_one_who_may_not_keep_what_was_there_leaves_it_as_it_was(shell: Shell) -> None:
+    schema = shell.ask("SELECT current_schema()")
+    shell.ask("CREATE ROLE tenant LOGIN")
+    shell.ask(f"ALTER SCHEMA {schema} OWNER TO tenant")
+    url = shell.url.replace("postgres@", "tenant@")
+    assert shell.run("upgrade", url=url).code == 0
+    assert shell.run("check", url=url).code == 0
+    shell.fill("c1")
+    assert shell.run("backup", "copy.dump", url=url).code == 0
+    assert_one_sentence(shell.run("restore", "copy.dump", url=url), 3, "psql failed", "denied for database postgres")
+    assert shell.chains == ["c1"]
+
+
 def test_restore_refuses_a_backup_of_a_newer_version_or_another_schema(shell: Shell) -> None:
     shell.fill("c1")
     assert shell.run("backup", "copy.dump").code == 0
@@ -359,6 +373,20 @@ def test_restore_refuses_a_backup_of_a_newer_version_or_another_schema(shell: Sh
     assert_one_sentence(shell.run("backup", "newer.dump"), 2, "newer version of AICP")
     assert shell.run("restore", "copy.dump").code == 0, "a backup of this version is the way back"
     assert shell.chains == ["c1"]
+
+
+def test_backup_tells_how_far_it_is_and_ends_without_a_trace_when_it_is_told_to(shell: Shell) -> None:
+    shell.fill("c1")
+    told: list[tuple[int, int]] = []
+    backup(shell.url, Path("copy.dump"), lambda done, of: told.append((done, of)))
+    assert told == [(done, len(TABLES)) for done in range(len(TABLES) - 1)], "all but the one that is not copied"
+
+    def interrupt(_: int, __: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backup(shell.url, Path("other.dump"), interrupt)
+    assert [each.name for each in Path().iterdir()] == ["copy.dump"]
 
 
 def test_backup_overwrites_nothing_and_copies_nothing_of_nobody(shell: Shell) -> None:

@@ -35,7 +35,7 @@ NAME_CHARS_MAX = 40
 NAMED_AT_ONCE = 5
 
 Tell = Callable[[int, int], None]
-"""Told how many tables are begun, and how many there are."""
+"""Told how many tables are done, and how many there are."""
 
 _SCHEMA = "SELECT current_schema() AS name, quote_ident(current_schema()) AS quoted"
 _TABLES = """
@@ -146,10 +146,10 @@ def restore_database(backup: Path, address: PostgresAddress) -> RestoredPostgres
     read = [reader, "--format=custom", "--no-owner", "--no-privileges", "--file=-", str(backup.absolute())]
     write = [writer, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", f"--dbname={target.url}"]
     complaints = asyncio.run(_replace(read, write, target, found))
-    if complaints.writer:
-        raise program_error("psql", complaints.writer, address.place)
     if complaints.reader:
         raise _useless(backup, complaints.reader)
+    if complaints.writer:
+        raise program_error("psql", complaints.writer, address.place)
     return RestoredPostgres(address.place, backup, header.revision, found.kept if found.tables else None)
 
 
@@ -185,8 +185,8 @@ async def _dump(program: str, target: Target, found: _Found, made: Path, place: 
     def hear(line: str) -> None:
         nonlocal begun
         if tell is not None and "dumping contents of table" in line:
+            tell(begun, len(found.tables))
             begun += 1
-            tell(min(begun, len(found.tables)), len(found.tables))
 
     command = [
         program, "--format=custom", "--no-owner", "--no-privileges", "--no-unlogged-table-data", "--no-password",
@@ -263,11 +263,14 @@ async def _replace_now(read: Sequence[str], write: Sequence[str], target: Target
         with contextlib.suppress(ConnectionError):
             await writing.feed(_before(found).encode())
             await _pass_on(reading, writing)
-            if not await ends[0]:
+        # Whether the backup is whole shows at its end, also when the database refused what came before.
+        while await reading.read(CHUNK_BYTES):
+            pass
+        if not await ends[0]:
+            with contextlib.suppress(ConnectionError):
                 await writing.feed(_after(found).encode())
         # Without its COMMIT, an end of the input is the end of a transaction that never was.
         writing.end_input()
-        reading.stop_soon(ends[1])
     return _Complaints(ends[0].result(), ends[1].result())
 
 

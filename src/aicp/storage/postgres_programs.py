@@ -128,14 +128,6 @@ class Running:
         """Tell it that there is no more to come."""
         _piped(self.process.stdin).close()
 
-    def stop_soon(self, other: "asyncio.Task[str]") -> None:
-        """Have it killed when another one has ended, for nobody takes its output then."""
-        other.add_done_callback(lambda _: self._kill())
-
-    def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-
     async def _line(self, stderr: asyncio.StreamReader) -> bytes:
         try:
             return await stderr.readline()
