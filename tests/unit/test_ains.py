@@ -1,16 +1,17 @@
 """The registry at work: who registers is put to use, who falls silent is put aside, who comes back is used again."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
 
-from aicp.errors import AgentNotFound, AgentReplaced, InvalidAgent
-from aicp.model.agent import AgentAuth, Capability, Registration
+from aicp.errors import AgentNotFound, AgentReplaced, InvalidAgent, SettingsError
+from aicp.model.agent import AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded
 from aicp.model.outcome import Outcome
 from aicp.model.wire import AgentDescription
+from aicp.ports import Registrations
 from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, LEASE_TTL_S, Leases, Liveness
 from aicp.registry.schemas import Schemas
@@ -36,10 +37,23 @@ class Describer:
         return self.descriptions[0]
 
 
+class Keyless:
+    """Has no key to seal secrets with."""
+
+    async def save(self, profile: AgentProfile) -> None:
+        raise SettingsError(f"The secret of {profile.agent_id} cannot be sealed: set AICP_SECRET_KEY.")
+
+    async def forget(self, agent_id: str) -> None:
+        raise AssertionError(agent_id)
+
+    async def load(self) -> Sequence[AgentProfile]:
+        return ()
+
+
 class Registry(Stage):
     """A stage whose agents come and go through the registry."""
 
-    def __init__(self, *descriptions: AgentDescription) -> None:
+    def __init__(self, *descriptions: AgentDescription, registrations: Registrations | None = None) -> None:
         super().__init__()
         self.seen = Recorder()
         self.describer = Describer(*descriptions)
@@ -51,6 +65,7 @@ class Registry(Stage):
             self.describer,
             self.clock,
             self.seen,
+            registrations,
         )
 
     @property
@@ -98,6 +113,15 @@ class TestRegistering:
             profile = registry.ains.get("given")
             assert (profile.instance_id, profile.max_concurrent_tasks) == ("mine", 1)
             assert profile.capabilities == described.capabilities
+
+    @virtual
+    async def test_whose_secret_cannot_be_sealed_is_refused_and_not_used(self) -> None:
+        async with Registry(registrations=Keyless()) as registry:
+            await registry.ains.restore()
+            with pytest.raises(SettingsError, match="AICP_SECRET_KEY"):
+                await registry.ains.register(registration())
+            assert registry.ains.agents() == []
+            assert list(registry.scheduler.members()) == []
 
     @virtual
     async def test_who_does_not_say_what_it_is_is_refused_and_nothing_changes(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from aicp.errors import Fault, InvalidAgent, StorageError
+from aicp.errors import Fault, InvalidAgent, SettingsError, StorageError
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
 from aicp.model.outcome import Outcome
@@ -75,13 +75,20 @@ class Ains:
 
         Raises:
             InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
+            SettingsError: It has a secret, and there is no key to seal it with; an agent that was not here is not now.
             StorageError: It could not be recorded; it is used, and should register again.
         """
         profile = await self._complete(registration, tenant)
+        is_new = profile.agent_id not in self._directory
         self.put(profile)
         if profile.lease:
             self._leases.grant(profile.agent_id, profile.instance_id)
-        await self._save(profile)
+        try:
+            await self._save(profile)
+        except SettingsError:
+            if is_new:
+                self.remove(profile.agent_id)
+            raise
         return Registered(profile.agent_id, self.terms if profile.lease else None)
 
     async def restore(self) -> None:

@@ -46,6 +46,7 @@ STATUS_OF_CODE = {
     "circuit_open": 503,
     "server_stopping": 503,
     "storage_error": 503,
+    "settings_error": 503,
     "ownership_lost": 503,
     "deadline_exceeded": 504,
 }
