@@ -99,12 +99,15 @@ class PlainLine:
         turn = turn_of(waiter)
         if seat.pool.tenant is None:
             self.clocks[turn.priority] = max(self.clocks[turn.priority], self.served[turn])
-            self.served[turn] += 1
+            self.count(turn)
             self.shared[turn] = self.served[turn]
         elif self.served[turn] < self.clocks[turn.priority] + OWN_LEAD_MAX:
-            self.served[turn] += 1
-        self.places[turn] = next(self.numbers)
+            self.count(turn)
         self.decide(waiter)
+
+    def count(self, turn: Turn) -> None:
+        self.served[turn] += 1
+        self.places[turn] = next(self.numbers)
 
     def decide(self, waiter: Waiter) -> None:
         self.waiting.remove(waiter)

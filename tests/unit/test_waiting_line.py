@@ -339,6 +339,19 @@ async def test_the_line_does_not_grow_with_those_who_left_behind_one_who_waits_l
     assert len(line._lanes[Priority.NORMAL]._by_age._heap) < 1_000
 
 
+@pytest.mark.parametrize("lease", ["shared", "own"])
+@virtual
+async def test_the_line_does_not_grow_with_the_turns_a_tenant_had(lease: str) -> None:
+    line = line_of(waiter(0.0, tenant="rich"))
+    for moment in range(3_000):
+        line.join(waiter(1.0 + moment, tenant="rich"))
+        first = first_of(line)
+        assert first is not None
+        line.serve(first, OWN_LEASE if lease == "own" else LEASE)
+        line.leave(first)
+    assert len(line._lanes[Priority.NORMAL]._by_clock) < 1_000
+
+
 @virtual
 async def test_forgetting_those_who_left_keeps_the_order_of_those_who_stay() -> None:
     draw = random.Random(3)

@@ -279,8 +279,9 @@ class _Lane:
     def serve_by_own(self, waiter: Waiter) -> None:
         """An agent of its tenant takes it: the hour stays, and should the tenant lose its agents it soon has turns."""
         turn = self._turns[waiter.tenant]
-        turn.clock = min(turn.clock + 1, max(turn.clock, self._clock + OWN_LEAD_MAX))
-        self._push(waiter.tenant, turn)
+        if turn.clock < self._clock + OWN_LEAD_MAX:
+            turn.clock += 1
+            self._push(waiter.tenant, turn)
 
     def leave(self, waiter: Waiter) -> None:
         self._by_age.leave()
@@ -340,8 +341,8 @@ class _Lane:
             heapq.heapify(self._by_clock)
 
     def _is_current(self, entry: tuple[int, int, str, _Turn]) -> bool:
-        clock, _, tenant, turn = entry
-        return self._turns.get(tenant) is turn and turn.clock == clock
+        _, place, tenant, turn = entry
+        return self._turns.get(tenant) is turn and turn.place == place
 
 
 class WaitingLine:
