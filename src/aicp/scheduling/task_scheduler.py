@@ -222,7 +222,7 @@ class TaskScheduler:
         Args:
             replicas: How many are alive, this one counted.
         """
-        self._replicas = replicas
+        self._replicas = max(1, replicas)
         for member in list(self._roster.members.values()):
             slots = self._share_of(member.profile)
             if slots != member.slots:
