@@ -1,19 +1,15 @@
 """Registered agents in a SQLite file; their secrets sealed, in a column of their own."""
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-import msgspec
-
-from aicp.errors import SettingsError
-from aicp.model.agent import AgentAuth, AgentProfile
+from aicp.model.agent import AgentProfile
 from aicp.ports import Clock, SystemClock
+from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent, encode_agent
 from aicp.storage.rows import timestamp
 from aicp.storage.sqlite_book import Book, Row
 from aicp.storage.sqlite_database import SqliteDatabase
-
-Cipher = Callable[[bytes], bytes]
 
 _SAVE = """
     INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at) VALUES (?, ?, ?, ?)
@@ -22,9 +18,6 @@ _SAVE = """
 """
 _FORGET = "DELETE FROM registrations WHERE agent_id = ?"
 _LOAD = "SELECT profile, sealed_auth FROM registrations ORDER BY agent_id"
-
-_profile_decoder = msgspec.json.Decoder(AgentProfile)
-_auth_decoder = msgspec.json.Decoder(AgentAuth)
 
 
 class SqliteRegistrations:
@@ -57,10 +50,9 @@ class SqliteRegistrations:
             SettingsError: It has a secret, and there is no key to seal it with.
             StorageError: It could not be recorded.
         """
-        sealed = self._sealed(profile)
-        open_part = msgspec.json.encode(msgspec.structs.replace(profile, auth=None)).decode()
-        row = (profile.agent_id, open_part, sealed, timestamp(self._clock.utcnow()))
-        await self._database.write(partial(_execute, _SAVE, row), len(open_part))
+        row = encode_agent(profile, self._seal)
+        values = (profile.agent_id, row.profile, row.sealed_auth, timestamp(self._clock.utcnow()))
+        await self._database.write(partial(_execute, _SAVE, values), len(row.profile))
 
     async def forget(self, agent_id: str) -> None:
         """Remove an agent; one that is not there is no error.
@@ -77,40 +69,13 @@ class SqliteRegistrations:
             SettingsError: A secret cannot be unsealed.
             StorageError: They could not be read.
         """
-        rows = await self._database.read(_load)
-        return [self._whole(profile, sealed) for profile, sealed in rows]
-
-    def _sealed(self, profile: AgentProfile) -> bytes | None:
-        if profile.auth is None:
-            return None
-        if self._seal is None:
-            raise SettingsError(
-                f"The secret of agent '{profile.agent_id}' cannot be recorded without a key to seal it: set "
-                "AICP_SECRET_KEY."
-            )
-        return self._seal(msgspec.json.encode(profile.auth))
-
-    def _whole(self, profile: AgentProfile, sealed: bytes | None) -> AgentProfile:
-        if sealed is None:
-            return profile
-        try:
-            auth = _auth_decoder.decode((self._unseal or _refuse)(sealed))
-        except ValueError as error:
-            raise SettingsError(
-                f"The secret of agent '{profile.agent_id}' cannot be unsealed ({error}): set AICP_SECRET_KEY to the "
-                "key it was sealed with, or remove the agent."
-            ) from error
-        return msgspec.structs.replace(profile, auth=auth)
-
-
-def _refuse(_: bytes) -> bytes:
-    message = "there is no key"
-    raise ValueError(message)
+        return await self._database.read(partial(_load, self._unseal))
 
 
 def _execute(sql: str, row: Row, book: Book) -> None:
     book.execute(sql, row)
 
 
-def _load(connection: sqlite3.Connection) -> list[tuple[AgentProfile, bytes | None]]:
-    return [(_profile_decoder.decode(profile), sealed) for profile, sealed in connection.execute(_LOAD).fetchall()]
+def _load(unseal: Cipher | None, connection: sqlite3.Connection) -> list[AgentProfile]:
+    rows = connection.execute(_LOAD).fetchall()
+    return [decode_agent(AgentRow(profile, sealed), unseal) for profile, sealed in rows]
