@@ -30,7 +30,7 @@ serve: $(READY) ## Start the server on 127.0.0.1:8420
 	@$(BIN)/aicp serve $(ARGS)
 
 test: $(READY) ## Run the tests, on two cores
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
 check: $(READY) ## Lint, check format, types and layers; change nothing
 	@$(BIN)/ruff check
