@@ -142,7 +142,7 @@ def test_check_of_a_database_in_use_counts_what_it_holds(shell: Shell) -> None:
     assert ran.data["size_bytes"] > 0
     assert ran.data["counts"] == {
         "chains": 1, "unfinished_chains": 1, "facts": 1, "large_results": 0, "submit_keys": 0, "registrations": 0,
-        "replicas_alive": 1,
+        "replicas_alive": 1, "api_keys": 0, "audit_records": 0,
     }  # fmt: skip
 
 

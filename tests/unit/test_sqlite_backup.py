@@ -90,7 +90,7 @@ class TestCheck:
                 assert (checked.revision, checked.newest_revision) == (NEWEST, NEWEST)
                 assert checked.counts == {
                     "chains": 2, "unfinished chains": 1, "facts": 5, "large results": 1, "submit keys": 0,
-                    "registrations": 0,
+                    "registrations": 0, "api keys": 0, "audit records": 0,
                 }  # fmt: skip
                 assert checked.size_bytes > 0
 

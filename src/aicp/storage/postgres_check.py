@@ -17,7 +17,7 @@ GOODBYE_WAIT_S = 1.0
 
 TABLES = (
     "chains", "facts", "results", "submit_keys", "registrations", "replicas", "server_life", "cancel_requests",
-    "schema_needs", "alembic_version",
+    "schema_needs", "alembic_version", "api_keys", "api_keys_version", "audit",
 )  # fmt: skip
 """Every table of AICP, as of the newest revision; a test holds it to the schema."""
 
@@ -31,6 +31,10 @@ _COUNTS = {
     "registrations": "SELECT count(*), sum(length(profile)) FROM registrations",
 }
 _ALIVE = {"replicas alive": "SELECT count(*) FROM replicas WHERE died_at IS NULL AND alive_until > clock_timestamp()"}
+_ACCESS = {
+    "api keys": "SELECT count(*), sum(length(described)) FROM api_keys",
+    "audit records": "SELECT count(*), sum(length(object_id)) FROM audit",
+}
 _REFERENCES = {
     "results are referred to and not there": """
         SELECT count(*) FROM facts
@@ -86,7 +90,7 @@ async def _check(connection: Connection, place: str, look: Look) -> CheckedPostg
     counts: dict[str, int] = {}
     if found.standing in {Standing.OLDER, Standing.CURRENT}:
         await _refuse_too_few_rights(connection)
-        counts, problems = await _read(connection)
+        counts, problems = await _read(connection, _wanted(found))
     else:
         if found.standing is Standing.EMPTY:
             await _refuse_no_place(connection)
@@ -97,11 +101,16 @@ async def _check(connection: Connection, place: str, look: Look) -> CheckedPostg
     )
 
 
-async def _read(connection: Connection) -> tuple[dict[str, int], list[str]]:
+def _wanted(found: PostgresSchema) -> dict[str, str]:
+    counts = _COUNTS | _ALIVE
+    return counts | _ACCESS if found.standing is Standing.CURRENT else counts
+
+
+async def _read(connection: Connection, wanted: dict[str, str]) -> tuple[dict[str, int], list[str]]:
     """How many of each thing there are, and what is wrong with them."""
     await connection.execute(_READ_ALL)
     try:
-        counts = {name: await connection.fetchval(sql) for name, sql in (_COUNTS | _ALIVE).items()}
+        counts = {name: await connection.fetchval(sql) for name, sql in wanted.items()}
         missing = {told: await connection.fetchval(sql) for told, sql in _REFERENCES.items()}
     except _DAMAGE as error:
         await connection.execute(_GO_ON)

@@ -33,7 +33,11 @@ _COUNTS = {
     "large results": "SELECT count(*) FROM results",
     "submit keys": "SELECT count(*) FROM submit_keys",
 }
-_REGISTRATIONS = {"registrations": "SELECT count(*) FROM registrations"}
+_LATER = {
+    "registrations": "SELECT count(*) FROM registrations",
+    "api keys": "SELECT count(*) FROM api_keys",
+    "audit records": "SELECT count(*) FROM audit",
+}
 _MISSING_RESULTS = """
     SELECT count(*) FROM facts
     WHERE result_digest IS NOT NULL AND NOT EXISTS (SELECT 1 FROM results WHERE digest = facts.result_digest)
@@ -188,7 +192,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> Checked:
     counts: dict[str, int] = {}
     if found.standing in {Standing.OLDER, Standing.CURRENT}:
         problems += _missing_results(connection)
-        wanted = _COUNTS | _REGISTRATIONS if found.standing is Standing.CURRENT else _COUNTS
+        wanted = _COUNTS | _LATER if found.standing is Standing.CURRENT else _COUNTS
         counts = {name: connection.execute(sql).fetchone()[0] for name, sql in wanted.items()}
     elif found.standing is Standing.NEWER:
         problems.append(f"it is of a newer version of AICP (revision {found.revision}): upgrade AICP")

@@ -52,4 +52,26 @@ CREATE TABLE registrations (
   saved_at TEXT NOT NULL,
   PRIMARY KEY (agent_id)
 );
-INSERT INTO alembic_version VALUES ('0003');
+CREATE TABLE api_keys (
+  key_id TEXT NOT NULL,
+  digest BLOB NOT NULL,
+  described TEXT NOT NULL,
+  created_at TEXT NOT NULL,
+  expires_at TEXT,
+  revoked_at TEXT,
+  PRIMARY KEY (key_id),
+  UNIQUE (digest)
+);
+CREATE TABLE audit (
+  number INTEGER NOT NULL,
+  at TEXT NOT NULL,
+  key_id TEXT NOT NULL,
+  tenant TEXT NOT NULL,
+  action TEXT NOT NULL,
+  object_id TEXT NOT NULL,
+  status INTEGER NOT NULL,
+  count INTEGER NOT NULL,
+  PRIMARY KEY (number)
+);
+CREATE INDEX audit_of_tenant ON audit (tenant, number);
+INSERT INTO alembic_version VALUES ('0004');
