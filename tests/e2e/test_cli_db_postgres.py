@@ -22,15 +22,8 @@ from aicp.storage.postgres_check import TABLES
 from aicp.storage.postgres_programs import target_of
 from aicp.storage.sqlite_backup import EPOCHS_LEAPT
 from aicp.storage.sqlite_schema import REVISIONS
-from tests.integration.postgres_kit import (
-    PostgresServer,
-    ask_now,
-    binaries,
-    free_port,
-    opened,
-    postgres_server,
-    run,
-)
+from tests.integration.postgres_kit import opened, run
+from tests.postgres_server import PostgresServer, ask_now, binaries, free_port, postgres_server
 from tests.unit.sqlite_kit import submitted
 
 NEWEST = REVISIONS[-1]

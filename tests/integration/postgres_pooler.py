@@ -5,7 +5,7 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from tests.integration.postgres_kit import PostgresServer
+from tests.postgres_server import PostgresServer
 
 MADE_UP_PID = 1_234_567
 _READY, _KEY = b"Z", b"K"

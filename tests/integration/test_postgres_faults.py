@@ -13,7 +13,8 @@ from aicp.errors import Conflict, StorageError
 from aicp.model.event import TaskEnded
 from aicp.ports import ChainQuery, SubmitKey
 from aicp.storage.postgres import PostgresJournal
-from tests.integration.postgres_kit import ask, claim_all, opened, postgres_server, run, shared_server, until, way_to
+from tests.integration.postgres_kit import claim_all, opened, run, shared_server, until, way_to
+from tests.postgres_server import ask, postgres_server
 from tests.unit.sqlite_kit import AT, chain_ended, refused, submitted, task_ended, tasks_of
 
 BACK_WITHIN_S = 5.0

@@ -14,7 +14,8 @@ from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_reading import LIST_BY_FILTERS
 from aicp.testing import ManualClock
 from aicp.testing.journal_contract import JournalContract
-from tests.integration.postgres_kit import ask, claim_all, database, opened, run, shared_server
+from tests.integration.postgres_kit import claim_all, database, opened, run, shared_server
+from tests.postgres_server import ask
 from tests.unit.sqlite_kit import AT, chain_ended, submitted, task_ended, tasks_of
 
 

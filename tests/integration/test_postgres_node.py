@@ -21,7 +21,8 @@ from aicp.runtime.node import Node
 from aicp.runtime.settings import SECRET_KEY_VARIABLE, server_settings
 from tests.chaos.server_process import ServerProcess, wait_until
 from tests.e2e.agent_process import agent_processes
-from tests.integration.postgres_kit import PostgresServer, ask, postgres_server, run, shared_server, way_to
+from tests.integration.postgres_kit import run, shared_server, way_to
+from tests.postgres_server import PostgresServer, ask, postgres_server
 
 COMPLETED = TaskStatus.COMPLETED
 KEY = base64.urlsafe_b64encode(bytes(32)).decode()

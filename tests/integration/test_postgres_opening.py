@@ -15,7 +15,8 @@ from aicp.storage.migrations.upgrade import postgresql_steps
 from aicp.storage.postgres_address import parse_postgres_url
 from aicp.storage.postgres_schema import PostgresSchema, plan_steps
 from aicp.storage.sqlite_schema import REVISIONS, Standing
-from tests.integration.postgres_kit import PostgresServer, ask, database, free_port, opened, run, shared_server
+from tests.integration.postgres_kit import database, opened, run, shared_server
+from tests.postgres_server import PostgresServer, ask, free_port
 from tests.unit.sqlite_kit import refused, submitted, task_ended
 
 SECRET = "s3cret"

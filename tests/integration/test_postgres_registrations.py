@@ -9,7 +9,8 @@ from aicp.errors import SettingsError, StorageError
 from aicp.model.agent import AgentAuth, AgentProfile, Capability
 from aicp.storage.agent_rows import Cipher
 from aicp.storage.postgres_registrations import PostgresRegistrations
-from tests.integration.postgres_kit import ask, database, run, shared_server
+from tests.integration.postgres_kit import database, run, shared_server
+from tests.postgres_server import ask
 from tests.unit.sqlite_kit import refused
 
 PLAIN = AgentProfile(

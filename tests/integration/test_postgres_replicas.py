@@ -12,18 +12,8 @@ from aicp.errors import OwnershipLost, StorageError
 from aicp.ports import ChainRecord, Replica
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_death_watch import next_in_ring
-from tests.integration.postgres_kit import (
-    ask,
-    child,
-    claim_all,
-    database,
-    opened,
-    postgres_server,
-    run,
-    shared_server,
-    until,
-    way_to,
-)
+from tests.integration.postgres_kit import child, claim_all, database, opened, run, shared_server, until, way_to
+from tests.postgres_server import ask, postgres_server
 from tests.unit.sqlite_kit import chain_ended, refused, submitted, task_ended, tasks_of
 
 LEASE: dict[str, Any] = {"lease_s": 1.0, "renew_every_s": 0.2}
