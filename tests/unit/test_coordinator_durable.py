@@ -439,6 +439,8 @@ class Life:
         """What it waits for is on record, as usable or as unknown; and nothing that is done is done again."""
         self.calls.append(call.task_id)
         chain_id, name = split_task_id(call.task_id)
+        if chain_id in self.cancelled:
+            self.wrong.append(f"{call.task_id} began after the cancel")
         record = await record_of(self.journal, chain_id)
         ended = {fact.task for fact in record.facts if isinstance(fact, TaskEnded)}
         if call.task_id in self.done_before:
@@ -447,8 +449,6 @@ class Life:
             self.wrong.append(f"{call.task_id} began too early")
         if name in ONCE and not any(isinstance(fact, TaskStarted) and fact.task == name for fact in record.facts):
             self.wrong.append(f"{call.task_id} was sent before that was on record")
-        if any(isinstance(fact, ChainCancelled) for fact in record.facts):
-            self.wrong.append(f"{call.task_id} began after the cancel")
         await asyncio.sleep(0.01)
         return Reply(Outcome.SUCCESS, {"of": name})
 
@@ -466,6 +466,8 @@ class Life:
     async def remember_done(self) -> None:
         for chain_id in self.accepted:
             facts = (await record_of(self.journal, chain_id)).facts
+            if any(isinstance(fact, ChainCancelled) for fact in facts):
+                self.cancelled.add(chain_id)
             self.done_before |= {fact.result.task_id for fact in facts if isinstance(fact, TaskEnded)}
 
     async def check(self, flow: Flow) -> None:
