@@ -16,6 +16,7 @@ from aicp.agent import Agent
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings
 from aicp.server import RunningServer, running_server
+from aicp.server.connections import Limits
 
 BOUND_S = 30.0
 T = TypeVar("T")
@@ -89,13 +90,13 @@ async def break_down(params: dict[str, Any]) -> None:
 
 
 @asynccontextmanager
-async def asking(**settings: Any) -> AsyncIterator[Api]:
+async def asking(*, limits: Limits | None = None, **settings: Any) -> AsyncIterator[Api]:
     """A node with an agent `echo-1`, its server, and somebody who asks it."""
     with tempfile.TemporaryDirectory() as directory:
         async with Node() as node:
             await node.add_agent("echo-1", {"text.echo": echo}, max_concurrent_tasks=8, labels={"zone": "a"})
             options = Settings(**{"port": 0, "data_dir": Path(directory), **settings})
-            async with running_server(options, node) as server, aiohttp.ClientSession() as session:
+            async with running_server(options, node, limits) as server, aiohttp.ClientSession() as session:
                 yield Api(server, node, session)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from aicp.server import body as server_body
 from aicp.server.body import BODY_BYTES_MAX, CHAIN_BYTES_MAX
 from tests.integration.server_kit import Answered, Api, Test, shared_server, with_api
 
@@ -344,20 +343,6 @@ def test_charset_of_json_does_not_matter(on_server: OnServer) -> None:
         assert (await api.post("/api/tasks", TASK, headers=headers)).status == 202
 
     on_server(test)
-
-
-def test_body_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_body, "BODY_READ_S_MAX", 0.1)
-
-    async def test(api: Api) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
-        head = f"POST /api/tasks HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.key}\r\n"
-        writer.write(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
-        assert b" 408 " in await reader.readline()
-        writer.close()
-        await writer.wait_closed()
-
-    with_api(test)
 
 
 def test_body_that_is_cut_off_harms_nobody() -> None:

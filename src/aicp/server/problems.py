@@ -17,6 +17,7 @@ PATH_CHARS_TOLD_MAX = 200
 BEARER = 'Bearer realm="aicp"'
 
 STATUS_OF_CODE = {
+    "invalid_http": 400,
     "invalid_json": 400,
     "access_denied": 401,
     "scope_missing": 403,
@@ -25,6 +26,7 @@ STATUS_OF_CODE = {
     "chain_not_found": 404,
     "agent_not_found": 404,
     "method_not_allowed": 405,
+    "header_too_slow": 408,
     "body_too_slow": 408,
     "conflict": 409,
     "idempotency_conflict": 409,
@@ -40,11 +42,13 @@ STATUS_OF_CODE = {
     "reference_not_found": 422,
     "queue_full": 429,
     "too_many_readers": 429,
+    "header_too_large": 431,
     "all_agents_failed": 502,
     "routing_error": 502,
     "no_agent_available": 503,
     "circuit_open": 503,
     "server_stopping": 503,
+    "too_many_connections": 503,
     "storage_error": 503,
     "settings_error": 503,
     "ownership_lost": 503,
@@ -89,6 +93,40 @@ class TooManyReaders(AicpError):
     retryable = True
 
 
+class TooManyConnections(AicpError):
+    """The server has as many connections as it takes: close some, or come back later.
+
+    Attributes:
+        retry_after_s: When one more has a chance.
+    """
+
+    code = "too_many_connections"
+    retryable = True
+
+    def __init__(self, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__()
+
+
+class InvalidHttp(AicpError):
+    """What was sent is not an HTTP/1.1 request."""
+
+    code = "invalid_http"
+
+
+class HeaderTooLarge(AicpError):
+    """The request line and the header are longer than 64 KiB together."""
+
+    code = "header_too_large"
+
+
+class HeaderTooSlow(AicpError):
+    """The header did not arrive within 10 s."""
+
+    code = "header_too_slow"
+    retryable = True
+
+
 class InvalidJson(AicpError):
     """The body is not JSON."""
 
@@ -96,7 +134,7 @@ class InvalidJson(AicpError):
 
 
 class BodyTooSlow(AicpError):
-    """The body did not arrive in time."""
+    """The body did not arrive within 30 s."""
 
     code = "body_too_slow"
     retryable = True
@@ -184,12 +222,16 @@ def _path(request: Request[Any, Any, State]) -> str:
     return request.url.path[:PATH_CHARS_TOLD_MAX]
 
 
-def _respond(problem: Problem, headers: dict[str, str] | None = None) -> Response[Problem]:
-    sent = dict(headers or {})
-    if problem.status == 401:
-        sent["WWW-Authenticate"] = BEARER
+def header_fields(problem: Problem) -> dict[str, str]:
+    """What the header of the answer says of a problem."""
+    fields = {"WWW-Authenticate": BEARER} if problem.status == 401 else {}
     if problem.retry_after_ms is not None:
-        sent["Retry-After"] = str(math.ceil(problem.retry_after_ms / 1000))
+        fields["Retry-After"] = str(math.ceil(problem.retry_after_ms / 1000))
+    return fields
+
+
+def _respond(problem: Problem, headers: dict[str, str] | None = None) -> Response[Problem]:
+    sent = {**(headers or {}), **header_fields(problem)}
     return Response(problem, status_code=problem.status, media_type=PROBLEM_TYPE, headers=sent)
 
 

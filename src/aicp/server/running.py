@@ -20,11 +20,11 @@ from aicp.runtime.onlookers import Onlookers, set_up_logs
 from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, find_or_make_admin_key
 from aicp.server.app import make_app
 from aicp.server.auth import Keys, loopback_hosts
+from aicp.server.connections import Limits, connections_within, limits_of_process, look_at, widen_open_files
 from aicp.server.waits import Waits
 
 GRACE_S = 5
 STOP_S_MAX = GRACE_S + 5.0
-KEEP_ALIVE_S = 75
 BACKLOG = 2048
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("aicp.server")
@@ -44,10 +44,15 @@ class RunningServer:
 
 
 @contextlib.asynccontextmanager
-async def running_server(settings: Settings, node: Node) -> AsyncIterator[RunningServer]:
+async def running_server(settings: Settings, node: Node, limits: Limits | None = None) -> AsyncIterator[RunningServer]:
     """Serve a running node until the block ends; then finish requests for at most 5 s and close.
 
     Listens to no signal. When it ends, requests that wait with `wait_s` are answered at once, and live events end.
+
+    Args:
+        settings: Where it listens.
+        node: Does the work.
+        limits: What a connection may take; None for what this process can bear.
 
     Raises:
         SettingsError: The address cannot be bound, or the admin key cannot be had.
@@ -59,7 +64,7 @@ async def running_server(settings: Settings, node: Node) -> AsyncIterator[Runnin
     app = make_app(node, Keys(admin_key), hosts=hosts, waits=waits, onlookers=onlookers)
     bound = _bind(settings.host, settings.port)
     with contextlib.closing(bound):
-        server = _Server(_config(app))
+        server = _Server(_config(app, limits or limits_of_process()))
         stop_observing = node.observe(waits)
         onlookers.begin()
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
@@ -84,6 +89,7 @@ def serve_forever(settings: Settings) -> None:
         StorageError: The disk failed at the start.
     """
     set_up_logs(settings.log_format)
+    widen_open_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve_until_signal(settings))
 
@@ -135,7 +141,7 @@ def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, except that signals are its owner's business and that it says when it has started."""
+    """uvicorn's server: signals are its owner's business, it says when it has started, and looks at its connections."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -149,10 +155,15 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.has_started.set()
 
+    async def on_tick(self, counter: int) -> bool:
+        look_at(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
-def _config(app: Litestar) -> uvicorn.Config:
+
+def _config(app: Litestar, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=connections_within(limits),
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -161,7 +172,7 @@ def _config(app: Litestar) -> uvicorn.Config:
         lifespan="off",
         ws="none",
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=GRACE_S,
     )
 
