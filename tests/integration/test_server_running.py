@@ -7,10 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -72,6 +75,119 @@ def test_served_process_says_where_and_ends_cleanly_on_a_signal(tmp_path: Path, 
         process.send_signal(number)
         out, err = process.communicate(timeout=BOUND_S)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+class SlowAgent:
+    """An agent in this process whose calls last until it is told to answer."""
+
+    def __init__(self) -> None:
+        self.started, self.let_go = threading.Event(), threading.Event()
+        agent = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                call = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                agent.started.set()
+                agent.let_go.wait(BOUND_S)
+                body = json.dumps({"task_id": call["task_id"], "result": "done"}).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Served:
+    """Asks a served process."""
+
+    def __init__(self, process: "subprocess.Popen[str]", data_dir: Path) -> None:
+        self.url = line_of(process).split()[2].rstrip(";")
+        self.key = (data_dir / "admin.key").read_text().strip()
+
+    def get(self, path: str) -> tuple[int, str]:
+        return fetch(f"{self.url}{path}", self.key)
+
+    def post(self, path: str, body: Any) -> tuple[int, Any, str | None]:
+        headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
+        try:
+            with urlopen(Request(f"{self.url}{path}", json.dumps(body).encode(), headers), timeout=BOUND_S) as answer:
+                return answer.status, json.loads(answer.read()), None
+        except HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read()), error.headers["Retry-After"]
+
+    def register(self, agent: SlowAgent) -> None:
+        endpoint = f"http://127.0.0.1:{agent.server.server_port}"
+        told = {"endpoint": endpoint, "agent_id": "slow", "max_concurrent_tasks": 1, "capabilities": [{"name": "x"}]}
+        assert self.post("/ains/agents", {**told, "lease": True})[0] == 201
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BOUND_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_server_that_stops_takes_no_new_work_and_lets_what_is_under_way_end(tmp_path: Path) -> None:
+    with SlowAgent() as agent, aicp_serve(tmp_path, "--port", "0") as process:
+        server = Served(process, tmp_path)
+        server.register(agent)
+        chain = {"tasks": [{"id": "a", "capability": "x"}, {"id": "b", "capability": "x", "depends_on": ["a"]}]}
+        chain_id = server.post("/api/tasks/chain", chain)[1]["chain_id"]
+        assert agent.started.wait(BOUND_S)
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.get("/readyz")[0] == 503)
+        assert server.get("/readyz") == (503, "unready: the server is stopping")
+        assert fetch(f"{server.url}/readyz", "") == (503, "unready")
+        assert fetch(f"{server.url}/readyz", "wrong") == (503, "unready")
+        assert fetch(f"{server.url}/livez", "") == (200, "ok")
+        for path, body in (("/api/tasks", {"capability": "x"}), (f"/api/tasks/chain/{chain_id}/retry", None)):
+            status, problem, retry_after = server.post(path, body)
+            assert (status, problem["code"], problem["retryable"]) == (503, "server_stopping", True)
+            assert retry_after == "1"
+        assert json.loads(server.get(f"/api/tasks/chain/{chain_id}")[1])["status"] == "RUNNING"
+        agent.let_go.set()
+        _, err = process.communicate(timeout=BOUND_S)
+        assert process.returncode == 0
+        assert "Stopping; 2 unfinished tasks go on at the next start." in err
+        with aicp_serve(tmp_path, "--port", "0") as again:
+            after = Served(again, tmp_path)
+            tasks = json.loads(after.get(f"/api/tasks/chain/{chain_id}")[1])["tasks"]
+            assert (tasks["a"]["status"], len(tasks["a"]["attempts"])) == ("COMPLETED", 1)
+
+
+@pytest.mark.parametrize("hurry", ["its drain time", "a second signal"])
+def test_stop_does_not_wait_for_an_attempt_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hurry: str
+) -> None:
+    monkeypatch.setenv("AICP_DRAIN_S", "0.5" if hurry == "its drain time" else "600")
+    with SlowAgent() as agent, aicp_serve(tmp_path, "--port", "0") as process:
+        server = Served(process, tmp_path)
+        server.register(agent)
+        server.post("/api/tasks", {"capability": "x"})
+        assert agent.started.wait(BOUND_S)
+        process.send_signal(signal.SIGTERM)
+        if hurry == "a second signal":
+            assert "a second signal does not wait" in line_of(process)
+            process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=BOUND_S)
+        assert process.returncode == 0
+        assert err.endswith("Stopping; 1 unfinished tasks go on at the next start.\n")
 
 
 def test_json_log_is_json_from_the_first_line_to_the_last(tmp_path: Path) -> None:

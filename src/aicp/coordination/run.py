@@ -114,6 +114,11 @@ class ChainRun:
         """The attempts so far of each task that runs, or whose end is not on record yet."""
         return {**self._ending, **{task: tuple(work.attempts) for task, work in self._works.items()}}
 
+    @property
+    def is_recording(self) -> bool:
+        """True while the end of a task of it is not on record yet."""
+        return bool(self._ending)
+
     async def run(self) -> None:
         """Run it to its recorded end."""
         subject.set(Subject(self.chain_id, traceparent=self.submitted.traceparent))

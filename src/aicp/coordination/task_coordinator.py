@@ -388,6 +388,11 @@ class TaskCoordinator:
         return self._refused
 
     @property
+    def is_recording(self) -> bool:
+        """True while what was submitted, cancelled or done is not on record yet; costs a look at every chain."""
+        return bool(self._unstoppable) or any(run.is_recording for run in self._runs.values())
+
+    @property
     def unfinished(self) -> int:
         """Tasks accepted and not ended."""
         return self._accepted

@@ -10,6 +10,7 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import NoReturn
 
 from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoCapableAgent, QueueFull, RoutingError
 from aicp.model.agent import DEFAULT_TENANT
@@ -77,6 +78,7 @@ class FailoverRouter:
         self._retry_queues: OrderedDict[str, RetryQueue] = OrderedDict()
         self._history = FailureHistory()
         self._choices = ChoiceHistory()
+        self._starts_no_more = False
         self._schemas = schemas or Schemas()
         self._attempts = Attempts(scheduler, transport, self._schemas, self._clock, made_safe(observer))
 
@@ -128,6 +130,8 @@ class FailoverRouter:
                 work.task, ready_at=work.ready_at, deadline=work.deadline, tried=work.tried, wait=work.accepted,
                 tenant=work.tenant,
             )  # fmt: skip
+            if self._starts_no_more:
+                await self._stay(lease)
             if isinstance(lease, Lease):
                 work.choose(lease, lease.granted_at - asked_at)
                 reply = await self._attempts.make(work, lease)
@@ -137,6 +141,10 @@ class FailoverRouter:
             if ended is not None:
                 self._choices.remember(work)
                 return ended
+
+    def start_no_more(self) -> None:
+        """From now on no attempt starts: work that would begin one stays where it is until it is cancelled."""
+        self._starts_no_more = True
 
     def knows(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody, present or gone, offered `name` or `name@major` to the tenant."""
@@ -202,6 +210,12 @@ class FailoverRouter:
     def outlook(self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY) -> Outlook:
         """Who could do a task now, who could not and why, and where it stands in line."""
         return self._scheduler.explain(task, tenant, tried)
+
+    async def _stay(self, lease: Lease | Unscheduled) -> NoReturn:
+        if isinstance(lease, Lease):
+            self._scheduler.complete_task(lease, Outcome.CANCELLED, evidence=False)
+        while True:
+            await asyncio.Event().wait()
 
     async def _go_on_after(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
         """What a reply means for its task: the end of it, or None to go on elsewhere."""

@@ -35,6 +35,7 @@ from aicp.scheduling.task_scheduler import TaskScheduler
 from aicp.transports.by_endpoint import RemoteTransport, TransportByEndpoint, http_when_needed
 from aicp.transports.local import LocalTransport
 
+QUIET_ASKED_EVERY_S = 0.01
 _log = logging.getLogger(__name__)
 
 
@@ -115,17 +116,33 @@ class Node:
             observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,
         )  # fmt: skip
         self._running = AsyncExitStack()
-        self._has_started = False
+        self._has_started = self._is_draining = False
 
     @property
     def is_ready(self) -> bool:
         """True from the end of the start to the begin of the stop, except while a shared database does not answer."""
-        return self._has_started and (self.stores.replicas is None or self.stores.replicas.is_sure)
+        return not self.why_unready
+
+    @property
+    def why_unready(self) -> tuple[str, ...]:
+        """Each part that keeps it from accepting work, in words; empty while it is ready."""
+        is_sure = self.stores.replicas is None or self.stores.replicas.is_sure
+        parts = {
+            "the journal is not open": not self._has_started,
+            "the database does not answer": self._has_started and not is_sure,
+            "the server is stopping": self._is_draining,
+        }
+        return tuple(part for part, is_in_the_way in parts.items() if is_in_the_way)
+
+    @property
+    def is_draining(self) -> bool:
+        """True once it starts no more attempts, since it will be stopped."""
+        return self._is_draining
 
     @property
     def has_lost_database(self) -> bool:
         """True while a shared database does not answer, and so nothing can be accepted; it ends by itself."""
-        return self._has_started and not self.is_ready
+        return self._has_started and self.stores.replicas is not None and not self.stores.replicas.is_sure
 
     async def __aenter__(self) -> Self:
         """Start: open the database, take in again the agents it knows, and go on with what is unfinished.
@@ -160,6 +177,27 @@ class Node:
         """Stop: chains where they are, then probes, then connections, then the database."""
         self._set_stopped()
         await self._running.aclose()
+
+    async def drain(self, within_s: float) -> bool:
+        """Before a stop: start no more attempts, and wait until those under way have ended and are on record.
+
+        There is no way back. What has not ended goes on where the journal is opened next, or at another replica.
+
+        Args:
+            within_s: Wait at most so long, seconds.
+
+        Returns:
+            True when nothing is under way any more.
+        """
+        self._is_draining = True
+        self.router.start_no_more()
+        try:
+            async with asyncio.timeout(within_s):
+                while self._is_busy():  # noqa: ASYNC110 - two rooms must be quiet at once, and neither rings
+                    await asyncio.sleep(QUIET_ASKED_EVERY_S)
+        except TimeoutError:
+            return False
+        return True
 
     async def add_agent(
         self,
@@ -235,6 +273,9 @@ class Node:
     def transport(self) -> Transport:
         """Carries calls to agents."""
         return self._transport
+
+    def _is_busy(self) -> bool:
+        return any(True for _ in self.scheduler.leases()) or self.coordinator.is_recording
 
     async def _forget_removed(self) -> None:
         try:

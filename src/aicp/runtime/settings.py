@@ -18,10 +18,13 @@ from aicp.runtime.database_url import DatabaseUrl, choose_database
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8420
+DEFAULT_DRAIN_S = 10.0
+DRAIN_S_MAX = 3_600.0
 ADMIN_KEY_FILE = "admin.key"
 SECRET_KEY_FILE = "secret.key"  # noqa: S105 - the name of a file
 SECRET_KEY_VARIABLE = "AICP_SECRET_KEY"  # noqa: S105 - the name of a variable
 RETENTION_VARIABLE = "AICP_RETENTION_S"
+DRAIN_VARIABLE = "AICP_DRAIN_S"
 LOG_FORMAT_VARIABLE = "AICP_LOG_FORMAT"
 KEY_BYTES = 32
 RETENTION_S_MAX = 100 * 366 * 86_400.0
@@ -46,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True):
         database: Where it remembers chains and agents; None for memory.
         retention_s: How long a chain is remembered after its end, seconds.
         log_format: How it logs to stderr.
+        drain_s: How long attempts under way have to end when it is stopped, seconds.
     """
 
     host: str = DEFAULT_HOST
@@ -56,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True):
     database: DatabaseUrl | None = None
     retention_s: float = DEFAULT_RETENTION_S
     log_format: LogFormat = LogFormat.TEXT
+    drain_s: float = DEFAULT_DRAIN_S
 
 
 def server_settings(
@@ -70,7 +75,7 @@ def server_settings(
 
     Raises:
         SettingsError: The port is none, others could listen to the keys sent to this host, or the environment names no
-            usable database, retention or format of the log.
+            usable database, retention, drain time or format of the log.
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
@@ -85,7 +90,11 @@ def server_settings(
     policy = AddressPolicy(loopback=on_loopback)
     database = choose_database(None, env, directory)
     log_format = log_format or _log_format(env)
-    return Settings(host, port, directory, policy, behind_tls_proxy, database, _retention_s(env), log_format)
+    return Settings(
+        host, port, directory, policy, behind_tls_proxy, database, log_format=log_format,
+        retention_s=_seconds(env, RETENTION_VARIABLE, DEFAULT_RETENTION_S, RETENTION_S_MAX),
+        drain_s=_seconds(env, DRAIN_VARIABLE, DEFAULT_DRAIN_S, DRAIN_S_MAX),
+    )  # fmt: skip
 
 
 def data_dir(environ: Mapping[str, str] | None = None) -> Path:
@@ -224,16 +233,14 @@ def _log_format(environ: Mapping[str, str]) -> LogFormat:
         raise SettingsError(f"{LOG_FORMAT_VARIABLE} is '{told[:80]}': it must be text or json.") from None
 
 
-def _retention_s(environ: Mapping[str, str]) -> float:
-    told = environ.get(RETENTION_VARIABLE)
+def _seconds(environ: Mapping[str, str], variable: str, default_s: float, most_s: float) -> float:
+    told = environ.get(variable)
     if not told:
-        return DEFAULT_RETENTION_S
+        return default_s
     try:
-        retention_s = float(told)
+        seconds = float(told)
     except ValueError:
-        retention_s = math.nan
-    if not 0 < retention_s <= RETENTION_S_MAX:
-        raise SettingsError(
-            f"{RETENTION_VARIABLE} is '{told[:80]}': it must be seconds, more than 0 and at most {RETENTION_S_MAX:.0f}."
-        )
-    return retention_s
+        seconds = math.nan
+    if not 0 < seconds <= most_s:
+        raise SettingsError(f"{variable} is '{told[:80]}': it must be seconds, more than 0 and at most {most_s:.0f}.")
+    return seconds

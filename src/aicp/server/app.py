@@ -12,6 +12,7 @@ from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.server.auth import Keys, check_scopes, host_guard, key_guard
 from aicp.server.body import BODY_BYTES_MAX
+from aicp.server.draining import drain_guard
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
 from aicp.server.queries import query_guard
 from aicp.server.routes.agents import agents_router
@@ -52,7 +53,7 @@ def make_app(
         "waits": _provide(waits or Waits()),
         "onlookers": _provide(onlookers or Onlookers(node)),
     }
-    guards = [key_guard(keys), query_guard(dependencies)]
+    guards = [key_guard(keys), query_guard(dependencies), drain_guard(node)]
     app = Litestar(
         route_handlers=routers,
         guards=guards if hosts is None else [host_guard(hosts), *guards],

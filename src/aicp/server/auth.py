@@ -82,13 +82,17 @@ def scope_of(handler: BaseRouteHandler) -> Scope:
 
 
 def key_guard(keys: Keys) -> Guard:
-    """The guard that lets through who has a key for the route's scope; `request.user` is then the `Caller`."""
+    """The guard that lets through who has a key for the route's scope; `request.user` is then the `Caller`.
+
+    An open route lets everybody through, and has a user only when there is a key that is right.
+    """
 
     async def check_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         scope = scope_of(handler)
-        if scope is Scope.OPEN:
-            return
         caller = keys.find(_bearer(connection))
+        if scope is Scope.OPEN:
+            connection.scope["user"] = caller
+            return
         if caller is None:
             raise AccessDenied
         if not caller.may(scope):

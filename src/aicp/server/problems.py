@@ -93,6 +93,21 @@ class TooManyReaders(AicpError):
     retryable = True
 
 
+class ServerStopping(AicpError):
+    """The server is stopping: another one, or this one when it is back, takes new work.
+
+    Attributes:
+        retry_after_s: When a new submit has a chance.
+    """
+
+    code = "server_stopping"
+    retryable = True
+
+    def __init__(self, retry_after_s: float) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__()
+
+
 class TooManyConnections(AicpError):
     """The server has as many connections as it takes: close some, or come back later.
 

@@ -25,6 +25,7 @@ from aicp.server.waits import Waits
 
 GRACE_S = 5
 STOP_S_MAX = GRACE_S + 5.0
+SILENT_DRAIN_S = 0.5
 BACKLOG = 2048
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("aicp.server")
@@ -82,7 +83,9 @@ async def running_server(settings: Settings, node: Node, limits: Limits | None =
 def serve_forever(settings: Settings) -> None:
     """Run a node and its server until SIGTERM or SIGINT, then stop both; what `aicp serve` does.
 
-    One line on stderr says where it listens, where the admin key is, and where it remembers what it accepted.
+    One line on stderr says where it listens, where the admin key is, and where it remembers what it accepted. A signal
+    makes it unready at once: it takes no more work, starts no more attempts, and gives those under way the drain time
+    of its settings to end. A second signal does not wait for them.
 
     Raises:
         SettingsError: The database cannot be used, the address cannot be bound, or a key cannot be had.
@@ -95,16 +98,36 @@ def serve_forever(settings: Settings) -> None:
 
 
 async def _serve_until_signal(settings: Settings) -> None:
-    asked = asyncio.Event()
+    asked, hurried = asyncio.Event(), asyncio.Event()
     say = _log.info if settings.log_format is LogFormat.JSON else _say
-    with _signals_call(asked.set):
+
+    def signalled() -> None:
+        (hurried if asked.is_set() else asked).set()
+
+    with _signals_call(signalled):
         async with _node(settings) as node, running_server(settings, node) as server:
             key = settings.data_dir / ADMIN_KEY_FILE
             say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()
+            await _drain(node, settings.drain_s, hurried, say)
             if unfinished := node.coordinator.unfinished:
                 durable = node.stores.journal.durable
                 say(f"Stopping; {unfinished} unfinished tasks {'go on at the next start' if durable else 'are lost'}.")
+
+
+async def _drain(node: Node, within_s: float, hurried: asyncio.Event, say: Callable[[str], None]) -> None:
+    """Let what is under way end, unless somebody is in a hurry."""
+    draining = asyncio.create_task(node.drain(within_s))
+    hurrying = asyncio.create_task(hurried.wait())
+    done, _ = await asyncio.wait((draining, hurrying), timeout=SILENT_DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+    if not done:
+        say(f"Stopping: what is under way has {within_s:g} s to end; a second signal does not wait for it.")
+    try:
+        await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (draining, hurrying):
+            task.cancel()
+        await asyncio.wait((draining, hurrying))
 
 
 def _collect_garbage_rarely() -> None:

@@ -5,6 +5,7 @@ from litestar import MediaType, Response, Router, get
 from aicp.model.views import Info, SchedulerStatus
 from aicp.runtime.onlookers import METRICS_TYPE
 from aicp.server.auth import Scope, needs
+from aicp.server.body import CallerRequest
 from aicp.server.routes.parameters import TheNode, TheOnlookers
 from aicp.version import __version__
 
@@ -16,11 +17,11 @@ async def livez() -> str:
 
 
 @get("/readyz", media_type=MediaType.TEXT, opt=needs(Scope.OPEN))
-async def readyz(node: TheNode) -> Response[str]:
-    """The journal is open, and work is accepted; 503 while it is not."""
+async def readyz(request: CallerRequest, node: TheNode) -> Response[str]:
+    """The journal is open, and work is accepted; 503 while it is not, and who has a key is told why."""
     if node.is_ready:
         return Response("ready", status_code=200)
-    why = ": the database does not answer" if node.has_lost_database else ""
+    why = f": {'; '.join(node.why_unready)}" if request.scope.get("user") else ""
     return Response(f"unready{why}", status_code=503)
 
 
