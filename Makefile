@@ -45,7 +45,7 @@ fix: $(READY) ## Repair what the linter can, then format
 property: $(READY) ## Drive the state machines against their models for a million steps each: ARGS=--seed=7
 	@$(BIN)/python -m pytest tests/property -s --steps=1000000 $(ARGS)
 
-chaos: $(READY) ## Kill the server with -9 hundreds of times, and judge: ARGS='--kills 500 --seed 7'
+chaos: $(READY) ## Kill servers with -9 hundreds of times, and judge: ARGS='--database postgresql --kills 500'
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(PEERS) ## Run every benchmark in turn, or one: BENCH=benchmarks/flow/parallel.py

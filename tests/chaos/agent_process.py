@@ -3,7 +3,7 @@
 A `forgetful` one executes whatever it is sent, as an agent that ignores the idempotency key does: whatever the server
 sends twice, it does twice. A `minding` one is an agent of the SDK.
 
-    python -m tests.chaos.agent_process forgetful|minding AGENT_ID SERVER_URL BOOK
+    python -m tests.chaos.agent_process forgetful|minding AGENT_ID KEY BOOK SERVER_URL...
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ FLEET = {"forgetful-1": "forgetful", "forgetful-2": "forgetful", "minding-1": "m
 
 
 @contextmanager
-def fleet(server: ServerProcess, book: Path) -> Iterator[None]:
-    """The agents of the siege, which register themselves with a server that has started and write to one book."""
+def fleet(servers: Sequence[ServerProcess], book: Path) -> Iterator[None]:
+    """The agents of the siege, which register themselves with servers that have started and write to one book."""
     log = book.with_suffix(".log")
-    running = [_spawn(agent_id, kind, server, book, log) for agent_id, kind in FLEET.items()]
+    running = [_spawn(agent_id, kind, servers, book, log) for agent_id, kind in FLEET.items()]
     try:
         for agent in running:
             assert agent.stdout is not None
@@ -50,8 +50,11 @@ def fleet(server: ServerProcess, book: Path) -> Iterator[None]:
             agent.communicate()
 
 
-def _spawn(agent_id: str, kind: str, server: ServerProcess, book: Path, log: Path) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "tests.chaos.agent_process", kind, agent_id, server.url, server.key, str(book)]
+def _spawn(
+    agent_id: str, kind: str, servers: Sequence[ServerProcess], book: Path, log: Path
+) -> "subprocess.Popen[bytes]":
+    words = [kind, agent_id, servers[0].key, str(book), *(server.url for server in servers)]
+    command = [sys.executable, "-m", "tests.chaos.agent_process", *words]
     with log.open("ab") as stderr:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
 
@@ -66,7 +69,7 @@ async def execute(book: Book, key: str, token: str, params: dict[str, Any]) -> d
 
 
 @asynccontextmanager
-async def forgetful(agent_id: str, server_url: str, api_key: str, book: Book) -> AsyncIterator[None]:
+async def forgetful(agent_id: str, server_urls: Sequence[str], api_key: str, book: Book) -> AsyncIterator[None]:
     async def invoke(request: web.Request) -> web.Response:
         call = msgspec.json.decode(await request.read(), type=Invocation)
         assert call.task_id == request.headers[KEY_HEADER]
@@ -81,36 +84,49 @@ async def forgetful(agent_id: str, server_url: str, api_key: str, book: Book) ->
     runner = web.AppRunner(app, keepalive_timeout=600.0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    registration = Registration(
-        f"http://127.0.0.1:{runner.addresses[0][1]}", agent_id, uuid.uuid4().hex, (Capability(CAPABILITY),), SLOTS
-    )
-    registrar = Registrar(server_url, registration, api_key, lambda: None)
-    async with asyncio.TaskGroup() as group:
-        heartbeats = group.create_task(registrar.run())
-        await registrar.registered.wait()
+    endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with registered(agent_id, endpoint, uuid.uuid4().hex, server_urls, api_key):
         yield
-        heartbeats.cancel()
-    await registrar.close()
     await runner.cleanup()
 
 
 @asynccontextmanager
-async def minding(agent_id: str, server_url: str, api_key: str, book: Book) -> AsyncIterator[None]:
+async def minding(agent_id: str, server_urls: Sequence[str], api_key: str, book: Book) -> AsyncIterator[None]:
     agent = Agent(agent_id, max_concurrent_tasks=SLOTS)
 
     @agent.capability(CAPABILITY)
     async def work(params: dict[str, Any], context: Context) -> dict[str, Any]:
         return await execute(book, context.task_id, str(context.fencing_token), params)
 
-    async with agent.serving(register=server_url, api_key=api_key) as served:
+    first, *others = server_urls
+    async with agent.serving(register=first, api_key=api_key) as served:
         await served.registered(BOUND_S)
+        async with registered(agent_id, served.endpoint, served.instance_id, others, api_key):
+            yield
+
+
+@asynccontextmanager
+async def registered(
+    agent_id: str, endpoint: str, instance_id: str, server_urls: Sequence[str], api_key: str
+) -> AsyncIterator[None]:
+    """An agent is known to each of these servers, and gives signs of life to each."""
+    registration = Registration(endpoint, agent_id, instance_id, (Capability(CAPABILITY),), SLOTS)
+    registrars = [Registrar(url, registration, api_key, lambda: None) for url in server_urls]
+    async with asyncio.TaskGroup() as group:
+        heartbeats = [group.create_task(registrar.run()) for registrar in registrars]
+        for registrar in registrars:
+            await registrar.registered.wait()
         yield
+        for heartbeat in heartbeats:
+            heartbeat.cancel()
+    for registrar in registrars:
+        await registrar.close()
 
 
-async def main(kind: str, agent_id: str, server_url: str, api_key: str, book: str) -> None:
+async def main(kind: str, agent_id: str, api_key: str, book: str, *server_urls: str) -> None:
     """Serve until standard input ends, that is, until the parent is gone."""
     serving = forgetful if kind == "forgetful" else minding
-    async with serving(agent_id, server_url, api_key, Book(Path(book))):
+    async with serving(agent_id, server_urls, api_key, Book(Path(book))):
         os.write(1, REGISTERED)
         await asyncio.to_thread(sys.stdin.read)
 

@@ -26,6 +26,10 @@ class Deployment(Protocol):
     def servers(self) -> Sequence[ServerProcess]:
         """One or more, with the same admin key."""
 
+    @property
+    def told(self) -> Sequence[ServerProcess]:
+        """Those of them that agents register with; the others learn of it by themselves."""
+
     def problems(self) -> Sequence[str]:
         """What the database itself finds wrong with it, while no server runs."""
 
@@ -46,7 +50,7 @@ class SqliteDeployment:
     name = "sqlite"
 
     def __init__(self, directory: Path) -> None:
-        self.servers = (ServerProcess(directory),)
+        self.servers = self.told = (ServerProcess(directory),)
         self.path = directory / "aicp.db"
 
     def problems(self) -> Sequence[str]:

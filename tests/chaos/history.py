@@ -1,4 +1,4 @@
-"""Everything that is known of a siege once it is over: what was asked, answered, done, recorded, and killed when."""
+"""Everything that is known of a siege once it is over: what was asked, answered, done, recorded, and struck when."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -11,18 +11,18 @@ from aicp.ports import ChainRecord
 from tests.chaos.executions import Execution
 
 
-class Kill(msgspec.Struct, frozen=True):
-    """A server was killed.
+class Strike(msgspec.Struct, frozen=True):
+    """Something was done to a server, or to its database: it was killed, paused, cut off.
 
     Attributes:
         at: System-wide monotonic seconds, just before.
-        gone_at: The same, when it was gone.
-        gone_at_utc: The same moment.
+        over_at: The same, when it was over: the server gone, or going on.
+        over_at_utc: The same moment.
     """
 
     at: float
-    gone_at: float
-    gone_at_utc: datetime
+    over_at: float
+    over_at_utc: datetime
 
 
 class Ordered(msgspec.Struct):
@@ -50,12 +50,12 @@ class History(msgspec.Struct, frozen=True):
 
     Attributes:
         orders: What was asked for.
-        kills: In their order.
+        strikes: In their order.
         executions: By all agents, in the order in which they began.
         records: Everything in the database, by chain id.
     """
 
     orders: Sequence[Ordered]
-    kills: Sequence[Kill]
+    strikes: Sequence[Strike]
     executions: Sequence[Execution]
     records: Mapping[str, ChainRecord]

@@ -1,4 +1,7 @@
-"""Customers: each has a chain submitted, again and again until that is acknowledged, and waits for its end."""
+"""Customers: each has a chain submitted, again and again until that is acknowledged, and waits for its end.
+
+Each question goes to any server that is up: with several, the one that answers is seldom the one that runs the chain.
+"""
 
 import asyncio
 import random
@@ -64,11 +67,13 @@ class Street:
     Attributes:
         clients: One for each server.
         refusals: What was said of the database by servers that could not use it.
+        failures: What was said of servers that did not answer.
     """
 
     def __init__(self, clients: Sequence[Client], ups: Sequence[asyncio.Event], draw: random.Random) -> None:
         self.clients = clients
         self.refusals: list[str] = []
+        self.failures: list[str] = []
         self._doors = list(zip(clients, ups, strict=True))
         self._draw = draw
 
@@ -79,12 +84,12 @@ class Street:
             AicpError: It was refused, for another reason than the database.
         """
         while True:
-            client, up = self._draw.choice(self._doors)
+            client, up = self._draw.choice([door for door in self._doors if door[1].is_set()] or self._doors)
             await up.wait()
             try:
                 return await question(client)
-            except ServerUnreachable:
-                pass
+            except ServerUnreachable as error:
+                self.failures.append(error.message)
             except StorageError as error:
                 self.refusals.append(error.message)
             await asyncio.sleep(ASK_AGAIN_S)

@@ -94,6 +94,14 @@ class ServerProcess:
         """As an operator does; its exit code."""
         return self._end(signal.SIGTERM)
 
+    def pause(self) -> None:
+        """Have it stand still, as a machine that swaps or a container that is moved does."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """As if nothing had been."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def wait(self) -> int:
         """Wait for its end; its exit code."""
         assert self._process is not None

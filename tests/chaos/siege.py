@@ -4,8 +4,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -19,15 +19,16 @@ from aicp.ports import ChainQuery, ChainRecord
 from tests.chaos.agent_process import fleet
 from tests.chaos.deployment import Deployment
 from tests.chaos.executions import read_executions
-from tests.chaos.history import History, Kill, Ordered
+from tests.chaos.history import History, Ordered, Strike
 from tests.chaos.load import Customer, Street, draw_chain
-from tests.chaos.server_process import wait_until
+from tests.chaos.server_process import BOUND_S, wait_until
 from tests.chaos.verdict import breaches
 
 CUSTOMERS = 100
 STARTING_SHARE, STARTED_SHARE = 0.2, 0.3
 ALIVE_S_MAX = 0.5
-END_WAIT_S = 300.0
+STARTED_ASKED_EVERY_S = 0.02
+STALLED_S_MAX = 90.0
 BREACHES_SHOWN = 20
 PAGE = 500
 
@@ -41,11 +42,13 @@ class Plan(msgspec.Struct, frozen=True):
         strikes: How often the storm strikes.
         seed: For every draw of chance; what time makes of it differs from run to run.
         customers: How many chains are in flight at any moment.
+        retries: How often a customer's client asks the same server again, before the customer goes to another.
     """
 
     strikes: int
     seed: int
     customers: int = CUSTOMERS
+    retries: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -54,11 +57,13 @@ class Outcome(msgspec.Struct, frozen=True):
     Attributes:
         figures: For people.
         refusals: What was said of the database by servers that could not use it.
+        failures: What was said of servers that did not answer.
         breaches: Promises that were broken, and whatever else must not be.
     """
 
     figures: dict[str, int | float]
     refusals: list[str]
+    failures: list[str]
     breaches: list[str]
 
 
@@ -68,7 +73,8 @@ class Siege:
     Attributes:
         deployment: What is under siege.
         draw: Chance.
-        kills: Those so far.
+        strikes: Those so far.
+        backs_s: How long servers took to be back by themselves, each time the database was.
         street: Where customers ask; set once the servers are up.
         orders: Of all customers so far.
         book: Where agents write down what they execute.
@@ -80,20 +86,21 @@ class Siege:
         self.book = book
         self.deployment = deployment
         self.draw = draw
-        self.kills: list[Kill] = []
+        self.strikes: list[Strike] = []
+        self.backs_s: list[float] = []
         self.orders: list[Ordered] = []
         self.customers: list[Customer] = []
         self._ups = [asyncio.Event() for _ in deployment.servers]
+        self._starts: dict[int, asyncio.Task[None]] = {}
 
-    async def start(self, place: int) -> None:
-        """Start a server, and return when it serves."""
+    def start(self, place: int) -> None:
+        """Start a server; customers go there once it serves."""
         self.deployment.servers[place].start()
-        await self.until_up(place)
+        self._starts[place] = self._group.create_task(self._come_up(place))
 
     async def until_up(self, place: int) -> None:
-        """Return when a server that was started serves; only then customers go there."""
-        await asyncio.to_thread(self.deployment.servers[place].wait_until_started)
-        self._ups[place].set()
+        """Return when a server that was started serves."""
+        await self._ups[place].wait()
 
     async def until_agents_work(self) -> None:
         """Return when agents wrote down something more."""
@@ -104,10 +111,19 @@ class Siege:
         """Kill a server with -9."""
         server = self.deployment.servers[place]
         assert server.is_alive(), f"the server ended by itself: {server.told()}"
+        self._starts.pop(place).cancel()
         self._ups[place].clear()
+        with self.struck():
+            server.kill()
+
+    @contextmanager
+    def struck(self) -> Iterator[None]:
+        """What happens inside is a strike: what is in flight may have to be done again."""
         at = time.monotonic()
-        server.kill()
-        self.kills.append(Kill(at, time.monotonic(), datetime.now(UTC)))
+        try:
+            yield
+        finally:
+            self.strikes.append(Strike(at, time.monotonic(), datetime.now(UTC)))
 
     def next_customer(self) -> Customer:
         """Somebody new, with a chain of 10 to 50 tasks."""
@@ -118,13 +134,19 @@ class Siege:
         return self.customers[-1]
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[None]:
-        """All servers up and the street open."""
-        for place in range(len(self._ups)):
-            await self.start(place)
-        async with AsyncExitStack() as stack:
+    async def opened(self, retries: int) -> AsyncIterator[None]:
+        """All servers up and the street open.
+
+        Args:
+            retries: How often a client asks the same server again.
+        """
+        async with asyncio.TaskGroup() as self._group, AsyncExitStack() as stack:
+            for place in range(len(self._ups)):
+                # One after the other: the first makes the key that they share.
+                self.start(place)
+                await self.until_up(place)
             clients = [
-                await stack.enter_async_context(Client(server.url, server.key, retries_max=0))
+                await stack.enter_async_context(Client(server.url, server.key, retries_max=retries))
                 for server in self.deployment.servers
             ]
             self.street = Street(clients, self._ups, random.Random(self.draw.random()))
@@ -141,7 +163,14 @@ class Siege:
                     assert record is not None
                     records[summary.chain_id] = record
                 before = page[-1].chain_id
-        return History(self.orders, self.kills, read_executions(self.book), records)
+        return History(self.orders, self.strikes, read_executions(self.book), records)
+
+    async def _come_up(self, place: int) -> None:
+        server = self.deployment.servers[place]
+        async with asyncio.timeout(BOUND_S):
+            while not server.has_started():  # noqa: ASYNC110 - another process, which tells it in a file
+                await asyncio.sleep(STARTED_ASKED_EVERY_S)
+        self._ups[place].set()
 
 
 class Storm(Protocol):
@@ -162,14 +191,14 @@ class KillNine:
             await siege.until_agents_work()
         await asyncio.sleep(siege.draw.uniform(0.0, ALIVE_S_MAX))
         siege.kill(place)
-        siege.deployment.servers[place].start()
+        siege.start(place)
 
 
 def besiege(deployment: Deployment, directory: Path, plan: Plan, storm: Storm, tell: Tell) -> Outcome:
     """Strike as often as planned, then let every chain end, stop the servers, and judge.
 
     Raises:
-        TimeoutError: Not every chain ended within five minutes of the last strike.
+        TimeoutError: After the last strike some chains did not end, and for 90 s no agent had anything to do.
     """
     return asyncio.run(_besiege(deployment, directory / "executions.jsonl", plan, storm, tell))
 
@@ -177,31 +206,43 @@ def besiege(deployment: Deployment, directory: Path, plan: Plan, storm: Storm, t
 async def _besiege(deployment: Deployment, book: Path, plan: Plan, storm: Storm, tell: Tell) -> Outcome:
     began = time.monotonic()
     siege = Siege(deployment, random.Random(plan.seed), book)
-    async with siege.opened():
-        with fleet(deployment.servers[0], book):
+    async with siege.opened(plan.retries):
+        with fleet(deployment.told, book):
             await _weather(siege, plan, storm, tell)
             lasted_s = time.monotonic() - began
             unruly = await _repeat_all(siege)
     codes = [server.stop() for server in deployment.servers]
     history = await siege.history()
-    found = [*_misbehaviour(deployment, codes), *unruly, *breaches(history)]
+    problems = await asyncio.to_thread(deployment.problems)
+    found = [*_misbehaviour(deployment, codes, problems), *unruly, *breaches(history)]
     figures = {**_figures(history), "seconds": round(lasted_s, 1)}
-    return Outcome(figures, siege.street.refusals, found[:BREACHES_SHOWN])
+    if siege.backs_s:
+        figures["seconds from the database's return to that of the last server at most"] = round(max(siege.backs_s), 2)
+    return Outcome(figures, siege.street.refusals, siege.street.failures, found[:BREACHES_SHOWN])
 
 
 async def _weather(siege: Siege, plan: Plan, storm: Storm, tell: Tell) -> None:
     """The storm, and then peace until every customer is served."""
     is_over = asyncio.Event()
     async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as group:
-        for _ in range(plan.customers):
-            group.create_task(_shop(siege, is_over))
+        customers = [group.create_task(_shop(siege, is_over)) for _ in range(plan.customers)]
         for number in range(plan.strikes):
             await storm.strike(siege)
             tell(f"strike {number + 1} of {plan.strikes}, {len(siege.orders)} chains so far")
         for place in range(len(siege.deployment.servers)):
             await siege.until_up(place)
         is_over.set()
-        patience.reschedule(asyncio.get_running_loop().time() + END_WAIT_S)
+        await _until_served(siege, customers, patience)
+
+
+async def _until_served(siege: Siege, customers: Sequence[asyncio.Task[None]], patience: asyncio.Timeout) -> None:
+    """A slow machine takes its time, and one that stands still has lost something."""
+    size, waiting = -1, set(customers)
+    while waiting:
+        if siege.book.stat().st_size > size:
+            size = siege.book.stat().st_size
+            patience.reschedule(asyncio.get_running_loop().time() + STALLED_S_MAX)
+        _, waiting = await asyncio.wait(waiting, timeout=1.0)
 
 
 async def _shop(siege: Siege, is_over: asyncio.Event) -> None:
@@ -223,9 +264,9 @@ async def _repeat_all(siege: Siege) -> list[str]:
     return [each for each in told if each]
 
 
-def _misbehaviour(deployment: Deployment, codes: Sequence[int]) -> list[str]:
+def _misbehaviour(deployment: Deployment, codes: Sequence[int], problems: Sequence[str]) -> list[str]:
     found = [f"a server that was told to stop ended with {code}" for code in codes if code]
-    found += [f"the database: {problem}" for problem in deployment.problems()]
+    found += [f"the database: {problem}" for problem in problems]
     for server in deployment.servers:
         log = server.log.read_text(encoding="utf-8").splitlines()
         found += [f"the log of a server: {line}" for line in log if " ERROR " in line or "Traceback" in line]
@@ -237,7 +278,7 @@ def _figures(history: History) -> dict[str, int | float]:
     ends = [fact for record in history.records.values() for fact in record.facts if isinstance(fact, TaskEnded)]
     statuses = Counter(end.result.status for end in ends)
     return {
-        "kills": len(history.kills),
+        "strikes": len(history.strikes),
         "chains": len(history.records),
         "chains cancelled": sum(order.status is TaskStatus.CANCELLED for order in history.orders),
         "tasks": sum(len(order.spec.tasks) for order in history.orders),

@@ -84,7 +84,7 @@ class SmallDiskDeployment:
 
     def __init__(self, directory: Path, disk: SmallDisk) -> None:
         url = f"sqlite:///{disk.where / 'aicp.db'}"
-        self.servers = (ServerProcess(directory, {DATABASE_URL_VARIABLE: url}, before=disk.enter),)
+        self.servers = self.told = (ServerProcess(directory, {DATABASE_URL_VARIABLE: url}, before=disk.enter),)
         self._disk = disk
         self._copy = directory / "copy.db"
 

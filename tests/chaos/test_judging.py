@@ -14,7 +14,7 @@ from aicp.model.task import TaskResult, TaskStatus
 from aicp.model.validation import parse_chain
 from aicp.ports import ChainRecord
 from tests.chaos.executions import Execution
-from tests.chaos.history import History, Kill, Ordered
+from tests.chaos.history import History, Ordered, Strike
 from tests.chaos.load import LOST
 from tests.chaos.verdict import breaches
 
@@ -69,14 +69,14 @@ FACTS: tuple[Fact, ...] = (
     ended("c", "c1", 8.1),
     ChainEnded(CHAIN, COMPLETED, at(8.2)),
 )
-KILLS = (Kill(4, 4.1, at(4.1)),)
+STRIKES = (Strike(4, 4.1, at(4.1)),)
 
 
 def judged(
     *,
     executions: Sequence[Execution] = EXECUTIONS,
     facts: Sequence[Fact] = FACTS,
-    kills: Sequence[Kill] = KILLS,
+    strikes: Sequence[Strike] = STRIKES,
     recorded_spec: ChainSpec | None = None,
     is_recorded: bool = True,
     **order: object,
@@ -84,7 +84,7 @@ def judged(
     told = {"chain_ids": {CHAIN}, "seen": {"a": {("COMPLETED", "a1")}}, "status": COMPLETED, **order}
     record = ChainRecord(ChainSubmitted(CHAIN, recorded_spec or spec(), at(0)), tuple(facts), 2)
     records = {CHAIN: record} if is_recorded else {}
-    return breaches(History([msgspec.structs.replace(Ordered("order", spec()), **told)], kills, executions, records))
+    return breaches(History([msgspec.structs.replace(Ordered("order", spec()), **told)], strikes, executions, records))
 
 
 def replaced(old: Fact, new: Fact) -> tuple[Fact, ...]:
@@ -118,16 +118,16 @@ def test_start_of_what_must_not_be_done_twice_may_be_cut_off_by_a_kill() -> None
         ("as something else", {"recorded_spec": parse_chain({"tasks": [{"id": "a", "capability": "work"}]})}),
         ("has 0 ends", {"facts": FACTS[:-1]}),
         ("its last fact is TaskStarted", {"facts": (*FACTS, STARTED)}),
-        ("two ends of one task", {"facts": (A_ENDED, *FACTS)}),
+        ("two ends of one task", {"facts": (ended("a", "a1", 2.0), *FACTS)}),
         ("without an end of ['c']", {"facts": (*FACTS[:4], CHAIN_ENDED)}),
         ("the customer was told FAILED", {"status": FAILED}),
         ("c ended FAILED", {"facts": replaced(C_ENDED, failed("c", UNKNOWN, 8.1))}),
-        ("once ended FAILED", {"facts": replaced(ONCE_ENDED, failed("once", UNKNOWN, 4.5)), "kills": ()}),
+        ("once ended FAILED", {"facts": replaced(ONCE_ENDED, failed("once", UNKNOWN, 4.5)), "strikes": ()}),
         ("execution that nobody knows", {"executions": without(C)}),
         ("an execution of it began at", {"executions": (*EXECUTIONS, execution("a2", "a", 2, 5, 6))}),
         ("c began before b had ended", {"executions": (*without(C), execution("c1", "c", 2, 5.5, 8))}),
         ("that is not the one on record", {"executions": (*without(B1), execution("b0", "b", 1, 3, 3.9, a="a0"))}),
-        ("no kill was in between", {"kills": ()}),
+        ("nothing was struck in between", {"strikes": ()}),
         ("run twice by one owner", {"executions": (*without(B2), execution("b2", "b", 1, 5, 6, a="a1"))}),
         ("must not be run twice and was run 2", {"executions": (*EXECUTIONS, execution("x", "once", 2, 5, 6))}),
         ("has 0 starts on record", {"facts": FACTS[1:]}),
@@ -141,8 +141,23 @@ def test_broken_promise_is_found(told: str, changes: dict[str, Any]) -> None:
 
 
 def test_token_that_falls_is_found() -> None:
-    swapped = (A, ONCE, execution("b1", "b", 2, 3, 3.9, a="a1"), execution("b2", "b", 1, 5, 6, a="a1"), C)
+    swapped = (A, ONCE, execution("b1", "b", 2, 3, 3.9, a="a1"), execution("b2", "b", 1, 6.5, 6.9, a="a1"), C)
     assert any("b: token (1, 1) after (2, 1)" in breach for breach in judged(executions=swapped))
+
+
+def test_what_a_struck_owner_had_sent_may_begin_when_its_successor_has_gone_on_but_only_at_once() -> None:
+    straggling, late = (execution("b0", "b", 1, second, second + 0.5, a="a1") for second in (5.5, 6.5))
+    assert judged(executions=(A, ONCE, B2, straggling, C)) == []
+    assert judged(executions=(A, ONCE, B2, late, C)) != []
+    assert judged(executions=(A, ONCE, B2, straggling, C), strikes=()) != []
+
+
+def test_what_a_struck_owner_had_sent_and_must_not_be_done_twice_may_begin_when_its_outcome_was_given_up() -> None:
+    given_up = replaced(ONCE_ENDED, failed("once", UNKNOWN, 4.5))
+    straggling = execution("once2", "once", 1, 5, 6)
+    assert judged(facts=given_up, executions=(*without(ONCE), straggling)) == []
+    twice = judged(facts=given_up, executions=(*EXECUTIONS, straggling))
+    assert any("must not be run twice and was run 2" in breach for breach in twice)
 
 
 def test_cancelled_chain_has_no_more_executions_once_that_is_confirmed() -> None:

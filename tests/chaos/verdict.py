@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from aicp.model.chain import ChainSpec
-from aicp.model.event import ChainCancelled, ChainEnded, TaskEnded, TaskStarted
+from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskStarted
 from aicp.model.task import Task, TaskStatus
 from aicp.ports import ChainRecord
 from tests.chaos.executions import Execution
 from tests.chaos.history import History, Ordered
 from tests.chaos.load import LOST
 
-# What was sent before a kill, or before a cancel was confirmed, may reach an agent that is slow to read a little later.
+# What was sent before a strike, or before a cancel was confirmed, may reach an agent that is slow to read a bit later.
 UNDER_WAY_S = 2.0
 NEVER_RUN = (TaskStatus.CANCELLED, TaskStatus.SKIPPED)
 
@@ -27,7 +27,8 @@ class Case(msgspec.Struct, frozen=True):
         order: What was asked for, and told.
         record: The chain in the database.
         ends: The recorded end of each task.
-        executions: Of each task, in the order in which they began.
+        executions: Of each task, in the order in which they began, without stragglers.
+        stragglers: Of each task: sent by an owner that was then struck, and late to begin at a slow agent.
     """
 
     history: History
@@ -35,6 +36,7 @@ class Case(msgspec.Struct, frozen=True):
     record: ChainRecord
     ends: Mapping[str, TaskEnded]
     executions: Mapping[str, Sequence[Execution]]
+    stragglers: Mapping[str, Sequence[Execution]]
 
     @property
     def spec(self) -> ChainSpec:
@@ -68,7 +70,39 @@ def _case(history: History, order: Ordered, record: ChainRecord, executions: Map
     chain_id = record.submitted.chain_id
     ends = {fact.task: fact for fact in record.facts if isinstance(fact, TaskEnded)}
     done = {task.id: executions.get(f"{chain_id}.{task.id}", ()) for task in order.spec.tasks}
-    return Case(history, order, record, ends, done)
+    late = {each.id for each in _stragglers(history, ends, done)}
+    return Case(
+        history, order, record, ends,
+        {task: [each for each in several if each.id not in late] for task, several in done.items()},
+        {task: [each for each in several if each.id in late] for task, several in done.items()},
+    )  # fmt: skip
+
+
+def _stragglers(
+    history: History, ends: Mapping[str, TaskEnded], executions: Mapping[str, Sequence[Execution]]
+) -> Iterator[Execution]:
+    """What an owner sent before it was struck, and began when the next one had gone on: peers need no restart."""
+    highest = 0
+    begun = sorted((each for several in executions.values() for each in several), key=lambda each: each.began_at)
+    for each in begun:
+        is_overtaken = each.token[0] < highest or _is_given_up(ends.get(each.task), each)
+        if is_overtaken and _was_under_way(history, each):
+            yield each
+        highest = max(highest, each.token[0])
+
+
+def _is_given_up(end: TaskEnded | None, execution: Execution) -> bool:
+    """True when its task had ended as unknown before: it was sent, and then its owner was struck."""
+    return end is not None and not _is_completed(end) and _ended_before(end, execution)
+
+
+def _ended_before(end: TaskEnded, execution: Execution) -> bool:
+    return end.result.ended_at is not None and execution.began_at_utc > end.result.ended_at
+
+
+def _was_under_way(history: History, execution: Execution) -> bool:
+    began_at = execution.began_at
+    return any(strike.at <= began_at <= strike.over_at + UNDER_WAY_S for strike in history.strikes)
 
 
 def _strangers(history: History) -> Iterator[str]:
@@ -103,7 +137,8 @@ def not_ended(case: Case) -> Iterator[str]:
     wanted = TaskStatus.CANCELLED if case.is_cancelled else TaskStatus.COMPLETED
     if not ends[0].status is case.order.status is wanted:
         yield f"ended {ends[0].status}, the customer was told {case.order.status}, and {wanted} is right"
-    counted = [fact.task for fact in facts if isinstance(fact, TaskEnded)]
+    # One that was recorded again, since the answer got lost, is the same one.
+    counted = [fact.task for fact in _distinct(facts) if isinstance(fact, TaskEnded)]
     if len(counted) != len(set(counted)):
         yield "has two ends of one task on record"
     if not case.is_cancelled and set(counted) != {task.id for task in case.spec.tasks}:
@@ -111,7 +146,7 @@ def not_ended(case: Case) -> Iterator[str]:
 
 
 def failed_for_no_reason(case: Case) -> Iterator[str]:
-    """A task is COMPLETED; or cut off by a cancel; or it must not be done twice, was started, and the server killed."""
+    """A task is COMPLETED; or cut off by a cancel; or it must not be done twice, was started, and then struck."""
     for task in case.spec.tasks:
         end = case.ends.get(task.id)
         if end is None or _is_completed(end) or (case.is_cancelled and end.result.status is TaskStatus.CANCELLED):
@@ -123,19 +158,18 @@ def failed_for_no_reason(case: Case) -> Iterator[str]:
 
 def _was_cut_off(case: Case, task: Task) -> bool:
     started = [fact.at for fact in case.record.facts if isinstance(fact, TaskStarted) and fact.task == task.id]
-    return any(at <= kill.gone_at_utc for at in started for kill in case.history.kills)
+    return any(at <= strike.over_at_utc for at in started for strike in case.history.strikes)
 
 
 def run_again_after_its_result(case: Case) -> Iterator[str]:
     """What is on record is the result of an execution, and none began once that result was there."""
     for task, executions in case.executions.items():
-        kept = case.kept(task)
-        if kept != LOST and kept not in {execution.id for execution in executions}:
+        kept, end = case.kept(task), case.ends.get(task)
+        if kept != LOST and kept not in {execution.id for execution in (*executions, *case.stragglers[task])}:
             yield f"{task} has a result of an execution that nobody knows"
-        ended_at = None if task not in case.ends else case.ends[task].result.ended_at
-        late = [each for each in executions if ended_at is not None and each.began_at_utc > ended_at]
-        if late and not case.is_cancelled:
-            yield f"{task} ended at {ended_at}, and an execution of it began at {late[0].began_at_utc}"
+        late = [each for each in executions if end is not None and _ended_before(end, each)]
+        if end is not None and late and not case.is_cancelled:
+            yield f"{task} ended at {end.result.ended_at}, and an execution of it began at {late[0].began_at_utc}"
 
 
 def out_of_order(case: Case) -> Iterator[str]:
@@ -154,7 +188,8 @@ def _had_ended(case: Case, awaited: str, execution: Execution) -> bool:
     end, kept = case.ends.get(awaited), case.kept(awaited)
     if kept == LOST:
         return end is not None and all(each.began_at < execution.began_at for each in case.executions[awaited])
-    ends = [each.ended_at for each in case.executions[awaited] if each.id == kept]
+    known = (*case.executions[awaited], *case.stragglers[awaited])
+    ends = [each.ended_at for each in known if each.id == kept]
     return any(at is not None and at < execution.began_at for at in ends)
 
 
@@ -164,22 +199,22 @@ def awaited_by(task: Task) -> set[str]:
 
 
 def run_twice_for_no_reason(case: Case) -> Iterator[str]:
-    """A task runs again only by another owner, and only what was in flight at a kill."""
+    """A task runs again only by another owner, and only what was in flight at a strike."""
     for task, executions in case.executions.items():
         for first, second in itertools.pairwise(executions):
             if second.token[0] <= first.token[0]:
                 yield f"{task} was run twice by one owner: {first.token}, {second.token}"
-            kills = [kill.gone_at for kill in case.history.kills if kill.at <= second.began_at]
-            if not kills or first.began_at > kills[-1] + UNDER_WAY_S:
-                began = [f"{each.began_at - kills[-1]:.3f} s" for each in (first, second) if kills]
-                yield f"{task} was run twice, and no kill was in between; behind the last one: {began}"
+            strikes = [strike for strike in case.history.strikes if strike.at <= second.began_at]
+            if not strikes or first.began_at > max(strike.over_at for strike in strikes) + UNDER_WAY_S:
+                began = [f"{each.began_at - strikes[-1].at:.3f} s" for each in (first, second) if strikes]
+                yield f"{task} was run twice, and nothing was struck in between; behind the last strike: {began}"
 
 
 def run_twice_though_forbidden(case: Case) -> Iterator[str]:
     """What is not idempotent is sent at most once, and its start is on record before."""
-    started = [fact.task for fact in case.record.facts if isinstance(fact, TaskStarted)]
+    started = [fact.task for fact in _distinct(case.record.facts) if isinstance(fact, TaskStarted)]
     for task in case.spec.tasks:
-        executions = case.executions[task.id]
+        executions = (*case.executions[task.id], *case.stragglers[task.id])
         if not task.idempotent and len(executions) > 1:
             yield f"{task.id} must not be run twice and was run {len(executions)} times"
         if started.count(task.id) > 1 or (executions and not task.idempotent and task.id not in started):
@@ -219,6 +254,10 @@ def seen_otherwise(case: Case) -> Iterator[str]:
         for told in seen:
             if recorded != told and not (case.is_cancelled and recorded is None and told[0] in NEVER_RUN):
                 yield f"{task} was shown as {told} and is on record as {recorded}"
+
+
+def _distinct(facts: Sequence[Fact]) -> list[Fact]:
+    return [fact for place, fact in enumerate(facts) if fact not in facts[:place]]
 
 
 def _is_completed(end: TaskEnded) -> bool:

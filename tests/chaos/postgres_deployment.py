@@ -1,0 +1,80 @@
+"""Replicas on one PostgreSQL database, of a server that belongs to the siege alone; each by a way of its own."""
+
+import base64
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from aicp.ports import Journal
+from aicp.runtime.database_url import DATABASE_URL_VARIABLE
+from aicp.runtime.settings import SECRET_KEY_VARIABLE
+from aicp.storage.postgres_address import parse_postgres_url
+from aicp.storage.postgres_check import check_database
+from tests.chaos.server_process import ServerProcess
+from tests.chaos.way_process import WayProcess, ways_to
+from tests.integration.postgres_kit import PostgresServer, opened, postgres_server
+
+SECRET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+LEASE_S = 3.0
+"""How long a replica counts as alive after each sign of life."""
+
+
+class PostgresDeployment:
+    """Some servers on one database.
+
+    Args:
+        directory: For their logs and keys, not there yet.
+        database: Their server.
+        ways: From each of them to it; empty when each goes there by itself.
+        replicas: How many.
+
+    Attributes:
+        database: Their server.
+        ways: From each of them to it.
+    """
+
+    def __init__(self, directory: Path, database: PostgresServer, ways: Sequence[WayProcess], replicas: int) -> None:
+        self.name = f"postgresql with {replicas} replicas"
+        self.database = database
+        self.ways = ways
+        self.servers = [
+            ServerProcess(directory, {DATABASE_URL_VARIABLE: url, SECRET_KEY_VARIABLE: SECRET_KEY})
+            for url in self._urls(replicas)
+        ]
+
+    @property
+    def told(self) -> Sequence[ServerProcess]:
+        """Each, until replicas tell one another of registrations and heartbeats."""
+        return self.servers
+
+    def problems(self) -> Sequence[str]:
+        return check_database(parse_postgres_url(self.database.url())).problems
+
+    @asynccontextmanager
+    async def journal(self) -> AsyncIterator[Journal]:
+        async with opened(self.database.url()) as journal:
+            yield journal
+
+    def _urls(self, replicas: int) -> list[str]:
+        if not self.ways:
+            return [self.database.url()] * replicas
+        url = self.database.url()
+        return [url.replace(f":{self.database.port}/", f":{way.port}/") for way in self.ways]
+
+
+@contextmanager
+def postgres_deployment(directory: Path, replicas: int, *, with_ways: bool = False) -> Iterator[PostgresDeployment]:
+    """Replicas on a database of their own; all of it is gone at the end, whatever happened.
+
+    Args:
+        directory: For their logs and keys.
+        replicas: How many.
+        with_ways: True when the way to the database is to be disturbed.
+    """
+    with postgres_server({"fsync": "on"}) as database, ways_to(database.port, replicas if with_ways else 0) as ways:
+        deployment = PostgresDeployment(directory / "data", database, ways, replicas)
+        try:
+            yield deployment
+        finally:
+            for server in deployment.servers:
+                server.kill()
