@@ -93,7 +93,7 @@ async def break_down(params: dict[str, Any]) -> None:
 async def asking(*, limits: Limits | None = None, **settings: Any) -> AsyncIterator[Api]:
     """A node with an agent `echo-1`, its server, and somebody who asks it."""
     with tempfile.TemporaryDirectory() as directory:
-        async with Node() as node:
+        async with Node(policy=settings.get("policy")) as node:
             await node.add_agent("echo-1", {"text.echo": echo}, max_concurrent_tasks=8, labels={"zone": "a"})
             options = Settings(**{"port": 0, "data_dir": Path(directory), **settings})
             async with running_server(options, node, limits) as server, aiohttp.ClientSession() as session:
@@ -129,7 +129,7 @@ Test = Callable[[Api], Coroutine[Any, Any, None]]
 
 
 @contextmanager
-def shared_server() -> Iterator[Callable[[Test], None]]:
+def shared_server(**settings: Any) -> Iterator[Callable[[Test], None]]:
     """One server for many tests that leave nothing behind, on a loop of its own; gives what runs a test against it."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="shared server")
@@ -138,7 +138,7 @@ def shared_server() -> Iterator[Callable[[Test], None]]:
     def wait_for(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, loop).result(BOUND_S)
 
-    serving = asking()
+    serving = asking(**settings)
     try:
         api = wait_for(serving.__aenter__())
         try:

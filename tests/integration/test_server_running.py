@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Self
 from urllib.error import HTTPError
@@ -22,6 +23,7 @@ import pytest
 
 import aicp
 from aicp.errors import SettingsError
+from aicp.model.endpoint import AddressPolicy
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings, find_or_make_admin_key, server_settings
 from aicp.server import running_server
@@ -209,6 +211,22 @@ def test_json_log_is_json_from_the_first_line_to_the_last(tmp_path: Path) -> Non
 def test_format_of_the_log_that_there_is_none_of_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="AICP_LOG_FORMAT is 'xml'"):
         server_settings(environ={"AICP_LOG_FORMAT": "xml", "AICP_DATA_DIR": str(tmp_path)})
+
+
+def test_networks_agents_may_live_in_come_from_the_command_line_else_from_the_environment(tmp_path: Path) -> None:
+    environ = {"AICP_ALLOW_NETWORKS": "10.0.0.0/8, 192.168.1.0/24,", "AICP_DATA_DIR": str(tmp_path)}
+    told = server_settings(environ=environ).policy
+    assert told == AddressPolicy(loopback=True, allow_networks=(ip_network("10.0.0.0/8"), ip_network("192.168.1.0/24")))
+    outranked = server_settings(environ=environ, allow_networks=["172.16.0.0/12"]).policy
+    assert outranked.allow_networks == (ip_network("172.16.0.0/12"),)
+    assert server_settings(environ={"AICP_DATA_DIR": str(tmp_path)}).policy == AddressPolicy(loopback=True)
+
+
+def test_network_that_cannot_be_allowed_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"AICP_ALLOW_NETWORKS cannot be used: '127\.0\.0\.0/8' holds no private"):
+        server_settings(environ={"AICP_ALLOW_NETWORKS": "127.0.0.0/8", "AICP_DATA_DIR": str(tmp_path)})
+    with pytest.raises(SettingsError, match="--allow-network cannot be used: 'ten' is no network"):
+        server_settings(environ={"AICP_DATA_DIR": str(tmp_path)}, allow_networks=["ten"])
 
 
 def test_port_in_use_is_one_sentence(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ class Describer:
         self.descriptions = list(descriptions)
         self.asked: list[str] = []
 
+    async def check(self, endpoint: str) -> None:
+        """Agents may live anywhere."""
+
     async def describe(self, endpoint: str, auth: AgentAuth | None) -> AgentDescription:
         self.asked.append(endpoint)
         await asyncio.sleep(0.1)

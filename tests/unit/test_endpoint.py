@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aicp.errors import InvalidAgent
-from aicp.model.endpoint import URL_CHARS_MAX, AddressClass, AddressPolicy, Endpoint, address_class
+from aicp.model.endpoint import (
+    URL_CHARS_MAX,
+    AddressClass,
+    AddressPolicy,
+    Endpoint,
+    address_class,
+    private_network,
+)
 
 
 @pytest.mark.parametrize(
@@ -214,3 +221,39 @@ def test_teredo_address_is_allowed_only_if_both_its_ends_are() -> None:
 def test_refusal_names_the_address_and_what_it_is(address: str) -> None:
     sentence = AddressPolicy().refusal(ip_address(address))
     assert sentence.startswith(f"{address} is ")
+
+
+@pytest.mark.parametrize(
+    ("written", "network"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        (" 192.168.1.0/24 ", "192.168.1.0/24"),
+        ("192.168.1.7", "192.168.1.7/32"),
+        ("fd12:3456::/32", "fd12:3456::/32"),
+        ("100.64.0.0/10", "100.64.0.0/10"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+    ],
+)
+def test_network_of_private_addresses_may_be_allowed(written: str, network: str) -> None:
+    assert private_network(written) == ip_network(network)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("", "is no network"),
+        ("ten", "is no network"),
+        ("10.0.0.0/33", "is no network"),
+        ("10.0.0.0/8/8", "is no network"),
+        ("10.1", "is no network"),
+        ("10.0.0.5/8", "write 10.0.0.0/8"),
+        ("127.0.0.0/8", "holds no private address"),
+        ("::1", "holds no private address"),
+        ("169.254.0.0/16", "holds no private address"),
+        ("8.8.8.0/24", "holds no private address"),
+        ("::ffff:10.0.0.0/104", "holds no private address"),
+    ],
+)
+def test_network_that_allows_nothing_is_refused(written: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        private_network(written)

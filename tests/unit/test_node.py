@@ -33,6 +33,9 @@ COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
 class Elsewhere(ScriptedTransport):
     """Scripted agents behind URLs, `http://<agent id>`."""
 
+    async def check(self, endpoint_url: str) -> None:
+        """Agents may live anywhere."""
+
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
         agent_id = endpoint_url.removeprefix("http://")
         scripted = self._agents.get(agent_id)

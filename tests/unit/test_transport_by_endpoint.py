@@ -28,6 +28,9 @@ class Remote(ScriptedTransport):
         super().__init__(ScriptedAgent("there", otherwise=ok(result="there")))
         self.was_closed = False
 
+    async def check(self, endpoint_url: str) -> None:
+        """Agents may live anywhere."""
+
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
         return AgentDescription(endpoint_url, ())
 

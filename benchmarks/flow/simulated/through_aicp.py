@@ -39,6 +39,9 @@ class Wire:
         is_well = await self._agents[agent.agent_id].is_well()
         return Reply(Outcome.SUCCESS) if is_well else _REPLIES[End.UNREACHABLE]
 
+    async def check(self, endpoint_url: str) -> None:
+        """Agents may live anywhere."""
+
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
         """Nobody asks."""
         raise NotImplementedError(f"simulated agents are registered whole, {endpoint_url} too, auth {auth}")

@@ -13,6 +13,13 @@ def serve(
     behind_tls_proxy: Annotated[
         bool, typer.Option("--behind-tls-proxy", help="Only a proxy with TLS reaches this server.")
     ] = False,
+    allow_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="A private network agents may live in, such as 10.0.0.0/8; may be repeated. Else AICP_ALLOW_NETWORKS.",
+        ),
+    ] = None,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(help="How to log: text for people, json for machines; else AICP_LOG_FORMAT, else text."),
@@ -23,7 +30,10 @@ def serve(
     What it accepts is kept in the database of AICP_DATABASE_URL, else in aicp.db in the data directory: whatever is
     unfinished when it stops, by a crash or on purpose, goes on when it is started again.
     """
-    settings = server_settings(host=host, port=port, behind_tls_proxy=behind_tls_proxy, log_format=log_format)
+    settings = server_settings(
+        host=host, port=port, behind_tls_proxy=behind_tls_proxy, allow_networks=allow_network or (),
+        log_format=log_format,
+    )  # fmt: skip
     from aicp.server import serve_forever
 
     serve_forever(settings)

@@ -122,6 +122,24 @@ def leads_to_loopback(url: str) -> bool:
         return False
 
 
+def private_network(text: str) -> IPNetwork:
+    """A network that agents may be allowed to live in: `10.0.0.0/8`, or one address.
+
+    Raises:
+        ValueError: It is none, or holds no private address, so that allowing it would mean nothing; the end of a
+            sentence.
+    """
+    try:
+        network = ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise ValueError(f"'{text.strip()[:80]}' is no network: write it like 10.0.0.0/8, or as an address") from None
+    if "/" in text and ip_address(text.strip().partition("/")[0]) != network.network_address:
+        raise ValueError(f"'{text.strip()}' has digits behind its prefix: write {network}")
+    if not any(network.overlaps(private) for private in _PRIVATE if private.version == network.version):
+        raise ValueError(f"'{network}' holds no private address, and no setting allows others")
+    return network
+
+
 class AddressPolicy(msgspec.Struct, frozen=True):
     """Which addresses agents may have. Metadata, link-local, multicast and reserved ones never.
 
@@ -155,7 +173,9 @@ class AddressPolicy(msgspec.Struct, frozen=True):
 
 _REFUSALS = {
     AddressClass.LOOPBACK: "is this machine itself, which is for servers bound to loopback",
-    AddressClass.PRIVATE: "is a private address outside `allow_networks`",
+    AddressClass.PRIVATE: (
+        "is a private address outside `allow_networks`, which AICP_ALLOW_NETWORKS or `aicp serve --allow-network` sets"
+    ),
     AddressClass.LINK_LOCAL: "is a link-local address, which no agent may have",
     AddressClass.METADATA: "is a cloud's metadata address, which no agent may have",
     AddressClass.MULTICAST: "is a multicast address, which no agent can have",

@@ -25,6 +25,13 @@ _log = logging.getLogger(__name__)
 class Describer(Protocol):
     """Reaches agents that run in their own process."""
 
+    async def check(self, endpoint: str) -> None:
+        """Refuse a URL at which no agent may live.
+
+        Raises:
+            InvalidAgent: Says why.
+        """
+
     async def describe(self, endpoint: str, auth: AgentAuth | None) -> AgentDescription:
         """Ask an agent what it is."""
 
@@ -37,7 +44,7 @@ class Ains:
         leases: Who was heard.
         scheduler: Who may be used.
         board: Learns of new instances.
-        describer: Asks agents what they are.
+        describer: Says where agents may live, and asks them what they are.
         clock: Time.
         observer: Told of every change.
         registrations: Remembers agents in their own process; None for nobody.
@@ -292,6 +299,7 @@ class Ains:
 
     async def _complete(self, registration: Registration, tenant: str) -> AgentProfile:
         said = registration
+        await self._describer.check(said.endpoint)
         described = None
         if said.agent_id is None or said.capabilities is None or said.max_concurrent_tasks is None:
             described = await self._describer.describe(said.endpoint, said.auth)

@@ -5,7 +5,7 @@ import binascii
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -13,7 +13,14 @@ import msgspec
 
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.errors import SettingsError
-from aicp.model.endpoint import PORT_MAX, AddressPolicy, is_loopback_host, leads_to_loopback
+from aicp.model.endpoint import (
+    PORT_MAX,
+    AddressPolicy,
+    IPNetwork,
+    is_loopback_host,
+    leads_to_loopback,
+    private_network,
+)
 from aicp.runtime.database_url import DatabaseUrl, choose_database
 
 DEFAULT_HOST = "127.0.0.1"
@@ -26,8 +33,10 @@ SECRET_KEY_VARIABLE = "AICP_SECRET_KEY"  # noqa: S105 - the name of a variable
 RETENTION_VARIABLE = "AICP_RETENTION_S"
 DRAIN_VARIABLE = "AICP_DRAIN_S"
 LOG_FORMAT_VARIABLE = "AICP_LOG_FORMAT"
+NETWORKS_VARIABLE = "AICP_ALLOW_NETWORKS"
 KEY_BYTES = 32
 RETENTION_S_MAX = 100 * 366 * 86_400.0
+NETWORKS_MAX = 1_000
 
 
 class LogFormat(StrEnum):
@@ -68,14 +77,15 @@ def server_settings(
     host: str = DEFAULT_HOST,
     port: int = DEFAULT_PORT,
     behind_tls_proxy: bool = False,
+    allow_networks: Sequence[str] = (),
     log_format: LogFormat | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
     """The settings of a server: what it was told, the environment, and this machine's data directory.
 
     Raises:
-        SettingsError: The port is none, others could listen to the keys sent to this host, or the environment names no
-            usable database, retention, drain time or format of the log.
+        SettingsError: The port is none, others could listen to the keys sent to this host, a network is none, or the
+            environment names no usable database, retention, drain time or format of the log.
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
@@ -87,7 +97,7 @@ def server_settings(
         )
     env = os.environ if environ is None else environ
     directory = data_dir(env)
-    policy = AddressPolicy(loopback=on_loopback)
+    policy = AddressPolicy(on_loopback, _networks(allow_networks, env))
     database = choose_database(None, env, directory)
     log_format = log_format or _log_format(env)
     return Settings(
@@ -223,6 +233,18 @@ def _sound_key(key: str, source: str) -> bytes:
     if size != KEY_BYTES:
         raise SettingsError(f"{source} holds no key: it is {KEY_BYTES} random bytes in URL-safe base64, 44 characters.")
     return encoded
+
+
+def _networks(told: Sequence[str], environ: Mapping[str, str]) -> tuple[IPNetwork, ...]:
+    """The private networks agents may live in: as told on the command line, else by the environment."""
+    source = "--allow-network" if told else NETWORKS_VARIABLE
+    texts = [text for text in told or environ.get(NETWORKS_VARIABLE, "").split(",") if text.strip()]
+    if len(texts) > NETWORKS_MAX:
+        raise SettingsError(f"{source} names {len(texts)} networks; at most {NETWORKS_MAX} are allowed.")
+    try:
+        return tuple(map(private_network, texts))
+    except ValueError as error:
+        raise SettingsError(f"{source} cannot be used: {error}.") from None
 
 
 def _log_format(environ: Mapping[str, str]) -> LogFormat:

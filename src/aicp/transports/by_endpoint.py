@@ -14,6 +14,13 @@ from aicp.ports import Transport
 class RemoteTransport(Transport, Protocol):
     """A transport to agents in their own process."""
 
+    async def check(self, endpoint_url: str) -> None:
+        """Refuse a URL at which no agent may live.
+
+        Raises:
+            InvalidAgent: Says why.
+        """
+
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
         """Ask an agent what it can do.
 
@@ -46,6 +53,14 @@ class TransportByEndpoint:
         if agent.endpoint is None:
             return await self._local.probe(agent)
         return await self._get_remote().probe(agent)
+
+    async def check(self, endpoint_url: str) -> None:
+        """Refuse a URL at which no agent may live.
+
+        Raises:
+            InvalidAgent: Says why.
+        """
+        await self._get_remote().check(endpoint_url)
 
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
         """Ask an agent in its own process what it can do.

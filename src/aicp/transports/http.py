@@ -19,6 +19,7 @@ from aicp.model.wire import ANSWER_BYTES_MAX, AgentDescription
 from aicp.ports import Clock, SystemClock
 from aicp.transports import verdict
 from aicp.transports.connector import Dial, PolicedConnector, current_dial
+from aicp.transports.lookup import check_endpoint
 from aicp.transports.reading import Unusable, begun, let_go, read_json, read_refusal
 from aicp.transports.replies import SHUT_DOWN, fault
 from aicp.transports.sending import COMMON_HEADERS, Refused, Route, encode, headers_of, make_route
@@ -89,6 +90,14 @@ class HttpTransport:
         except Refused as refused:
             return refused.reply
         return await self._judged(self._get_health(route), PROBE_TIMEOUT_S)
+
+    async def check(self, endpoint_url: str) -> None:
+        """Refuse a URL at which no agent may live.
+
+        Raises:
+            InvalidAgent: It cannot be used, or leads nowhere within 5 s, or only where the policy allows no agent.
+        """
+        await check_endpoint(endpoint_url, self._policy)
 
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
         """Ask an agent what it can do, within 5 s and 1 MiB.
