@@ -2,12 +2,16 @@
 
 from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import (
+    AccessDenied,
     AgentNotFound,
+    AgentReplaced,
     AicpError,
     AllAgentsFailed,
     ChainNotFound,
     CircuitBreakerOpen,
+    Conflict,
     DeadlineExceeded,
+    Fault,
     IdempotencyConflict,
     InvalidAgent,
     InvalidChain,
@@ -15,29 +19,37 @@ from aicp.errors import (
     InvalidTask,
     NoAgentAvailable,
     NoCapableAgent,
+    NotFound,
+    OwnershipLost,
     QueueFull,
     RoutingError,
+    SettingsError,
+    StorageError,
     TaskNotFound,
 )
-from aicp.model.agent import AgentAuth, AgentCapability, AgentProfile, Capability
+from aicp.model.agent import AgentAuth, AgentCapability, AgentProfile, Capability, Registration
 from aicp.model.chain import ChainResult, ChainSpec, FailurePolicy, TaskChain
+from aicp.model.endpoint import AddressPolicy
 from aicp.model.outcome import Outcome, TaskError
 from aicp.model.reference import Reference
 from aicp.model.task import Attempt, OnFailure, Priority, Task, TaskResult, TaskStatus
+from aicp.model.wire import TaskFailed
 from aicp.resilience.backoff import Backoff
 from aicp.resilience.board import CircuitBoard
 from aicp.resilience.circuit_breaker import BreakerPolicy, CircuitBreaker, CircuitState
 from aicp.routing.failover_router import FailoverRouter
 from aicp.runtime.node import Node
 from aicp.scheduling.task_scheduler import TaskScheduler
-from aicp.transports.local import TaskFailed
 from aicp.version import __version__
 
 __all__ = [
+    "AccessDenied",
+    "AddressPolicy",
     "AgentAuth",
     "AgentCapability",
     "AgentNotFound",
     "AgentProfile",
+    "AgentReplaced",
     "AicpError",
     "AllAgentsFailed",
     "Attempt",
@@ -51,9 +63,11 @@ __all__ = [
     "CircuitBreaker",
     "CircuitBreakerOpen",
     "CircuitState",
+    "Conflict",
     "DeadlineExceeded",
     "FailoverRouter",
     "FailurePolicy",
+    "Fault",
     "IdempotencyConflict",
     "InvalidAgent",
     "InvalidChain",
@@ -62,12 +76,17 @@ __all__ = [
     "NoAgentAvailable",
     "NoCapableAgent",
     "Node",
+    "NotFound",
     "OnFailure",
     "Outcome",
+    "OwnershipLost",
     "Priority",
     "QueueFull",
     "Reference",
+    "Registration",
     "RoutingError",
+    "SettingsError",
+    "StorageError",
     "Task",
     "TaskChain",
     "TaskCoordinator",

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from aicp.agent import Agent, AgentFailure, Context
+import aicp
+from aicp.agent import Agent, AgentFailure, Context, TaskFailed
 from aicp.agent.handler import Lifetime
 from aicp.errors import InvalidAgent
 
@@ -143,3 +144,8 @@ def test_failure_tells_its_code_and_message() -> None:
     failure = AgentFailure("no_face", "There is none.")
     assert (failure.code, failure.message, failure.retryable) == ("no_face", "There is none.", False)
     assert "no_face" in str(failure)
+
+
+def test_an_agent_and_a_function_of_a_node_say_no_with_one_error() -> None:
+    assert AgentFailure is TaskFailed is aicp.TaskFailed
+    assert str(TaskFailed("no_face", "There is none.").error.message) == "There is none."

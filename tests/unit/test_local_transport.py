@@ -13,10 +13,11 @@ import pytest
 from aicp.model.agent import AgentProfile, Capability
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Call
+from aicp.model.wire import TaskFailed
 from aicp.testing.gauge import Gauge
 from aicp.testing.transport_contract import CAPABILITY, Subject, TransportContract, call
 from aicp.testing.virtual_time import run as run_virtually
-from aicp.transports.local import Handler, LocalTransport, TaskFailed
+from aicp.transports.local import Handler, LocalTransport
 
 PATIENCE_S = 10.0
 

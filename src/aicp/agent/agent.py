@@ -79,7 +79,7 @@ class Agent:
 
         The handler takes `(params)` or `(params, context)`, context being a `Context`, and returns JSON (msgspec's
         sense of it: dataclasses and Structs too). A coroutine function runs on the loop and is cancelled when nobody
-        waits any more; a plain function runs in a thread of its own. It raises `AgentFailure` to say no; anything else
+        waits any more; a plain function runs in a thread of its own. It raises `TaskFailed` to say no; anything else
         it raises is answered 500, a fault of the agent.
 
         Args:

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from aicp.agent.answers import UnusableAnswer, encode_failure, encode_refusal
-from aicp.agent.handler import NEVER, AgentFailure, Context, Lifetime, Offer, run_async, run_sync
+from aicp.agent.handler import NEVER, Context, Lifetime, Offer, run_async, run_sync
 from aicp.agent.memory import Memory
 from aicp.agent.slots import Slots
-from aicp.model.wire import AgentError
+from aicp.model.wire import TaskFailed
 
 logger = logging.getLogger("aicp.agent")
 
@@ -210,8 +210,8 @@ def _ending_of(order: Order, work: asyncio.Future[bytes]) -> Ending:
     error = work.exception()
     if error is None:
         return Ending(200, work.result(), is_success=True)
-    if isinstance(error, AgentFailure):
-        return Ending(200, encode_failure(order.key, AgentError(error.code, error.message, error.retryable)))
+    if isinstance(error, TaskFailed):
+        return Ending(200, encode_failure(order.key, error.error))
     if isinstance(error, UnusableAnswer):
         logger.error("%r: the handler of '%s' %s", order.key, name, error)
         return Ending(500, encode_refusal("unusable_answer", f"the handler of '{name}' {error}"))

@@ -14,22 +14,6 @@ from aicp.model.agent import Capability
 NEVER = float("inf")
 
 
-class AgentFailure(Exception):
-    """Raised by a handler to say no: the call is answered 200 with this error, and it is no fault of the agent.
-
-    Attributes:
-        code: Stable, lower case with underscores, the agent's own (`no_face_found`).
-        message: A sentence for a person.
-        retryable: True when another agent may well succeed; AICP then fails over.
-    """
-
-    def __init__(self, code: str, message: str = "", *, retryable: bool = False) -> None:
-        super().__init__(code, message)
-        self.code = str(code)
-        self.message = str(message)
-        self.retryable = bool(retryable)
-
-
 class HandlerExited(RuntimeError):
     """The handler tried to end the process or an iteration that is not its own."""
 

@@ -50,6 +50,29 @@ class AgentError(msgspec.Struct, frozen=True, omit_defaults=True):
         return TaskError(self.code, self.message)
 
 
+class TaskFailed(Exception):
+    """Raised by a handler to say no: this task cannot be done, and the agent is not at fault.
+
+    The same for a function of a node (`aicp.TaskFailed`) and for an agent in its own process (`aicp.agent`).
+
+    Attributes:
+        code: Stable, lower case with underscores, the agent's own (`no_face_found`).
+        message: A sentence for a person.
+        retryable: True when another agent may well succeed: AICP then fails over, and it does count against this one.
+    """
+
+    def __init__(self, code: str, message: str = "", *, retryable: bool = False) -> None:
+        super().__init__(code, message)
+        self.code = str(code)
+        self.message = str(message)
+        self.retryable = bool(retryable)
+
+    @property
+    def error(self) -> AgentError:
+        """As it goes to the caller."""
+        return AgentError(self.code, self.message, self.retryable)
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """Body of a 200: a result or an error, for the task that was asked.
 

@@ -14,7 +14,7 @@ import msgspec
 from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
-from aicp.model.wire import ANSWER_BYTES_MAX, AgentError
+from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
 from aicp.transports.replies import SHUT_DOWN, fault, late, local_trouble, misconfigured, refusal, unavailable
 from aicp.transports.under_way import UnderWay, is_being_cancelled
 
@@ -22,20 +22,6 @@ THREADS_MAX = 64
 
 Handler = Callable[[dict[str, Any]], Any]
 """Takes the params and returns the result, JSON-like; or an awaitable of it."""
-
-
-class TaskFailed(Exception):
-    """Raised by a handler to say no: this task cannot be done, and the agent is not at fault.
-
-    Args:
-        code: Stable, lower case with underscores.
-        message: For a person.
-        retryable: True when another agent may well succeed; then it does count against this one.
-    """
-
-    def __init__(self, code: str, message: str = "", *, retryable: bool = False) -> None:
-        self.error = AgentError(code, message, retryable)
-        super().__init__(message or code)
 
 
 class LocalTransport:

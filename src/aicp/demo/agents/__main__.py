@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pkgutil import resolve_name
 from typing import Any
 
-from aicp.agent import Agent, AgentFailure, AgentOptions, Context, run_agent
+from aicp.agent import Agent, AgentOptions, Context, TaskFailed, run_agent
 from aicp.agent.keys import find_api_key
 from aicp.demo.cast import CAST, Part
 from aicp.demo.receipts import Receipt, Receipts
@@ -86,7 +86,7 @@ def _done(work: Work, params: dict[str, Any]) -> dict[str, Any]:
     try:
         return work(params)
     except InvalidInput as error:
-        raise AgentFailure(error.code, error.message) from error
+        raise TaskFailed(error.code, error.message) from error
 
 
 def _parser() -> argparse.ArgumentParser:
