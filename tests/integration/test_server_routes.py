@@ -62,7 +62,9 @@ def test_wait_ends_with_the_task_and_not_with_its_time() -> None:
         task_id = await submitted(api, {"capability": "text.gate"})
         waiting = asyncio.create_task(api.get(f"/api/tasks/{task_id}?wait_s=60"))
         await gate.started.wait()
-        assert (await api.get(f"/api/tasks/{task_id}")).body["status"] == "RUNNING"
+        running = (await api.get(f"/api/tasks/{task_id}")).body
+        assert (running["status"], running["agent_id"], running["attempts"]) == ("RUNNING", "gate-1", [])
+        assert running["started_at"] is not None
         gate.let_go.set()
         assert (await waiting).body["status"] == "COMPLETED"
 

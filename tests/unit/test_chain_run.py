@@ -204,6 +204,8 @@ class TestAlone:
             running = asyncio.create_task(run.run())
             await asyncio.sleep(1)
             assert set(run.in_flight()) == {"a"}
+            assert (run.in_flight()["a"].agent_id, run.in_flight()["a"].attempts) == ("a", ())
+            assert run.in_flight()["a"].since is not None
             await asyncio.sleep(5)
             assert set(run.in_flight()) == {"b", "c"}
             await running

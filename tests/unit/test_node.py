@@ -24,7 +24,7 @@ from aicp.model.task import TaskStatus
 from aicp.model.wire import AgentDescription
 from aicp.resilience.circuit_breaker import BreakerPolicy, CircuitState
 from aicp.testing import Trace, VirtualClock, run
-from aicp.testing.faulty_agents import ScriptedAgent, ScriptedTransport, fault
+from aicp.testing.faulty_agents import ScriptedAgent, ScriptedTransport, fault, misconfigured
 from tests.unit.flow_kit import ECHO, Recorder, now, task, virtual
 
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
@@ -243,6 +243,19 @@ class TestResilience:
                 await aicp.router.route_task(task(), wait=True)
             moves = [(each.agent_id, each.state) for each in seen.events if isinstance(each, CircuitChanged)]
             assert moves == [("far", "OPEN"), ("far", "HALF_OPEN"), ("far", "CLOSED")]
+
+    @virtual
+    async def test_an_agent_that_is_set_aside_and_forgiven_is_told(self) -> None:
+        seen = Recorder()
+        async with node(ScriptedAgent("far", [misconfigured()])) as aicp:
+            await aicp.add_agent(endpoint="http://far")
+            aicp.observe(seen)
+            with pytest.raises(AicpError):
+                await aicp.router.route_task(task())
+            aicp.reset_agent("far")
+            await aicp.router.route_task(task())
+            changes = [(each.change, each.reason) for each in seen.events if isinstance(each, AgentChanged)]
+            assert changes == [("set_aside", "answered 401"), ("restored", "")]
 
 
 class TestChains:

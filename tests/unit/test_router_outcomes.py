@@ -319,6 +319,22 @@ class TestMisconfigured:
             await flow.router.route_task(task())
             assert flow.tried() == ["a", "b", "b"]
 
+    @virtual
+    async def test_nobody_promises_when_it_comes_back_but_health_says_what_showed_it(self) -> None:
+        async with Flow(ScriptedAgent("a", otherwise=misconfigured()), ScriptedAgent("b")) as flow:
+            await prefer(flow, "a")
+            await flow.router.route_task(task())
+            health = flow.router.health().agents
+            assert health["a"].retry_after_s is None
+            assert health["a"].capabilities[ECHO].retry_after_s is None
+            assert health["a"].capabilities[ECHO].reason == "answered 401"
+            assert (health["b"].retry_after_s, health["b"].capabilities[ECHO].reason) == (0.0, "")
+            flow.scheduler.restore_agent("a")
+            health = flow.router.health().agents
+            assert (health["a"].retry_after_s, health["a"].capabilities[ECHO].reason) == (0.0, "")
+            flow.scheduler.drain_agent("b")
+            assert flow.router.health().agents["b"].retry_after_s is None
+
 
 class TestCancelled:
     @virtual

@@ -336,6 +336,29 @@ class TestSetAside:
             assert stage.why_out("a", LABEL) == stage.why_out("a", TEXT) == "set aside as misconfigured"
 
     @virtual
+    async def test_it_is_told_once_with_what_showed_it_and_when_it_is_forgiven(self) -> None:
+        async with Stage(agent("a", LABEL, TEXT, slots=3)) as stage:
+            told: list[tuple[str, str, str | None]] = []
+            stage.scheduler.on_set_aside = lambda profile, key, reason: told.append((profile.agent_id, key, reason))
+            stage.scheduler.restore_agent("a")
+            leases = [await stage.lease(task(LABEL)) for _ in range(3)]
+            for lease, whole in zip(leases, [False, False, True], strict=True):
+                stage.scheduler.complete_task(lease, Outcome.MISCONFIGURED, whole_agent=whole, reason="answered 404")
+            assert told == [("a", LABEL, "answered 404"), ("a", "", "answered 404")]
+            stage.scheduler.restore_agent("a")
+            stage.scheduler.add_agent(agent("a", LABEL, TEXT))
+            assert told[2:] == [("a", "", None)]
+
+    @virtual
+    async def test_registering_again_is_told_as_forgiving_too(self) -> None:
+        async with Stage(agent("a")) as stage:
+            told: list[str | None] = []
+            stage.complete(await stage.lease(), Outcome.MISCONFIGURED)
+            stage.scheduler.on_set_aside = lambda _profile, _key, reason: told.append(reason)
+            stage.scheduler.add_agent(agent("a"))
+            assert told == [None]
+
+    @virtual
     async def test_no_time_brings_it_back_but_a_reset_does(self) -> None:
         async with Stage(agent("a")) as stage:
             stage.complete(await stage.lease(), Outcome.MISCONFIGURED)

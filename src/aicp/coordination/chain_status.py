@@ -3,12 +3,31 @@
 from collections.abc import Mapping
 from datetime import datetime
 
+import msgspec
+
 from aicp.coordination.readiness import Readiness
 from aicp.model.event import ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, graph_of
 from aicp.model.views import ChainView, TaskView, Timings
 from aicp.ports import ChainRecord
+
+
+class InFlight(msgspec.Struct, frozen=True, gc=False):
+    """A task whose end is not on record yet, as its owner knows it.
+
+    Attributes:
+        attempts: Those that ended.
+        agent_id: Who has it now; None while nobody has.
+        since: When the first attempt began, or the present one when it is the first; None before that.
+    """
+
+    attempts: tuple[Attempt, ...] = ()
+    agent_id: str | None = None
+    since: datetime | None = None
+
+
+NOT_BEGUN = InFlight()
 
 
 def fold(record: ChainRecord, graph: ChainGraph | None = None) -> Readiness:
@@ -58,10 +77,8 @@ def results_of(chain_id: str, readiness: Readiness) -> dict[str, TaskResult]:
     }
 
 
-def view_chain(
-    submitted: ChainSubmitted, readiness: Readiness, in_flight: Mapping[str, tuple[Attempt, ...]]
-) -> ChainView:
-    """What people see; `in_flight` has the attempts so far of each task that runs here. Costs its tasks."""
+def view_chain(submitted: ChainSubmitted, readiness: Readiness, in_flight: Mapping[str, InFlight]) -> ChainView:
+    """What people see; `in_flight` has each task that runs here. Costs its tasks."""
     chain_id, graph, end = submitted.chain_id, readiness.graph, readiness.end
     tasks = {task: view_task(chain_id, task, readiness, in_flight) for task in graph.tasks}
     return ChainView(
@@ -79,19 +96,19 @@ def view_chain(
     )
 
 
-def view_task(chain_id: str, task: str, readiness: Readiness, in_flight: Mapping[str, tuple[Attempt, ...]]) -> TaskView:
+def view_task(chain_id: str, task: str, readiness: Readiness, in_flight: Mapping[str, InFlight]) -> TaskView:
     """What people see of one task of a chain, by its local id."""
     if task in readiness.ended:
         return view_result(readiness.ended[task])
-    attempts = in_flight.get(task, ())
+    known = in_flight.get(task, NOT_BEGUN)
     return view_result(
         TaskResult(
             task_id=f"{chain_id}.{task}",
             capability=readiness.graph.tasks[task].capability,
             status=readiness.status_of(task, in_flight),
-            agent_id=attempts[-1].agent_id if attempts else None,
-            attempts=attempts,
-            started_at=attempts[0].started_at if attempts else None,
+            agent_id=known.agent_id or (known.attempts[-1].agent_id if known.attempts else None),
+            attempts=known.attempts,
+            started_at=known.since,
         )
     )
 

@@ -10,14 +10,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import msgspec
 
-from aicp.coordination.chain_status import fold, view_task
+from aicp.coordination.chain_status import InFlight, fold, view_task
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import has_ended
 from aicp.coordination.run import ChainRun
 from aicp.errors import ChainNotFound, TaskNotFound
 from aicp.model.chain import ChainSpec
 from aicp.model.event import ChainSubmitted
-from aicp.model.task import Attempt, TaskStatus
+from aicp.model.task import TaskStatus
 from aicp.model.validation import ChainGraph
 from aicp.model.views import ChainPage, ListedChain, ListedTask, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Journal
@@ -58,7 +58,7 @@ class _Chain(msgspec.Struct, frozen=True):
 
     submitted: ChainSubmitted
     standing: Readiness
-    in_flight: Mapping[str, tuple[Attempt, ...]] = {}
+    in_flight: Mapping[str, InFlight] = {}
 
     def tasks(self) -> Iterator[ListedTask]:
         return self._listed(iter(self.standing.graph.tasks))

@@ -10,14 +10,14 @@ from datetime import datetime
 
 import msgspec
 
-from aicp.coordination.chain_status import facts_once, fold
+from aicp.coordination.chain_status import InFlight, facts_once, fold
 from aicp.coordination.recorder import Recorder
 from aicp.errors import AicpError, OwnershipLost, StorageError
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
 from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
-from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Attempt, Task, TaskResult, TaskStatus
+from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
 from aicp.model.trace import Subject, subject, task_traceparent
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
@@ -78,7 +78,7 @@ class ChainRun:
         self._recorder = Recorder(self.chain_id, journal, record.epoch, self._on_record, uniform)
         self._works: dict[str, Work] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
-        self._ending: dict[str, tuple[Attempt, ...]] = {}
+        self._ending: dict[str, InFlight] = {}
         self._began, self._began_utc = 0.0, record.submitted.at
         self._ready_since: dict[str, datetime] = {}
         self._deadline = math.inf
@@ -110,9 +110,9 @@ class ChainRun:
         """A task on its way; None when it is not."""
         return self._works.get(task)
 
-    def in_flight(self) -> dict[str, tuple[Attempt, ...]]:
-        """The attempts so far of each task that runs, or whose end is not on record yet."""
-        return {**self._ending, **{task: tuple(work.attempts) for task, work in self._works.items()}}
+    def in_flight(self) -> dict[str, InFlight]:
+        """What is known of each task that runs, or whose end is not on record yet."""
+        return {**self._ending, **{task: _known_of(work) for task, work in self._works.items()}}
 
     @property
     def is_recording(self) -> bool:
@@ -302,7 +302,7 @@ class ChainRun:
         """Decide what the end of a task means, record it, and only then return who may start."""
         if self.readiness.is_over():
             return []
-        self._ending[task] = result.attempts
+        self._ending[task] = InFlight(result.attempts, None, result.started_at)
         try:
             return await self._settle([TaskEnded(self.chain_id, task, result)])
         finally:
@@ -360,3 +360,8 @@ class ChainRun:
         for task in tasks:
             if (runner := self._runners.get(task)) is not None:
                 runner.cancel()
+
+
+def _known_of(work: Work) -> InFlight:
+    began = work.attempts[0].started_at if work.attempts else work.since
+    return InFlight(tuple(work.attempts), work.agent_id, began)

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from aicp.coordination.chain_status import copied_results, facts_once, fold, results_of, view_chain, view_task
+from aicp.coordination.chain_status import InFlight, copied_results, facts_once, fold, results_of, view_chain, view_task
 from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import LOOK_EVERY_S, Recovery, has_ended
@@ -34,7 +34,7 @@ from aicp.errors import (
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainResult, ChainSpec, FailurePolicy, TaskChain
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
-from aicp.model.task import Attempt, Task, TaskResult
+from aicp.model.task import Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
@@ -52,7 +52,6 @@ PARALLEL_NAME = "parallel tasks"
 RETRY_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-InFlight = Mapping[str, tuple[Attempt, ...]]
 
 
 class TaskCoordinator:
@@ -563,7 +562,7 @@ class TaskCoordinator:
         for task in self._tasks:
             task.cancel()
 
-    async def _standing(self, chain_id: str, tenant: str | None) -> tuple[Readiness, InFlight]:
+    async def _standing(self, chain_id: str, tenant: str | None) -> tuple[Readiness, Mapping[str, InFlight]]:
         run = self._running(chain_id, tenant)
         if run is not None:
             return run.standing, run.in_flight()

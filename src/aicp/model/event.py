@@ -164,15 +164,20 @@ class AgentChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="agent_cha
 
     Attributes:
         agent_id: Who.
-        change: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`, `set_aside`, `restored`.
+        change: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`, `set_aside` (it turned
+            out to be misconfigured), `restored` (that was forgotten).
         at: UTC.
         tenant: Whose agent it is; None for one that serves every tenant.
+        capability: For `set_aside`: the only one it is about; empty for all of the agent.
+        reason: For `set_aside`: what showed it.
     """
 
     agent_id: str
     change: str
     at: datetime
     tenant: str | None = None
+    capability: str = ""
+    reason: str = ""
 
 
 class CapabilityChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="capability_changed"):

@@ -40,7 +40,8 @@ class LiveEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         reason: Why, in a sentence.
         error: Why there is no result.
         state: The circuit's new state.
-        change: What became of the agent: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`.
+        change: What became of the agent: `registered`, `updated`, `heard`, `unheard`, `offline`, `draining`, `removed`,
+            `set_aside`, `restored`.
         is_out: True when the capability lost its last usable agent, False when it has one again.
         waited_s: How long the attempt waited for its agent, seconds.
         elapsed_s: How long the attempt took, seconds.

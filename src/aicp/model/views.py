@@ -397,12 +397,14 @@ class CapabilityHealth(msgspec.Struct, frozen=True):
         why_out: Why it may not be used; empty when it may.
         retry_after_s: Seconds until it may be tried; None when somebody must act first.
         latency_ms: Smoothed milliseconds of its successes; None while unmeasured.
+        reason: For one that was set aside: what showed that it is misconfigured.
     """
 
     state: str
     why_out: str
     retry_after_s: float | None
     latency_ms: float | None
+    reason: str = ""
 
 
 class AgentHealth(msgspec.Struct, frozen=True):

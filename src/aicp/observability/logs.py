@@ -130,7 +130,7 @@ def _sentence(event: LiveEvent) -> str:
         case "circuit_changed":
             return f"the circuit of agent {event.agent_id} for {event.capability} is {event.state}"
         case "agent_changed":
-            return f"agent {event.agent_id} is {event.change}"
+            return f"agent {event.agent_id} is {(event.change or '').replace('_', ' ')}"
         case "chain_cancelled":
             return "the chain was cancelled"
         case _:

@@ -122,7 +122,11 @@ def _(event: CircuitChanged, _submitted: Submitted) -> Told:
 
 @_tell.register
 def _(event: AgentChanged, _submitted: Submitted) -> Told:
-    return Told(LiveEvent("agent_changed", event.at, agent_id=event.agent_id, change=event.change), event.tenant)
+    live = LiveEvent(
+        "agent_changed", event.at, agent_id=event.agent_id, change=event.change, capability=event.capability or None,
+        reason=event.reason[:TEXT_CHARS_MAX] or None,
+    )  # fmt: skip
+    return Told(live, event.tenant)
 
 
 @_tell.register

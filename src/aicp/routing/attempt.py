@@ -48,6 +48,7 @@ class Attempts:
         began, began_utc = self._clock.monotonic(), self._clock.utcnow()
         call = self._call(work, lease, began)
         before = subject.set(Subject(work.chain_id, work.task_id, lease.agent.agent_id, work.traceparent))
+        work.agent_id, work.since = lease.agent.agent_id, began_utc
         self._tell_start(work, lease, call, began_utc)
         reply = Reply(Outcome.CANCELLED, reason="the caller cancelled", evidence=False)
         try:
@@ -62,6 +63,7 @@ class Attempts:
             elapsed_s = self._clock.monotonic() - began
             self._settle(lease, reply, elapsed_s)
             self._remember(work, lease, call, reply, began_utc, elapsed_s)
+            work.agent_id = None
             subject.reset(before)
         return reply
 
@@ -123,6 +125,7 @@ class Attempts:
             evidence=reply.evidence,
             retry_after_s=reply.retry_after_s,
             whole_agent=reply.whole_agent,
+            reason=reply.reason,
         )
 
     def _tell_start(self, work: Work, lease: Lease, call: Call, at: datetime) -> None:

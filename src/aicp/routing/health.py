@@ -49,10 +49,13 @@ def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
 
 def _capability_health(seat: Seat, board: CircuitBoard) -> CapabilityHealth:
     agent_id = seat.member.profile.agent_id
-    wait_s = board.ready_in_s(agent_id, seat.key)
+    # Whoever is out for another reason than its circuit has no time at which it comes back by itself.
+    needs_somebody = bool(seat.why_out) and seat.standing.ready_at == math.inf
+    wait_s = math.inf if needs_somebody else board.ready_in_s(agent_id, seat.key)
     return CapabilityHealth(
         state=board.get_state(agent_id, seat.key),
         why_out=seat.why_out,
+        reason=seat.member.trouble.why_aside(seat.key),
         retry_after_s=round(wait_s, 3) if wait_s < math.inf else None,
         latency_ms=round(seat.latency_s * 1000, 3) if seat.latency_s else None,
     )

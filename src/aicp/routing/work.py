@@ -30,6 +30,8 @@ class Work:
         accepted: True when it waits for agents that are out; False for a direct call that rather comes back.
         attempts: What was tried; the last 30.
         choices: Why each went where it went; the last 30.
+        agent_id: Who has it now; None between attempts.
+        since: When the last attempt began, UTC.
         number: Of the last attempt.
         dispatches: How often it was sent; an attempt whose agent would not take the params is not.
         real_attempts: Of those, how many count against the limit.
@@ -43,9 +45,9 @@ class Work:
     """
 
     __slots__ = (
-        "accepted", "announce", "attempts", "choices", "deadline", "dispatches", "doubted", "epoch", "is_lost",
-        "number", "ready_at", "ready_at_utc", "real_attempts", "rounds", "suspects", "task", "task_id", "tenant",
-        "traceparent", "tried",
+        "accepted", "agent_id", "announce", "attempts", "choices", "deadline", "dispatches", "doubted", "epoch",
+        "is_lost", "number", "ready_at", "ready_at_utc", "real_attempts", "rounds", "since", "suspects", "task",
+        "task_id", "tenant", "traceparent", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,8 @@ class Work:
         self.traceparent = traceparent
         self.attempts: list[Attempt] = []
         self.choices: list[Choice] = []
+        self.agent_id: str | None = None
+        self.since: datetime | None = None
         self.number = 0
         self.dispatches = 0
         self.real_attempts = 0

@@ -215,6 +215,15 @@ class Ains:
         """Everybody who offers `name` or `name@major`."""
         return self._directory.search(capability)
 
+    def set_aside(self, profile: AgentProfile, capability: str, reason: str | None) -> None:
+        """An agent turned out to be misconfigured, for a capability or as a whole; or, without a reason, forgiven."""
+        change = "restored" if reason is None else "set_aside"
+        tenant = None if profile.shared else profile.tenant
+        event = AgentChanged(profile.agent_id, change, self._clock.utcnow(), tenant, capability, reason or "")
+        if reason is not None:
+            _log.warning("agent %s is set aside: %s", profile.agent_id, f"{capability} {reason}".strip())
+        self._observer.notify(event)
+
     def notify(self, event: Event) -> None:
         """As an observer: an agent that answers is heard, whatever its heartbeats do."""
         if isinstance(event, AttemptEnded) and event.outcome is Outcome.SUCCESS:

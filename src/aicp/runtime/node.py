@@ -111,6 +111,7 @@ class Node:
         self._health_watch = HealthWatch(self.ains, self._transport, self.board, self.scheduler)
         self.scheduler.on_probe_due = self._prober.probe_soon
         self.scheduler.on_outage = self._pool_changed
+        self.scheduler.on_set_aside = self.ains.set_aside
         self.coordinator = TaskCoordinator(
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
             observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,

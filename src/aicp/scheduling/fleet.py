@@ -226,22 +226,34 @@ class Trouble:
     Attributes:
         is_draining: It gets no new tasks.
         is_set_aside: It turned out to be misconfigured as a whole.
-        set_aside_keys: Capabilities it turned out not to be configured for.
+        set_aside_keys: Capabilities it turned out not to be configured for, and what showed that.
+        set_aside_because: What showed that it is misconfigured as a whole.
         liveness: Unheard agents are a last resort, offline ones are out.
         cool_down_s: The last guessed cool-down, 0 after a success.
     """
 
-    __slots__ = ("cool_down_s", "is_draining", "is_set_aside", "liveness", "set_aside_keys")
+    __slots__ = ("cool_down_s", "is_draining", "is_set_aside", "liveness", "set_aside_because", "set_aside_keys")
 
     def __init__(self) -> None:
         self.is_draining = self.is_set_aside = False
-        self.set_aside_keys: set[str] = set()
+        self.set_aside_because = ""
+        self.set_aside_keys: dict[str, str] = {}
         self.liveness = Liveness.HEARD
         self.cool_down_s = 0.0
+
+    @property
+    def was_set_aside(self) -> bool:
+        """True when it is set aside, as a whole or for a capability."""
+        return self.is_set_aside or bool(self.set_aside_keys)
+
+    def why_aside(self, key: str) -> str:
+        """What showed that it is misconfigured, as a whole or for a capability; empty when nothing did."""
+        return self.set_aside_because or self.set_aside_keys.get(key, "")
 
     def forgive(self) -> None:
         """Forget that it was set aside or asked for a rest."""
         self.is_set_aside = False
+        self.set_aside_because = ""
         self.set_aside_keys.clear()
         self.cool_down_s = 0.0
 

@@ -49,6 +49,8 @@ class TaskScheduler:
         on_probe_due: Told of an agent when the wait of a gated circuit of its is over; None when nobody probes.
         on_outage: Told `(pool, is_out)` when those who offer a capability to the same tenants lost their last usable
             agent, or have one again.
+        on_set_aside: Told of an agent that turned out to be misconfigured, with the capability (empty for all of it)
+            and what showed it; and of one for which that was forgotten, with None.
     """
 
     def __init__(
@@ -59,12 +61,14 @@ class TaskScheduler:
         rng: random.Random | None = None,
         on_probe_due: Callable[[AgentProfile], Any] | None = None,
         on_outage: Callable[[Pool, bool], Any] | None = None,
+        on_set_aside: Callable[[AgentProfile, str, str | None], Any] | None = None,
     ) -> None:
         self._board = board
         self._clock = clock or SystemClock()
         self._draw = (rng or random.Random()).random
         self.on_probe_due = on_probe_due
         self.on_outage = on_outage
+        self.on_set_aside = on_set_aside
         self._roster = Roster()
         self._judge = Judge(board)
         self._leases = Leases(self._clock, self._expired)
@@ -123,6 +127,7 @@ class TaskScheduler:
         evidence: bool = True,
         retry_after_s: float | None = None,
         whole_agent: bool = False,
+        reason: str = "",
     ) -> None:
         """Settle slot, permit and latency of a lease; the second time, or after it expired, nothing happens.
 
@@ -133,6 +138,7 @@ class TaskScheduler:
             evidence: False when the verdict says nothing about the agent.
             retry_after_s: For OVERLOADED: how long the agent asked to be left alone.
             whole_agent: For MISCONFIGURED: about the agent rather than about this capability.
+            reason: For MISCONFIGURED: what showed it.
         """
         if not self._leases.settle(lease):
             return
@@ -154,7 +160,7 @@ class TaskScheduler:
         if outcome is Outcome.OVERLOADED:
             self._cool_down(seat, retry_after_s)
         elif outcome is Outcome.MISCONFIGURED and lease.agent is member.profile:
-            self._set_aside(seat, whole_agent=whole_agent)
+            self._set_aside(seat, reason, whole_agent=whole_agent)
         self._free_slot(member, now)
 
     def add_agent(self, profile: AgentProfile) -> None:
@@ -166,14 +172,17 @@ class TaskScheduler:
         check_profile(profile)
         member = self._roster.members.get(profile.agent_id)
         left: list[Pool] = []
+        was_aside = False
         if member is None:
             member = self._roster.members[profile.agent_id] = Member(profile)
         else:
             left = [seat.pool for seat in member]
             self._stop_timer(profile.agent_id)
+            was_aside = member.trouble.was_set_aside
             member.renew()
         self._roster.enrol(member, profile, self._share_of(profile))
         self.refresh(profile.agent_id)
+        self._note_restored(profile, was_aside=was_aside)
         self._note_losses(left)
 
     def remove_agent(self, agent_id: str) -> None:
@@ -213,8 +222,11 @@ class TaskScheduler:
         Raises:
             AgentNotFound: There is none.
         """
-        self._roster.member(agent_id).trouble.forgive()
+        member = self._roster.member(agent_id)
+        was_aside = member.trouble.was_set_aside
+        member.trouble.forgive()
         self.refresh(agent_id)
+        self._note_restored(member.profile, was_aside=was_aside)
 
     def share_slots(self, replicas: int) -> None:
         """Use only this replica's share of every agent's slots, at least one; costs a look at every agent.
@@ -675,13 +687,20 @@ class TaskScheduler:
         self._board.cool_down(seat.agent_id, rest_s(retry_after_s))
         self._look_at_all(member, self._clock.monotonic())
 
-    def _set_aside(self, seat: Seat, *, whole_agent: bool) -> None:
+    def _set_aside(self, seat: Seat, reason: str, *, whole_agent: bool) -> None:
         trouble = seat.member.trouble_of_its_own()
+        is_news = not (trouble.is_set_aside or (seat.key in trouble.set_aside_keys and not whole_agent))
         if whole_agent:
-            trouble.is_set_aside = True
+            trouble.is_set_aside, trouble.set_aside_because = True, reason
         else:
-            trouble.set_aside_keys.add(seat.key)
+            trouble.set_aside_keys[seat.key] = reason
         self._look_at_all(seat.member, self._clock.monotonic())
+        if is_news and self.on_set_aside is not None:
+            self.on_set_aside(seat.member.profile, "" if whole_agent else seat.key, reason)
+
+    def _note_restored(self, profile: AgentProfile, *, was_aside: bool) -> None:
+        if was_aside and self.on_set_aside is not None:
+            self.on_set_aside(profile, "", None)
 
     def _expired(self, lease: Lease) -> None:
         self.complete_task(lease, Outcome.CANCELLED)
