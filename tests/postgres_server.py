@@ -79,6 +79,17 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
+    @property
+    def pid(self) -> int:
+        """Of the process that all others of the server are children of."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def children(self) -> list[int]:
+        """The server's other processes."""
+        return [int(child) for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
     def make(self) -> None:
         """Make the data directory."""
         if self._user is not None:
@@ -117,7 +128,7 @@ class PostgresServer:
         if self._process is not None:
             if how is signal.SIGKILL:
                 # The server's children would notice by themselves, in a while.
-                for child in _children(self._process.pid):
+                for child in self.children:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child, how)
             self._process.send_signal(how)
@@ -184,10 +195,6 @@ class PostgresServer:
                 if source.is_dir():
                     shutil.copytree(source, self._directory / source.name, symlinks=True)
             self._binaries = self._directory / package.name / self._binaries.relative_to(package)
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def free_port() -> int:

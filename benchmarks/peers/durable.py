@@ -1,13 +1,14 @@
-"""AICP's durable chains beside other engines: DBOS, LangGraph, Prefect, Celery, and Dask, which keeps nothing.
+"""AICP's durable chains beside other engines: DBOS, LangGraph, Prefect, Celery, Procrastinate, and Dask, not durable.
 
 Steps do next to nothing. In each round each engine runs in a fresh process on an empty directory, one at a time, and
 warms up; figures are medians over the rounds. An engine that would need minutes is asked for less, as its size says,
 and nothing is counted up to what was not run. For the ratios AICP does the same work, of the same size, right after
-each engine; they are medians of those pairs.
+each engine, on the same kind of database; they are medians of those pairs. PostgreSQL is a server of its own for each.
 
-Aims: a chain of 3 in 3 ms (p50); 1,000 steps/s one after the other; 10,000 steps/s in 300 chains; fan-out of 1,000 and
-join in 100 ms; 3 x 100 ms in 104 ms; a DAG of 10,000 checked in 50 ms and run in 1.5 s; the event loop never kept
-for more than 5 ms while every commit takes 20 ms.
+Aims on SQLite: a chain of 3 in 3 ms (p50); 1,000 steps/s one after the other; 10,000 steps/s in 300 chains; fan-out of
+1,000 and join in 100 ms; 3 x 100 ms in 104 ms; a DAG of 10,000 checked in 50 ms and run in 1.5 s; the event loop never
+kept for more than 5 ms while every commit takes 20 ms. On PostgreSQL: a chain of 3 in 4 ms; 600 steps/s one after the
+other; 8,000 in 300 chains; two replicas do 1.3 times as much as one.
 Needs `pip install -e '.[engines]'`.
 
     python -m benchmarks.peers.durable [--quick] [--engine NAME]... [--rounds N]
@@ -28,17 +29,21 @@ from benchmarks.measure import ratio, report
 from benchmarks.peers.engines.engine import Case, Sizes
 from benchmarks.peers.engines.process import Report
 from benchmarks.peers.engines.processes import measure_engine
+from benchmarks.peers.engines.replicas import replicas_side_by_side
 from benchmarks.peers.engines.slow_disk import SLOWLY, absences, validation_ms
 from benchmarks.peers.engines.workloads import Finding
 
 OURS = "aicp"
-ENGINES = (OURS, "aicp_in_memory", "dbos", "langgraph", "prefect", "celery", "dask")
+OURS_ON_POSTGRES = "aicp_on_postgres"
+ON_POSTGRES = (OURS_ON_POSTGRES, "dbos_on_postgres", "procrastinate")
+ENGINES = (OURS, "aicp_in_memory", "dbos", "langgraph", "prefect", "celery", "dask", *ON_POSTGRES)
 ROUNDS = 3
 QUICK = Sizes(chains=20, sequential=50, steps=2, width=100, naps=3, layers=5, columns=20)
 IN_MS = (Case.CHAIN, Case.FAN_OUT, Case.NAPS, Case.DAG)
 FSYNCS = 200
 BLOCK = b"x" * 4096
 COLUMNS = ("what", "engine", "size", "median", "min", "max", "unit", "x AICP's time", "notes")
+AIMS = ("what", "aim", "measured", "")
 NONE = "-"
 
 Row = list[object]
@@ -70,7 +75,8 @@ def run_rounds(engines: Sequence[str], rounds: int, sizes: Sizes) -> Rounds:
 
 def measure_pair(name: str, sizes: Sizes) -> Measured:
     theirs = measure_engine(name, sizes)
-    return Measured(theirs, theirs if name == OURS or not theirs.findings else measure_engine(OURS, theirs.sizes))
+    ours = OURS_ON_POSTGRES if name in ON_POSTGRES else OURS
+    return Measured(theirs, theirs if name == ours or not theirs.findings else measure_engine(ours, theirs.sizes))
 
 
 def shown(case: Case, finding: Finding) -> float:
@@ -125,14 +131,18 @@ def fsync_ms() -> float:
     return statistics.median(taken) * 1e3
 
 
+def medians(reports: Sequence[Report]) -> dict[Case, float]:
+    by_case = {case: [shown(case, finding) for finding in found(reports, case)] for case in Case}
+    return {case: statistics.median(figures) for case, figures in by_case.items() if figures}
+
+
 def aims(ours: Sequence[Report]) -> list[Row]:
     """Each aim, and what it was judged by; other figures that explain them have none."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         kept = pool.submit(absences).result()
         plain = pool.submit(partial(validation_ms, reads=False)).result()
         reading = pool.submit(partial(validation_ms, reads=True)).result()
-    by_case = {case: [shown(case, finding) for finding in found(ours, case)] for case in Case}
-    median = {case: statistics.median(figures) for case, figures in by_case.items() if figures}
+    median = medians(ours)
     rows: list[Row] = [
         at_most("chain of 3, p50, ms", 3.0, median.get(Case.CHAIN)),
         at_least("steps one after the other, steps/s", 1_000.0, median.get(Case.SEQUENTIAL)),
@@ -150,6 +160,22 @@ def aims(ours: Sequence[Report]) -> list[Row]:
             [f"event loop kept, {meanwhile}: longest of all, ms", NONE, absence.worst_ms, ""],
         ]
     return [*rows, ["fsync of 4 KiB on this disk, p50, ms", NONE, fsync_ms(), ""]]
+
+
+def aims_on_postgres(ours: Sequence[Report]) -> list[Row]:
+    """The same for PostgreSQL, with one replica and two."""
+    median, shares = medians(ours), replicas_side_by_side()
+    return [
+        at_most("chain of 3, p50, ms", 4.0, median.get(Case.CHAIN)),
+        at_least("steps one after the other, steps/s", 600.0, median.get(Case.SEQUENTIAL)),
+        at_least("300 chains at once, steps/s", 8_000.0, median.get(Case.CHAINS_300)),
+        at_least("two replicas, of what one does", 1.3, shares.ratio),
+        *([f"{words}, steps/s", NONE, each.steps_per_s, ""] for words, each in shares.named()),
+        *([f"{words}, cores used by replicas", NONE, each.replica_cores, ""] for words, each in shares.named()),
+        *([f"{words}, cores used by PostgreSQL", NONE, each.server_cores, ""] for words, each in shares.named()),
+        ["round trip with one commit of one row, p50, ms", NONE, shares.commit_ms, ""],
+        ["fsync of 4 KiB on this disk, p50, ms", NONE, fsync_ms(), ""],
+    ]
 
 
 def at_most(what: str, aim: float, value: float | None) -> Row:
@@ -177,7 +203,10 @@ def main() -> None:
     report("peers/durable", COLUMNS, rows, ["msgspec"])
     if OURS in measured and not asked.quick:
         ours = [each.engine for each in measured[OURS]]
-        report("peers/durable_aims", ["what", "aim", "measured", ""], aims(ours), ["msgspec"])
+        report("peers/durable_aims", AIMS, aims(ours), ["msgspec"])
+    if OURS_ON_POSTGRES in measured and not asked.quick:
+        ours = [each.engine for each in measured[OURS_ON_POSTGRES]]
+        report("peers/durable_aims_postgres", AIMS, aims_on_postgres(ours), ["msgspec", "asyncpg"])
 
 
 if __name__ == "__main__":

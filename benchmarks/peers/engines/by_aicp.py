@@ -1,11 +1,11 @@
 """AICP on SQLite."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from aicp import Node, Task, TaskChain, TaskStatus
 from aicp.model.chain import ChainResult, ChainSpec
@@ -72,7 +72,7 @@ class Aicp(Engine):
     """A node with one local agent."""
 
     name = "AICP"
-    packages = ("msgspec",)
+    packages: ClassVar[Sequence[str]] = ("msgspec",)
     record = "SQLite, WAL, synchronous=FULL: a result is on disk before a dependent starts"
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 """DBOS on SQLite."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,25 +65,27 @@ class Dbos(Engine):
     """Workflows and steps as async functions; what runs side by side is gathered, in an order that never changes."""
 
     name = "DBOS"
-    packages = ("dbos",)
+    packages: ClassVar[Sequence[str]] = ("dbos",)
     record = "SQLite, rollback journal, synchronous=FULL: each step's result on its own"
     notes: ClassVar = {Case.DAG: "layer by layer: its steps must start in the same order again after a crash"}
     sizes = Sizes(chains=100, sequential=300, steps=4, naps=10, layers=5)
 
+    @contextmanager
+    def database(self, directory: Path) -> Iterator[str]:
+        """The URL of its database."""
+        yield f"sqlite:///{directory / 'dbos.db'}"
+
     @asynccontextmanager
     async def opened(self, directory: Path) -> AsyncIterator[None]:
         """DBOS, in this process."""
-        config: DBOSConfig = {
-            "name": "bench",
-            "system_database_url": f"sqlite:///{directory / 'dbos.db'}",
-            "log_level": "ERROR",
-        }
-        DBOS(config=config)
-        DBOS.launch()
-        try:
-            yield
-        finally:
-            await asyncio.to_thread(DBOS.destroy)
+        with self.database(directory) as url:
+            config: DBOSConfig = {"name": "bench", "system_database_url": url, "log_level": "ERROR"}
+            DBOS(config=config)
+            DBOS.launch()
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(DBOS.destroy)
 
     async def chain(self, steps: int) -> int:
         """A workflow that awaits one step after the other."""
