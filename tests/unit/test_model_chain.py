@@ -8,7 +8,7 @@ import yaml
 
 from aicp.errors import InvalidTask
 from aicp.model.chain import ChainResult, ChainSpec, ChainTask, FailurePolicy, TaskChain
-from aicp.model.task import OnFailure, Priority, TaskResult, TaskStatus
+from aicp.model.task import OnFailure, Priority, Task, TaskResult, TaskStatus
 from aicp.model.validation import check_chain, parse_chain
 
 DOCUMENT = """
@@ -86,6 +86,23 @@ def test_ids_are_made_from_the_capability_when_left_out() -> None:
     made = [chain.add_task(name).id for name in ("image.fetch", "image.fetch@2", "web.fetch", "nlp", "x" * 128)]
     assert made == ["fetch", "fetch-2", "fetch-3", "nlp", "x" * 56]
     check_chain(chain.freeze())
+
+
+class CountingLooks(dict[str, Task]):
+    looks = 0
+
+    def __contains__(self, key: object) -> bool:
+        self.looks += 1
+        return super().__contains__(key)
+
+
+def test_naming_a_thousand_tasks_of_a_kind_looks_at_each_name_a_few_times() -> None:
+    chain, names = TaskChain(), CountingLooks()
+    chain._tasks = names
+    made = [chain.add_task("image.fetch").id for _ in range(1_000)]
+    assert made[-1] == "fetch-1000"
+    assert len(set(made)) == 1_000
+    assert names.looks < 5 * 1_000
 
 
 def test_an_id_made_up_never_meets_one_that_was_given() -> None:

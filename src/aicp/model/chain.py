@@ -82,6 +82,7 @@ class TaskChain:
         self._deadline_s = deadline_s
         self._failure_policy = FailurePolicy(failure_policy)
         self._tasks: dict[str, Task] = {}
+        self._numbers: dict[str, int] = {}
 
     def add_task(
         self,
@@ -130,9 +131,11 @@ class TaskChain:
         stem = capability.partition("@")[0].rpartition(".")[2][:56] or "task"
         if stem not in self._tasks:
             return stem
-        number = 2
+        number = self._numbers.get(stem, 1) + 1
         while f"{stem}-{number}" in self._tasks:
             number += 1
+        # Where the next one begins to look: ten thousand of a kind are named in one go.
+        self._numbers[stem] = number
         return f"{stem}-{number}"
 
 
