@@ -1,5 +1,6 @@
 """Tasks, their states and what travels with an attempt, as values (sections 1, 4 and 5)."""
 
+import gc
 import itertools
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from aicp.model.task import (
     DEADLINE_S_MAX,
     DEFAULT_ATTEMPT_TIMEOUT_S,
     DEFAULT_TASK_DEADLINE_S,
+    Attempt,
     Call,
     OnFailure,
     Priority,
@@ -120,3 +122,11 @@ def test_facts_say_what_kind_they_are() -> None:
         written = msgspec.json.encode(fact)
         assert msgspec.json.decode(written)["kind"] == type(fact).__struct_config__.tag
         assert msgspec.json.decode(written, type=Fact) == fact
+
+
+def test_what_is_made_for_each_attempt_is_none_of_the_garbage_collectors_business() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    attempt = Attempt("eyes", 1, Outcome.SUCCESS, "", at, at)
+    result = TaskResult("c.t", "nlp", TaskStatus.COMPLETED, {"words": ["a"]}, attempts=(attempt,))
+    made = [attempt, result, TaskEnded("c", "t", result), Call("c.t", "nlp", {"words": ["a"]})]
+    assert not any(map(gc.is_tracked, made))

@@ -33,7 +33,7 @@ class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_s
     traceparent: str | None = None
 
 
-class TaskStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="task_started"):
+class TaskStarted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="task_started"):
     """Fact, only for tasks that are not idempotent: it is about to be sent, and never will be again.
 
     Attributes:
@@ -47,7 +47,7 @@ class TaskStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="task_start
     at: datetime
 
 
-class TaskEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended"):
+class TaskEnded(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="task_ended"):
     """Fact: a task reached its end.
 
     Attributes:
@@ -61,7 +61,7 @@ class TaskEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended")
     result: TaskResult
 
 
-class ChainCancelled(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_cancelled"):
+class ChainCancelled(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="chain_cancelled"):
     """Fact: somebody cancelled it; no attempt starts from now on.
 
     Attributes:
@@ -73,7 +73,7 @@ class ChainCancelled(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_c
     at: datetime
 
 
-class ChainEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_ended"):
+class ChainEnded(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="chain_ended"):
     """Fact: nothing of it will run any more.
 
     Attributes:
@@ -89,7 +89,7 @@ class ChainEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_ended
     error: TaskError | None = None
 
 
-class AttemptStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt_started"):
+class AttemptStarted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="attempt_started"):
     """Event: a task was handed to an agent.
 
     Attributes:
@@ -113,7 +113,7 @@ class AttemptStarted(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt
     tenant: str = DEFAULT_TENANT
 
 
-class AttemptEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="attempt_ended"):
+class AttemptEnded(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="attempt_ended"):
     """Event: the verdict on an attempt.
 
     Attributes:
@@ -196,7 +196,7 @@ class CapabilityChanged(msgspec.Struct, frozen=True, tag_field="kind", tag="capa
     tenant: str | None = None
 
 
-class JournalCommitted(msgspec.Struct, frozen=True, tag_field="kind", tag="journal_committed"):
+class JournalCommitted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="journal_committed"):
     """Event: the journal has put down, or failed to put down, what was ready for the disk.
 
     Attributes:

@@ -33,7 +33,7 @@ class Outcome(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-class TaskError(msgspec.Struct, frozen=True):
+class TaskError(msgspec.Struct, frozen=True, gc=False):
     """Why a task has no result.
 
     Attributes:
@@ -45,7 +45,7 @@ class TaskError(msgspec.Struct, frozen=True):
     message: str
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """What a transport makes of one call to an agent: never an exception, always one of these.
 
     Attributes:

@@ -93,7 +93,7 @@ class TaskView(msgspec.Struct, frozen=True):
     ended_at: datetime | None
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """Why an attempt went where it went.
 
     Attributes:

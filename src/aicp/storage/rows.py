@@ -43,7 +43,7 @@ class _EndOutline(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended
 _outline_decoder = msgspec.json.Decoder(ChainSubmitted | TaskStarted | _EndOutline | ChainCancelled | ChainEnded)
 
 
-class FactRow(msgspec.Struct, frozen=True):
+class FactRow(msgspec.Struct, frozen=True, gc=False):
     """A fact as it is stored.
 
     Attributes:
@@ -55,7 +55,7 @@ class FactRow(msgspec.Struct, frozen=True):
     digest: bytes | None = None
 
 
-class ResultRow(msgspec.Struct, frozen=True):
+class ResultRow(msgspec.Struct, frozen=True, gc=False):
     """A large result.
 
     Attributes:
@@ -67,7 +67,7 @@ class ResultRow(msgspec.Struct, frozen=True):
     body: str
 
 
-class AppendRows(msgspec.Struct, frozen=True):
+class AppendRows(msgspec.Struct, frozen=True, gc=False):
     """Facts of one chain, ready to be stored.
 
     Attributes:
