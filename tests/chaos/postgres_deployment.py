@@ -12,7 +12,8 @@ from aicp.storage.postgres_address import parse_postgres_url
 from aicp.storage.postgres_check import check_database
 from tests.chaos.server_process import ServerProcess
 from tests.chaos.way_process import WayProcess, ways_to
-from tests.integration.postgres_kit import PostgresServer, opened, postgres_server
+from tests.integration.postgres_kit import opened
+from tests.postgres_server import PostgresServer, postgres_server
 
 SECRET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
 LEASE_S = 3.0
