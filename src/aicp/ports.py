@@ -9,6 +9,7 @@ import msgspec
 
 from aicp.model.agent import AgentProfile
 from aicp.model.event import ChainSubmitted, Event, Fact
+from aicp.model.notice import Notice, Order
 from aicp.model.outcome import Reply
 from aicp.model.task import Call, TaskStatus
 
@@ -280,6 +281,80 @@ class Replicas(Protocol):
         Raises:
             StorageError: They could not be read.
         """
+
+
+class Posted(msgspec.Struct, frozen=True):
+    """What another replica told.
+
+    Attributes:
+        replica: Its number.
+        age_s: How long ago, seconds by the record's clock.
+        notice: What.
+    """
+
+    replica: int
+    age_s: float
+    notice: Notice
+
+
+class Ordered(msgspec.Struct, frozen=True):
+    """An order of an operator.
+
+    Attributes:
+        agent_id: For which agent.
+        order: What to do.
+        number: Tells it from another one with the same words.
+    """
+
+    agent_id: str
+    order: Order
+    number: int
+
+
+class News(msgspec.Struct, frozen=True):
+    """What is new on a bulletin: of agents and orders, how they are now.
+
+    Attributes:
+        registered: Agents that somebody registered, this replica included.
+        removed: Ids of agents that somebody removed.
+        orders: Orders for agents.
+        posted: What others told, oldest first.
+        has_gap: True when something that others told may be missing.
+    """
+
+    registered: tuple[AgentProfile, ...] = ()
+    removed: tuple[str, ...] = ()
+    orders: tuple[Ordered, ...] = ()
+    posted: tuple[Posted, ...] = ()
+    has_gap: bool = False
+
+
+class Bulletin(Protocol):
+    """Where replicas tell each other what each alone knows. Opened and closed with the journal.
+
+    Anything may raise `StorageError`: then a later call may succeed.
+    """
+
+    async def begin(self) -> None:
+        """What is registered, removed or told from now on is news to the first `look`; and so is every order."""
+
+    async def post(self, notice: Notice) -> None:
+        """Tell the others something. It may be lost, when the record's server dies for one."""
+
+    async def order(self, agent_id: str, order: Order) -> int:
+        """Have every replica, those that start later included, do something with an agent; returns the order's number.
+
+        It stays on record until another one takes its place, or the agent registers anew or is removed.
+        """
+
+    async def look(self) -> News:
+        """What is new since the look that was accepted. Agents and orders may come twice; notices may be lost."""
+
+    def accept(self) -> None:
+        """What the last look returned was taken in: it is not news any more."""
+
+    async def until_posted(self, timeout_s: float) -> None:
+        """Return when somebody told something, after `timeout_s` at the latest; a hint, which may be lost."""
 
 
 class Observer(Protocol):

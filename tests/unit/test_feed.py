@@ -23,7 +23,7 @@ def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]
     return lambda: run(test())
 
 
-def make_feed(**options: int) -> Feed:
+def make_feed(**options: Any) -> Feed:
     owners = {CHAIN: submitted(), "of-b": submitted("of-b", "b")}
     return Feed(owners.get, lambda: AT, **options)
 

@@ -50,6 +50,7 @@ class LiveEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         total_tasks: How many the chain has.
         retry_of: The chain it repeats.
         lost: Of a gap: how many events are missing; None when nobody knows.
+        replica: Which replica it happened at, where that is another than the one that was asked.
     """
 
     kind: str
@@ -74,3 +75,4 @@ class LiveEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     total_tasks: int | None = None
     retry_of: str | None = None
     lost: int | None = None
+    replica: str | None = None

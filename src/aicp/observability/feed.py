@@ -21,6 +21,9 @@ from aicp.model.event import Event
 from aicp.model.live import GAP, LiveEvent
 from aicp.observability.telling import Submitted, tell
 
+Relay = Callable[[LiveEvent, str | None], None]
+"""Told of a live event and whose it is; None for every tenant's."""
+
 KEPT_MAX = 5_000
 STREAMS_MAX = 64
 READERS_MAX = 1_000
@@ -51,7 +54,9 @@ class Wanted(msgspec.Struct, frozen=True):
         return not (self.chain_id or self.agent_id or self.kinds)
 
     def takes(self, event: LiveEvent) -> bool:
-        """True when it is one of them."""
+        """True when it is one of them; a gap always is."""
+        if event.kind == GAP:
+            return True
         if self.chain_id and event.chain_id != self.chain_id:
             return False
         if self.agent_id and event.agent_id != self.agent_id:
@@ -122,6 +127,7 @@ class Feed:
         utcnow: The time of gaps.
         kept_max: How many events are kept for each tenant.
         readers_max: How many may read at once; of one tenant half as many.
+        relay: Told of each event and whose it is, so that other replicas hear of it.
 
     Attributes:
         dropped: How many events slow readers missed.
@@ -134,7 +140,9 @@ class Feed:
         *,
         kept_max: int = KEPT_MAX,
         readers_max: int = READERS_MAX,
+        relay: Relay | None = None,
     ) -> None:
+        self._relay = relay
         self._submitted = submitted
         self._utcnow = utcnow
         self._kept_max = kept_max
@@ -150,11 +158,21 @@ class Feed:
         told = tell(event, self._submitted)
         if told is None:
             return
-        body = self._encode(told.event)
-        streams = self._streams.values() if told.tenant is None else (self._stream_of(told.tenant),)
+        self.relayed(told.event, told.tenant)
+        if self._relay is not None:
+            self._relay(told.event, told.tenant)
+
+    def relayed(self, event: LiveEvent, tenant: str | None) -> None:
+        """It happened, here or at another replica: tell a tenant's readers, or everybody's when it is None."""
+        body = self._encode(event)
+        streams = self._streams.values() if tenant is None else (self._stream_of(tenant),)
         for stream in streams:
             if stream is not None:
-                stream.keep(told.event, body)
+                stream.keep(event, body)
+
+    def missed(self) -> None:
+        """Tell every reader that events of other replicas may be missing, nobody knows how many."""
+        self.relayed(LiveEvent(GAP, self._utcnow()), None)
 
     def read(self, tenant: str, wanted: Wanted, after: str | None = None) -> "Reader | None":
         """Begin to read a tenant's events, to be ended with `close`; None when too many read already.

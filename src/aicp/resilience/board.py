@@ -24,13 +24,14 @@ from aicp.resilience.circuit_breaker import (
 FIRST_PERMIT = 1
 CIRCUITS_MAX = 100_000
 _LOOKS_MAX = 16
-_WORST_FIRST = (
+WORST_FIRST = (
     CircuitState.FORCED_OPEN,
     CircuitState.OPEN,
     CircuitState.HALF_OPEN,
     CircuitState.DISABLED,
     CircuitState.CLOSED,
 )
+"""The states, the worst first."""
 
 
 class _Group:
@@ -168,6 +169,12 @@ class CircuitBoard:
         for circuit in held.circuits.values():
             circuit.cool_down(retry_after_s)
 
+    def cool_down_one(self, group: str, name: str, retry_after_s: float) -> None:
+        """Admit nobody to one circuit for so long; the longest promise wins."""
+        circuit = self._find_or_make(group, name)
+        if circuit is not None:
+            circuit.cool_down(retry_after_s)
+
     def force_open(self, group: str) -> None:
         """Admit nobody to the group until `reset`."""
         held = self._next_generation(group)
@@ -212,7 +219,7 @@ class CircuitBoard:
             circuit = held.circuits.get(name)
             return circuit.state if circuit is not None else absent
         states = {absent, *(circuit.state for circuit in held.circuits.values())}
-        return next(state for state in _WORST_FIRST if state in states)
+        return next(state for state in WORST_FIRST if state in states)
 
     def get_metrics(self, group: str) -> dict[str, BreakerMetrics]:
         """Counters of the group's circuits by name; those never made are left out."""

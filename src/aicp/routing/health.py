@@ -1,9 +1,13 @@
 """The fleet's health as one value: circuits, counters, capabilities that have nobody."""
 
 import math
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+import msgspec
 
 from aicp.model.views import AgentHealth, CapabilityHealth, FleetHealth
-from aicp.resilience.board import CircuitBoard
+from aicp.resilience.board import WORST_FIRST, CircuitBoard
 from aicp.resilience.circuit_breaker import CircuitState
 from aicp.scheduling.fleet import Member, Seat
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -12,15 +16,23 @@ from aicp.scheduling.task_scheduler import TaskScheduler
 def fleet_health(scheduler: TaskScheduler, board: CircuitBoard) -> FleetHealth:
     """Look at every agent; linear in agents and capabilities."""
     agents = {member.profile.agent_id: agent_health(member, board) for member in scheduler.members()}
-    states = [capability.state for agent in agents.values() for capability in agent.capabilities.values()]
-    return FleetHealth(
-        total_agents=len(agents),
-        healthy_agents=sum(_is_healthy(agent) for agent in agents.values()),
-        open_circuits=states.count(CircuitState.OPEN) + states.count(CircuitState.FORCED_OPEN),
-        half_open_circuits=states.count(CircuitState.HALF_OPEN),
-        capabilities_out=scheduler.capabilities_out(),
-        agents=agents,
-    )
+    return _fleet_of(agents, scheduler.capabilities_out())
+
+
+def merged_health(own: FleetHealth, elsewhere: Sequence[Mapping[str, AgentHealth]]) -> FleetHealth:
+    """The fleet's health as several replicas see it: the worst state, and counters added up.
+
+    Args:
+        own: As this replica sees it; it says which agents and capabilities there are.
+        elsewhere: How agents fare with each of the others; agents they did not use may be missing.
+    """
+    if not elsewhere:
+        return own
+    agents = {
+        agent_id: reduce(_merged, [others[agent_id] for others in elsewhere if agent_id in others], agent)
+        for agent_id, agent in own.agents.items()
+    }
+    return _fleet_of(agents, own.capabilities_out)
 
 
 def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
@@ -40,11 +52,61 @@ def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
         backoff_s=max((counted.backoff_s for counted in metrics), default=0.0),
         latency_ms=round(sum(latencies) / len(latencies), 3) if latencies else None,
         success_rate=round(member.successes / tried, 4) if tried else None,
-        slots=member.slots,
+        slots=member.profile.max_concurrent_tasks,
         taken=member.taken,
         draining=member.trouble.is_draining,
         capabilities=capabilities,
     )
+
+
+def _fleet_of(agents: dict[str, AgentHealth], capabilities_out: list[str]) -> FleetHealth:
+    states = [capability.state for agent in agents.values() for capability in agent.capabilities.values()]
+    return FleetHealth(
+        total_agents=len(agents),
+        healthy_agents=sum(_is_healthy(agent) for agent in agents.values()),
+        open_circuits=states.count(CircuitState.OPEN) + states.count(CircuitState.FORCED_OPEN),
+        half_open_circuits=states.count(CircuitState.HALF_OPEN),
+        capabilities_out=capabilities_out,
+        agents=agents,
+    )
+
+
+def _merged(one: AgentHealth, other: AgentHealth) -> AgentHealth:
+    """An agent as two replicas see it; what it is, the first knows."""
+    successes, failures = one.success_count + other.success_count, one.failure_count + other.failure_count
+    tried = successes + failures
+    capabilities = {
+        key: _worse(health, other.capabilities.get(key, health)) for key, health in one.capabilities.items()
+    }
+    return msgspec.structs.replace(
+        one,
+        state=min(one.state, other.state, key=WORST_FIRST.index),
+        failure_count=failures,
+        success_count=successes,
+        total_rejections=one.total_rejections + other.total_rejections,
+        retry_after_s=_worst([one.retry_after_s, other.retry_after_s]),
+        backoff_s=max(one.backoff_s, other.backoff_s),
+        latency_ms=_mean_latency(one, other),
+        success_rate=round(successes / tried, 4) if tried else None,
+        taken=one.taken + other.taken,
+        capabilities=capabilities,
+    )
+
+
+def _mean_latency(one: AgentHealth, other: AgentHealth) -> float | None:
+    """Of what each measured, by how often it succeeded."""
+    measured = [(health.latency_ms, health.success_count) for health in (one, other) if health.latency_ms is not None]
+    total = sum(count for _, count in measured)
+    if not total:
+        return measured[0][0] if measured else None
+    return round(sum(latency_ms * count for latency_ms, count in measured) / total, 3)
+
+
+def _worse(one: CapabilityHealth, other: CapabilityHealth) -> CapabilityHealth:
+    """The circuit that is worse off; its latency is known to whoever measured it."""
+    worse = min(one, other, key=lambda health: (WORST_FIRST.index(health.state), not health.why_out))
+    latencies = [health.latency_ms for health in (one, other) if health.latency_ms is not None]
+    return msgspec.structs.replace(worse, latency_ms=latencies[0] if latencies else None)
 
 
 def _capability_health(seat: Seat, board: CircuitBoard) -> CapabilityHealth:

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -48,6 +50,9 @@ class Ains:
         clock: Time.
         observer: Told of every change.
         registrations: Remembers agents in their own process; None for nobody.
+
+    Attributes:
+        on_heartbeat: Told of each heartbeat as `(agent_id, instance_id)`, so that other replicas hear of it.
     """
 
     def __init__(
@@ -74,6 +79,9 @@ class Ains:
         self._to_save: dict[str, AgentProfile] | None = {}
         self._to_forget: set[str] = set()
         self._to_ask: dict[str, AgentProfile] = {}
+        self._changing = Counter[str]()
+        self._changed: set[str] = set()
+        self.on_heartbeat: Callable[[str, str], None] = lambda _agent_id, _instance_id: None
 
     async def register(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> Registered:
         """Take in an agent that runs in its own process; what the registration leaves out the agent is asked for.
@@ -87,15 +95,16 @@ class Ains:
         """
         profile = await self._complete(registration, tenant)
         is_new = profile.agent_id not in self._directory
-        self.put(profile)
-        if profile.lease:
-            self._leases.grant(profile.agent_id, profile.instance_id)
-        try:
-            await self._save(profile)
-        except SettingsError:
-            if is_new:
-                self.remove(profile.agent_id)
-            raise
+        with self._change_of(profile.agent_id):
+            self.put(profile)
+            if profile.lease:
+                self._leases.grant(profile.agent_id, profile.instance_id)
+            try:
+                await self._save(profile)
+            except SettingsError:
+                if is_new:
+                    self.remove(profile.agent_id)
+                raise
         return Registered(profile.agent_id, self.terms if profile.lease else None)
 
     async def restore(self) -> None:
@@ -125,7 +134,8 @@ class Ains:
         """
         while self._registrations is not None and self._to_forget:
             agent_id = next(iter(self._to_forget))
-            await self._registrations.forget(agent_id)
+            with self._change_of(agent_id):
+                await self._registrations.forget(agent_id)
             self._to_forget.discard(agent_id)
 
     @property
@@ -139,16 +149,49 @@ class Ains:
         Raises:
             InvalidAgent: It cannot be used; nothing was changed.
         """
-        old = self._directory.put(profile)
-        self._leases.end(profile.agent_id)
+        old = self._put(profile)
         self._let_go(profile.agent_id)
-        self._registered_at[profile.agent_id] = self._clock.utcnow()
-        self._use(profile)
-        if old is not None and old.instance_id != profile.instance_id:
-            # After the scheduler knows its address: a circuit that lets probes in serves whoever waits at once.
-            self._board.new_instance(profile.agent_id)
-        self._scheduler.set_liveness(profile.agent_id, Liveness.HEARD)
         self._tell(profile.agent_id, "registered" if old is None else "updated")
+
+    def expect_news(self) -> None:
+        """What other replicas changed is about to be read: what is changed here from now on may not be in it."""
+        self._changed = set(self._changing)
+
+    def take_in(self, profile: AgentProfile) -> bool:
+        """Another replica registered an agent: put it to use here too, unless this process has one of its own.
+
+        Returns:
+            False when it is being changed here: look again, then it is clear which is the later word.
+        """
+        agent_id = profile.agent_id
+        if agent_id in self._changed or agent_id in self._to_forget:
+            return False
+        known = self._directory.find(agent_id)
+        if known == profile or (known is not None and agent_id not in self._saved):
+            return True
+        try:
+            self._put(profile)
+        except InvalidAgent as error:
+            _log.warning("agent %s, which another replica registered, cannot be used here: %s", agent_id, error)
+            return True
+        self._saved.add(agent_id)
+        if profile.lease:
+            self._leases.grant(agent_id, profile.instance_id)
+        return True
+
+    def take_out(self, agent_id: str) -> bool:
+        """Another replica removed an agent: forget it here too; False as for `take_in`."""
+        if agent_id in self._changed:
+            return False
+        if agent_id in self._saved:
+            self._saved.discard(agent_id)
+            self._remove(agent_id)
+        return True
+
+    def heard_elsewhere(self, agent_id: str, instance_id: str) -> None:
+        """An agent said to another replica that it lives."""
+        if agent_id in self._directory and self._directory.get(agent_id).instance_id == instance_id:
+            self.heard(agent_id)
 
     def heartbeat(self, agent_id: str, instance_id: str) -> LeaseTerms:
         """An agent says that it lives.
@@ -159,6 +202,7 @@ class Ains:
         """
         if self._leases.renew(agent_id, instance_id):
             self._came_back(agent_id)
+        self.on_heartbeat(agent_id, instance_id)
         return self.terms
 
     def drain(self, agent_id: str) -> None:
@@ -177,12 +221,7 @@ class Ains:
             AgentNotFound: There is none.
         """
         tenant = self.tenant_of(agent_id)
-        self._directory.remove(agent_id)
-        self._leases.end(agent_id)
-        self._scheduler.remove_agent(agent_id)
-        self._board.remove(agent_id)
-        self._registered_at.pop(agent_id, None)
-        self._to_ask.pop(agent_id, None)
+        self._remove(agent_id)
         self._let_go(agent_id)
         self._observer.notify(AgentChanged(agent_id, "removed", self._clock.utcnow(), tenant))
 
@@ -261,6 +300,38 @@ class Ains:
                 self._scheduler.set_liveness(change.agent_id, change.liveness)
                 self._tell(change.agent_id, change.liveness.lower())
                 _log.warning("agent %s is %s", change.agent_id, change.liveness.lower())
+
+    def _put(self, profile: AgentProfile) -> AgentProfile | None:
+        """Put an agent to use; returns whom it replaces."""
+        old = self._directory.put(profile)
+        self._leases.end(profile.agent_id)
+        self._registered_at[profile.agent_id] = self._clock.utcnow()
+        self._use(profile)
+        if old is not None and old.instance_id != profile.instance_id:
+            # After the scheduler knows its address: a circuit that lets probes in serves whoever waits at once.
+            self._board.new_instance(profile.agent_id)
+        self._scheduler.set_liveness(profile.agent_id, Liveness.HEARD)
+        return old
+
+    def _remove(self, agent_id: str) -> None:
+        self._directory.remove(agent_id)
+        self._leases.end(agent_id)
+        self._scheduler.remove_agent(agent_id)
+        self._board.remove(agent_id)
+        self._registered_at.pop(agent_id, None)
+        self._to_ask.pop(agent_id, None)
+
+    @contextmanager
+    def _change_of(self, agent_id: str) -> Iterator[None]:
+        """While this lasts, and until the next look at what others changed begins, this replica's word counts."""
+        self._changing[agent_id] += 1
+        self._changed.add(agent_id)
+        try:
+            yield
+        finally:
+            self._changing[agent_id] -= 1
+            if not self._changing[agent_id]:
+                del self._changing[agent_id]
 
     async def _save(self, profile: AgentProfile) -> None:
         if self._registrations is None:

@@ -16,6 +16,9 @@ from aicp.errors import InvalidAgent, StorageError
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Registration
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.event import CapabilityChanged, CircuitChanged, JournalCommitted
+from aicp.model.live import LiveEvent
+from aicp.model.notice import Order
+from aicp.model.views import FleetHealth
 from aicp.ports import Clock, Observer, SystemClock, Transport
 from aicp.registry.directory import Directory
 from aicp.registry.leases import Leases
@@ -23,12 +26,16 @@ from aicp.registry.schemas import Schemas
 from aicp.resilience.board import CircuitBoard
 from aicp.resilience.circuit_breaker import BreakerPolicy, Transition
 from aicp.routing.failover_router import FailoverRouter
+from aicp.routing.health import merged_health
 from aicp.routing.prober import Prober
 from aicp.runtime.ains import Ains, local_profile
 from aicp.runtime.database_url import DatabaseUrl
 from aicp.runtime.health_watch import HealthWatch
 from aicp.runtime.observers import Observers
+from aicp.runtime.outbox import Outbox
+from aicp.runtime.peers import Listener, Peers
 from aicp.runtime.settings import data_dir, secret_key
+from aicp.runtime.sharing import Sharing
 from aicp.runtime.stores import make_stores
 from aicp.scheduling.fleet import Pool
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -116,6 +123,9 @@ class Node:
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
             observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,
         )  # fmt: skip
+        self._peers = Peers(self.ains, self.board, self.scheduler, self._obey)
+        self._outbox = Outbox(self.board, self.scheduler)
+        self._sharing = self._make_sharing()
         self._running = AsyncExitStack()
         self._has_started = self._is_draining = False
 
@@ -158,6 +168,8 @@ class Node:
             starting.callback(self._set_stopped)
             starting.push_async_callback(self.stores.journal.close)
             await self.stores.journal.open()
+            if self._sharing is not None:
+                await self._sharing.prepare()
             await self.ains.restore()
             starting.callback(self.scheduler.close)
             starting.push_async_callback(self._transport.close)
@@ -167,6 +179,9 @@ class Node:
             health = asyncio.create_task(self._health_watch.keep_on(), name="watch over health")
             starting.push_async_callback(_stopped, health)
             await starting.enter_async_context(self.coordinator)
+            if self._sharing is not None:
+                self._sharing.begin()
+                starting.push_async_callback(self._sharing.end)
             starting.push_async_callback(self._forget_removed)
             self._running = starting.pop_all()
         self._has_started = True
@@ -245,7 +260,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self.ains.drain(agent_id)
+        self._order(agent_id, Order.DRAIN)
 
     def remove_agent(self, agent_id: str) -> None:
         """Forget an agent; tasks it has go on.
@@ -262,13 +277,51 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self.ains.get(agent_id)
-        self.board.reset(agent_id)
-        self.scheduler.restore_agent(agent_id)
+        self._order(agent_id, Order.RESET)
+
+    def open_agent(self, agent_id: str) -> None:
+        """Admit nobody to it until it is reset.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        self._order(agent_id, Order.OPEN)
+
+    def disable_agent(self, agent_id: str) -> None:
+        """Admit everybody to it, whatever its failures, until it is reset.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        self._order(agent_id, Order.DISABLE)
+
+    async def tell_replicas(self) -> None:
+        """Return when what was ordered and removed here is on record, so that every replica does it within a second.
+
+        Without this it is put on record a moment later.
+
+        Raises:
+            StorageError: It cannot be recorded now; it is tried again every second.
+        """
+        await self.ains.forget_removed()
+        if self._sharing is not None:
+            await self._sharing.tell_orders()
+
+    def health(self) -> FleetHealth:
+        """The fleet's health, as all replicas see it together; linear in agents, capabilities and replicas."""
+        return merged_health(self.router.health(), self._peers.health)
 
     def observe(self, observer: Observer) -> Callable[[], None]:
-        """Tell `observer` of every event from now on; returns what ends that."""
+        """Tell `observer` of every event of this process from now on; returns what ends that."""
         return self._observers.add(observer)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Let `listener` hear from now on what happens at other replicas; returns what ends that."""
+        return self._peers.listen(listener)
+
+    def relay(self, event: LiveEvent, tenant: str | None) -> None:
+        """Let other replicas hear of something that was told here."""
+        self._outbox.relay(event, tenant)
 
     @property
     def transport(self) -> Transport:
@@ -277,6 +330,33 @@ class Node:
 
     def _is_busy(self) -> bool:
         return any(True for _ in self.scheduler.leases()) or self.coordinator.is_recording
+
+    def _make_sharing(self) -> Sharing | None:
+        if self.stores.bulletin is None or self.stores.replicas is None:
+            return None
+        self._observers.add(self._outbox)
+        self.ains.on_heartbeat = self._outbox.heard
+        return Sharing(self.stores.bulletin, self.stores.replicas, self._outbox, self._peers)
+
+    def _order(self, agent_id: str, order: Order) -> None:
+        self._obey(agent_id, order)
+        if self._sharing is not None:
+            self._sharing.order(agent_id, order)
+
+    def _obey(self, agent_id: str, order: Order) -> None:
+        """Do what was ordered, here."""
+        self.ains.get(agent_id)
+        match order:
+            case Order.OPEN:
+                self.board.force_open(agent_id)
+            case Order.DISABLE:
+                self.board.disable(agent_id)
+            case Order.RESET:
+                self.board.reset(agent_id)
+                self.scheduler.restore_agent(agent_id)
+            case Order.DRAIN:
+                self.ains.drain(agent_id)
+        self.scheduler.refresh(agent_id)
 
     async def _forget_removed(self) -> None:
         try:

@@ -32,7 +32,7 @@ class Onlookers:
         self._node = node
         submitted = node.coordinator.running
         self._metrics = Metrics(submitted, __version__)
-        self._feed = Feed(submitted, SystemClock().utcnow)
+        self._feed = Feed(submitted, SystemClock().utcnow, relay=node.relay)
         self._observers: list[Observer] = [self._metrics, self._feed]
         if log_events:
             self._observers.append(EventLog(submitted))
@@ -41,6 +41,7 @@ class Onlookers:
     def begin(self) -> None:
         """Look on from now."""
         self._stops = [self._node.observe(observer) for observer in self._observers]
+        self._stops.append(self._node.listen(self._feed))
 
     def end(self) -> None:
         """Look on no more, and end everybody who reads live events."""

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.ports import Clock, Journal, Registrations, Replicas
+from aicp.ports import Bulletin, Clock, Journal, Registrations, Replicas
 from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, parse_database_url
 from aicp.runtime.settings import shared_secret_key
 from aicp.storage.memory import MemoryJournal
@@ -26,6 +26,7 @@ class Stores(msgspec.Struct, frozen=True):
         journal: Remembers chains; opening it opens them all.
         registrations: Remembers agents; None for nobody.
         replicas: The processes that share the journal; None where it is this one's alone.
+        bulletin: Where they tell each other what each alone knows; None likewise.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Stores(msgspec.Struct, frozen=True):
     journal: Journal
     registrations: Registrations | None
     replicas: Replicas | None = None
+    bulletin: Bulletin | None = None
 
 
 def make_stores(
@@ -83,6 +85,7 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
 def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommit) -> Stores:
     require_postgres_driver()
     from aicp.storage.postgres import PostgresJournal  # noqa: PLC0415 - as above
+    from aicp.storage.postgres_bulletin import PostgresBulletin  # noqa: PLC0415 - as above
     from aicp.storage.postgres_database import PostgresDatabase  # noqa: PLC0415 - as above
     from aicp.storage.postgres_registrations import PostgresRegistrations  # noqa: PLC0415 - as above
 
@@ -90,7 +93,8 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     seal, unseal = functools.partial(_seal, shared_secret_key), functools.partial(_unseal, shared_secret_key)
     registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
     journal = PostgresJournal(database, clock=clock)
-    return Stores("postgresql", database.place, journal, registrations, database.replicas)
+    bulletin = PostgresBulletin(database, unseal=unseal)
+    return Stores("postgresql", database.place, journal, registrations, database.replicas, bulletin)
 
 
 def _seal(secret_key: Callable[[], bytes], secret: bytes) -> bytes:

@@ -291,6 +291,10 @@ class TaskScheduler:
         """
         return self._roster.member(agent_id)
 
+    def find_member(self, agent_id: str) -> Member | None:
+        """As `member`, but None when there is none."""
+        return self._roster.members.get(agent_id)
+
     def keys_of(self, agent_id: str) -> list[str]:
         """The capability keys of an agent; none when there is no such agent."""
         return [seat.key for seat in self._roster.members.get(agent_id, ())]

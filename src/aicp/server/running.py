@@ -66,7 +66,7 @@ async def running_server(settings: Settings, node: Node, limits: Limits | None =
     bound = _bind(settings.host, settings.port)
     with contextlib.closing(bound):
         server = _Server(_config(app, limits or limits_of_process()))
-        stop_observing = node.observe(waits)
+        stop_observing, stop_listening = node.observe(waits), node.listen(waits)
         onlookers.begin()
         serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
         try:
@@ -78,6 +78,7 @@ async def running_server(settings: Settings, node: Node, limits: Limits | None =
             server.should_exit = True
             await _ended(serving)
             stop_observing()
+            stop_listening()
 
 
 def serve_forever(settings: Settings) -> None:

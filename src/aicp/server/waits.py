@@ -6,9 +6,11 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from aicp.model.event import ChainEnded, Event, TaskEnded
+from aicp.model.live import LiveEvent
 from aicp.model.task import TaskStatus
 
 WAITING_MAX = 10_000
+_ENDS = frozenset({"task_ended", "chain_ended"})
 
 
 class HasStatus(Protocol):
@@ -37,6 +39,16 @@ class Waits:
         elif isinstance(event, ChainEnded):
             self._wake(event.chain_id)
 
+    def relayed(self, event: LiveEvent, _tenant: str | None) -> None:
+        """As `notify`, of something that happened at another replica."""
+        if event.kind in _ENDS:
+            self._wake(event.task_id or event.chain_id or "")
+
+    def missed(self) -> None:
+        """Something may have ended elsewhere: everybody looks again."""
+        for name in list(self._waiting):
+            self._wake(name)
+
     async def for_end(self, names: Sequence[str], look: Callable[[], Awaitable[View]], wait_s: float) -> View:
         """Look; if it has not ended, wait for one of these ends and look again.
 
@@ -48,11 +60,12 @@ class Waits:
         if not wait_s or self._closed or self._count >= WAITING_MAX:
             return await look()
         with self._expecting(names) as ended:
+            ends_at = asyncio.get_running_loop().time() + wait_s
             view = await look()
-            if view.status.is_terminal:
-                return view
-            await _happens_within(ended, wait_s)
-            return await look()
+            while not view.status.is_terminal and await _happens_by(ended, ends_at) and not self._closed:
+                ended.clear()
+                view = await look()
+            return view if view.status.is_terminal else await look()
 
     def close(self) -> None:
         """Wake everybody; from now on nobody waits."""
@@ -80,9 +93,9 @@ class Waits:
                     del self._waiting[name]
 
 
-async def _happens_within(event: asyncio.Event, wait_s: float) -> None:
+async def _happens_by(event: asyncio.Event, ends_at: float) -> bool:
     try:
-        async with asyncio.timeout(wait_s):
-            await event.wait()
+        async with asyncio.timeout_at(ends_at):
+            return await event.wait()
     except TimeoutError:
-        return
+        return False

@@ -29,8 +29,8 @@ LOCK_CLASS = "hashtext('aicp.replica.' || current_schema())"
 """The first half of the key of a replica's advisory lock; its number is the second."""
 
 CHANNEL = "'aicp.' || current_schema()"
-CLAIM, CANCEL, MEMBERS = "claim", "cancel", "members"
-"""What a notification may be about: chains to claim, a request to cancel, a replica that came or went."""
+CLAIM, CANCEL, MEMBERS, NOTICE = "claim", "cancel", "members", "notice"
+"""What a notification may be about: chains to claim, a request to cancel, a replica that came or went, a notice."""
 
 SERVER_LIFE = "(SELECT born || ' ' || extract(epoch FROM pg_postmaster_start_time()) FROM server_life)"
 """Changes when the server lost its locks: at a restart, and, the table being unlogged, at a crash or a failover."""
@@ -86,6 +86,7 @@ class Lease:
         name: For people.
         on_change: Called when peers came or went, or there is something to claim.
         on_lost: Called when this replica was declared dead.
+        on_notice: Called when a replica told the others something.
         lease_s: How long it counts as alive after each sign of life, seconds.
         renew_every_s: How often it gives one, seconds.
     """
@@ -97,6 +98,7 @@ class Lease:
         *,
         on_change: Callable[[], None],
         on_lost: Callable[[], None],
+        on_notice: Callable[[], None],
         lease_s: float = LEASE_S,
         renew_every_s: float = RENEW_EVERY_S,
     ) -> None:
@@ -104,6 +106,7 @@ class Lease:
         self._name = name
         self._on_change = on_change
         self._on_lost = on_lost
+        self._on_notice = on_notice
         self._lease_s = lease_s
         self._renew_every_s = renew_every_s
         self._link = Link(server, self._prepare)
@@ -275,6 +278,9 @@ class Lease:
         self._wake.set()
 
     def _on_notify(self, *told: Any) -> None:
+        if told[-1] == NOTICE:
+            self._on_notice()
+            return
         if told[-1] == MEMBERS:
             self._wake.set()
         self._on_change()

@@ -54,11 +54,12 @@ class PostgresReplicas:
         self._server = server
         self._sessions = sessions
         self._news = asyncio.Event()
+        self._posted = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
         self._watch = DeathWatch(server, self._peer_died)
         self._lease = Lease(
             server, name or f"{platform.node()}:{os.getpid()}", on_change=self._changed, on_lost=self._lost,
-            lease_s=lease_s, renew_every_s=renew_every_s,
+            on_notice=self._posted.set, lease_s=lease_s, renew_every_s=renew_every_s,
         )  # fmt: skip
 
     @property
@@ -112,12 +113,11 @@ class PostgresReplicas:
 
     async def until_news(self, timeout_s: float) -> None:
         """Return when there may be chains to claim or requests to cancel, after `timeout_s` at the latest."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._news.wait()
-        except TimeoutError:
-            return
-        self._news.clear()
+        await _happened(self._news, timeout_s)
+
+    async def until_posted(self, timeout_s: float) -> None:
+        """Return when a replica told the others something, after `timeout_s` at the latest."""
+        await _happened(self._posted, timeout_s)
 
     async def ask_cancel(self, chain_id: str) -> bool:
         """Ask whoever owns a chain, now or later, to cancel it; False when it has ended, or there is none.
@@ -147,3 +147,12 @@ class PostgresReplicas:
         self._watch.aim(0, ())
         for callback in self._callbacks:
             callback()
+
+
+async def _happened(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return
+    event.clear()

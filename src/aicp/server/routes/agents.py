@@ -52,6 +52,7 @@ async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNo
 async def drain_agent(agent_id: FromPath[str], node: TheNode) -> AgentView:
     """Give an agent no more tasks, but keep it."""
     node.drain_agent(agent_id)
+    await node.tell_replicas()
     return _view(node, node.ains.get(agent_id))
 
 
@@ -59,7 +60,7 @@ async def drain_agent(agent_id: FromPath[str], node: TheNode) -> AgentView:
 async def remove_agent(agent_id: FromPath[str], node: TheNode) -> None:
     """Forget an agent; tasks it has go on."""
     node.remove_agent(agent_id)
-    await node.ains.forget_removed()
+    await node.tell_replicas()
 
 
 @get("/agents/{agent_id:str}", opt=needs(Scope.AGENTS_READ))

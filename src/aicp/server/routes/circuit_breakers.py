@@ -16,7 +16,7 @@ FAILURES_SHOWN = 100
 @get("/health", opt=needs(Scope.AGENTS_READ))
 async def health(node: TheNode) -> FleetHealth:
     """Every agent's circuits and counters, and the capabilities that have nobody."""
-    return node.router.health()
+    return node.health()
 
 
 @get("/failures", opt=needs(Scope.AGENTS_READ))
@@ -32,6 +32,7 @@ async def failures(
 async def reset(agent_id: FromPath[str], node: TheNode) -> AgentState:
     """Close an agent's circuits, forget that it was set aside, and use it again at once."""
     node.reset_agent(agent_id)
+    await node.tell_replicas()
     return AgentState(agent_id, node.board.get_state(agent_id))
 
 

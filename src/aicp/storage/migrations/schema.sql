@@ -74,4 +74,4 @@ CREATE TABLE audit (
   PRIMARY KEY (number)
 );
 CREATE INDEX audit_of_tenant ON audit (tenant, number);
-INSERT INTO alembic_version VALUES ('0004');
+INSERT INTO alembic_version VALUES ('0005');

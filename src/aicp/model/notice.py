@@ -1,0 +1,66 @@
+"""What replicas tell each other of what each of them alone knows: once a second, and losing some of it harms nobody."""
+
+from enum import StrEnum
+
+import msgspec
+
+from aicp.model.live import LiveEvent
+from aicp.model.views import AgentHealth
+
+
+class Order(StrEnum):
+    """What an operator ordered for an agent: the first three are about its circuits, the last about new tasks."""
+
+    OPEN = "open"
+    DISABLE = "disable"
+    RESET = "reset"
+    DRAIN = "drain"
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A circuit opened.
+
+    Attributes:
+        agent_id: Whose.
+        capability: For what: its key.
+        wait_s: How much longer it admits nobody, seconds.
+    """
+
+    agent_id: str
+    capability: str
+    wait_s: float
+
+
+class Relayed(msgspec.Struct, frozen=True):
+    """Something that happened at a replica.
+
+    Attributes:
+        event: As it tells its own readers.
+        tenant: Whose it is; None for every tenant's.
+    """
+
+    event: LiveEvent
+    tenant: str | None
+
+
+class Notice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a replica tells the others at once.
+
+    Attributes:
+        heard: Agents that sent a heartbeat since the last notice: the instance of each.
+        openings: Circuits that opened since the last notice.
+        health: How agents fare with it, of those it used since the last notice.
+        events: What happened since the last notice, in order.
+        lost: How many events more than it could tell.
+    """
+
+    heard: dict[str, str] = {}
+    openings: tuple[Opening, ...] = ()
+    health: dict[str, AgentHealth] = {}
+    events: tuple[Relayed, ...] = ()
+    lost: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True when it says nothing."""
+        return not (self.heard or self.openings or self.health or self.events or self.lost)

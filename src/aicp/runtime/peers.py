@@ -1,0 +1,133 @@
+"""What other replicas told, taken in: their agents, their heartbeats, their open circuits, their events."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from aicp.errors import AgentNotFound
+from aicp.model.live import LiveEvent
+from aicp.model.notice import Opening, Order
+from aicp.model.views import AgentHealth
+from aicp.ports import News, Ordered, Posted, Replica
+from aicp.resilience.board import CircuitBoard
+from aicp.runtime.ains import Ains
+from aicp.scheduling.task_scheduler import TaskScheduler
+
+OBEYED_MAX = 10_000
+
+Obey = Callable[[str, Order], None]
+_log = logging.getLogger(__name__)
+
+
+class Listener(Protocol):
+    """Hears what happened at other replicas."""
+
+    def relayed(self, event: LiveEvent, tenant: str | None) -> None:
+        """It happened; `tenant` is whose it is, None for every tenant's."""
+
+    def missed(self) -> None:
+        """Something may have happened that nobody will tell."""
+
+
+class Peers:
+    """The other replicas, as they told.
+
+    Args:
+        ains: Takes in agents that others registered.
+        board: Lets circuits rest that are open elsewhere.
+        scheduler: Shares slots.
+        obey: Does what an operator ordered for an agent.
+    """
+
+    def __init__(self, ains: Ains, board: CircuitBoard, scheduler: TaskScheduler, obey: Obey) -> None:
+        self._ains = ains
+        self._board = board
+        self._scheduler = scheduler
+        self._obey = obey
+        self._obeyed: OrderedDict[Ordered, None] = OrderedDict()
+        self._names: Mapping[int, str] = {}
+        self._health: dict[int, dict[str, AgentHealth]] = {}
+        self._listeners: tuple[Listener, ...] = ()
+
+    @property
+    def health(self) -> Sequence[Mapping[str, AgentHealth]]:
+        """How agents fare with each of them."""
+        return list(self._health.values())
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Let `listener` hear what happens elsewhere; returns what ends that."""
+        self._listeners = (*self._listeners, listener)
+        return lambda: self._unlisten(listener)
+
+    def meet(self, alive: Sequence[Replica]) -> bool:
+        """Share slots with who is alive now; True when somebody came or went."""
+        names = {replica.number: replica.name for replica in alive}
+        if names == self._names or not names:
+            return False
+        self._names = names
+        self._health = {number: health for number, health in self._health.items() if number in names}
+        self._scheduler.share_slots(len(names))
+        self.missed()
+        return True
+
+    def expect_news(self) -> None:
+        """To be called before the news is read that `take_in` gets."""
+        self._ains.expect_news()
+
+    def take_in(self, news: News) -> bool:
+        """Make it so here; False when some of it has to be looked at again, being changed here at this moment."""
+        registered = [self._ains.take_in(profile) for profile in news.registered]
+        removed = [self._ains.take_out(agent_id) for agent_id in news.removed]
+        for ordered in news.orders:
+            self.obey_once(ordered)
+        for posted in news.posted:
+            self._hear(posted)
+        if news.has_gap:
+            self.missed()
+        return all(registered) and all(removed)
+
+    def obey_once(self, ordered: Ordered, *, is_done: bool = False) -> None:
+        """Do what was ordered, unless it was done already."""
+        if ordered in self._obeyed:
+            return
+        self._obeyed[ordered] = None
+        if len(self._obeyed) > OBEYED_MAX:
+            self._obeyed.popitem(last=False)
+        try:
+            if not is_done:
+                self._obey(ordered.agent_id, ordered.order)
+        except AgentNotFound:
+            _log.info("agent %s, for which '%s' was ordered elsewhere, is not here", ordered.agent_id, ordered.order)
+
+    def missed(self) -> None:
+        """Something may have happened elsewhere that nobody told."""
+        for listener in self._listeners:
+            listener.missed()
+
+    def _hear(self, posted: Posted) -> None:
+        notice = posted.notice
+        for agent_id, instance_id in notice.heard.items():
+            self._ains.heard_elsewhere(agent_id, instance_id)
+        for opening in notice.openings:
+            self._rest(opening, posted.age_s)
+        if posted.replica in self._names:
+            self._health.setdefault(posted.replica, {}).update(notice.health)
+        for relayed in notice.events:
+            event = msgspec.structs.replace(relayed.event, replica=self._names.get(posted.replica))
+            for listener in self._listeners:
+                listener.relayed(event, relayed.tenant)
+        if notice.lost:
+            self.missed()
+
+    def _rest(self, opening: Opening, age_s: float) -> None:
+        wait_s = opening.wait_s - age_s
+        member = self._scheduler.find_member(opening.agent_id)
+        if wait_s > 0 and member is not None and opening.capability in member.seats:
+            self._board.cool_down_one(opening.agent_id, opening.capability, wait_s)
+            self._scheduler.refresh(opening.agent_id)
+
+    def _unlisten(self, listener: Listener) -> None:
+        self._listeners = tuple(other for other in self._listeners if other is not listener)

@@ -1,0 +1,199 @@
+"""Where replicas tell each other what each alone knows, in a PostgreSQL database: one statement to look, one to tell.
+
+Rows carry the number of the transaction that wrote them. A look reads those of transactions that had not ended at the
+look before, by the snapshot's own word, so that none is missed whatever the order in which they ended.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import asyncpg
+import msgspec
+
+from aicp.errors import SettingsError
+from aicp.model.agent import AgentProfile
+from aicp.model.notice import Notice, Order
+from aicp.ports import News, Ordered, Posted
+from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent
+from aicp.storage.postgres_database import PostgresDatabase
+from aicp.storage.postgres_faults import storage_error
+from aicp.storage.postgres_lease import CHANNEL, NOTICE
+from aicp.storage.postgres_server import Rows
+
+KEPT_S = 60.0
+PRUNE_EVERY_S = 10.0
+PRUNED_AT_ONCE = 10_000
+REMEMBERED_MAX = 100_000
+
+_CIRCUIT, _INTAKE = "circuit", "intake"
+_SUBJECTS = {Order.OPEN: _CIRCUIT, Order.DISABLE: _CIRCUIT, Order.RESET: _CIRCUIT, Order.DRAIN: _INTAKE}
+_NOW = "pg_current_xact_id()::text::bigint"
+_MARK = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+_HIGHEST = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+
+# Numbers of another server's transactions, from a backup, would be news for ever.
+_SETTLE = f"""
+    WITH registered AS (UPDATE registrations SET changed_in = 0 WHERE changed_in > {_HIGHEST}),
+        removed AS (UPDATE removed_agents SET changed_in = 0 WHERE changed_in > {_HIGHEST}),
+        ordered AS (UPDATE agent_orders SET changed_in = 0 WHERE changed_in > {_HIGHEST})
+    DELETE FROM notices WHERE posted_in > {_HIGHEST}
+"""  # noqa: S608 - constants
+_BEGIN = f"SELECT {_MARK} AS mark"
+_POST = f"""
+    WITH told AS (INSERT INTO notices (replica, body, posted_in) VALUES ($1, $2, {_NOW}) RETURNING number)
+    SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM told
+"""  # noqa: S608 - constants
+_ORDER = f"""
+    WITH ordered AS (
+        INSERT INTO agent_orders (agent_id, subject, command, ordered_at, changed_in)
+        VALUES ($1, $2, $3, clock_timestamp(), {_NOW})
+        ON CONFLICT (agent_id, subject) DO UPDATE SET command = excluded.command, ordered_at = excluded.ordered_at,
+            changed_in = excluded.changed_in
+        RETURNING agent_id
+    )
+    SELECT {_NOW} AS number, pg_notify({CHANNEL}, '{NOTICE}') FROM ordered
+"""  # noqa: S608 - constants
+_LOOK = f"""
+    SELECT 'mark' AS kind, {_MARK} AS number, '' AS agent_id, NULL::text AS body, NULL::bytea AS sealed,
+        0::float8 AS age_s
+    UNION ALL
+    SELECT 'registered', 0, agent_id, profile, sealed_auth, 0 FROM registrations WHERE changed_in >= $1
+    UNION ALL
+    SELECT 'removed', 0, agent_id, NULL, NULL, 0 FROM removed_agents WHERE changed_in >= $1
+    UNION ALL
+    SELECT 'ordered', changed_in, agent_id, command, NULL, 0 FROM agent_orders WHERE changed_in >= $2
+    UNION ALL
+    SELECT 'told', number, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8
+    FROM notices WHERE posted_in >= $1 AND replica <> $3
+"""  # noqa: S608 - constants
+_PRUNE = f"""
+    WITH removed AS (DELETE FROM removed_agents WHERE removed_at < clock_timestamp() - interval '1 day')
+    DELETE FROM notices WHERE number IN (
+        SELECT number FROM notices WHERE posted_at < clock_timestamp() - interval '{KEPT_S} s'
+        ORDER BY posted_at LIMIT {PRUNED_AT_ONCE} FOR UPDATE SKIP LOCKED
+    )
+"""  # noqa: S608 - constants
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Notice).decode
+
+
+class PostgresBulletin:
+    """What replicas on one database tell each other. For one event loop.
+
+    Args:
+        database: Opened and closed by somebody else, as a rule the journal.
+        unseal: Turns sealed secrets of agents back.
+    """
+
+    def __init__(self, database: PostgresDatabase, *, unseal: Cipher | None = None) -> None:
+        self._database = database
+        self._unseal = unseal
+        self._mark = self._next_mark = 0
+        self._orders_mark = 0
+        self._looked_at = 0.0
+        self._pruned_at = 0.0
+        self._seen: OrderedDict[int, None] = OrderedDict()
+
+    async def begin(self) -> None:
+        """What is registered, removed or told from now on is news to the first `look`; and so is every order.
+
+        Raises:
+            StorageError: The database could not be asked.
+        """
+        self._database.require_open()
+        await self._database.sessions.execute(_SETTLE)
+        ((self._mark,),) = await self._database.sessions.read(_BEGIN)
+        self._orders_mark = 0
+        self._looked_at = self._pruned_at = _now()
+
+    async def post(self, notice: Notice) -> None:
+        """Tell the others something.
+
+        Raises:
+            StorageError: It could not be told, or this replica is not alive.
+        """
+        number = self._database.replicas.number
+        await self._database.sessions.execute(_POST, number, _encode(notice).decode())
+
+    async def order(self, agent_id: str, order: Order) -> int:
+        """Have every replica, those that start later included, do something with an agent; returns the order's number.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+        self._database.require_open()
+        ((number, _),) = await self._database.sessions.execute(_ORDER, agent_id, _SUBJECTS[order], order.value)
+        return int(number)
+
+    async def look(self) -> News:
+        """What is new since the look that was accepted.
+
+        Raises:
+            StorageError: The database could not be asked.
+        """
+        self._database.require_open()
+        own = self._database.replicas.living_number
+        rows = await self._database.sessions.read(_LOOK, self._mark, self._orders_mark, own)
+        now = _now()
+        try:
+            news = self._read(rows, has_gap=now - self._looked_at > KEPT_S / 2)
+        except msgspec.MsgspecError as error:
+            raise storage_error(error, self._database.place) from error
+        self._next_mark = next(row["number"] for row in rows if row["kind"] == "mark")
+        self._looked_at = now
+        await self._prune(now)
+        return news
+
+    def accept(self) -> None:
+        """What the last look returned was taken in: it is not news any more."""
+        self._mark = self._orders_mark = self._next_mark
+
+    async def until_posted(self, timeout_s: float) -> None:
+        """Return when somebody told something, after `timeout_s` at the latest."""
+        await self._database.replicas.until_posted(timeout_s)
+
+    def _read(self, rows: Rows, *, has_gap: bool) -> News:
+        kinds: dict[str, list[asyncpg.Record]] = {}
+        for row in rows:
+            kinds.setdefault(row["kind"], []).append(row)
+        return News(
+            registered=tuple(self._agents(kinds.get("registered", []))),
+            removed=tuple(row["agent_id"] for row in kinds.get("removed", [])),
+            orders=tuple(_ordered(row) for row in kinds.get("ordered", [])),
+            posted=tuple(self._unseen(kinds.get("told", []))),
+            has_gap=has_gap,
+        )
+
+    def _agents(self, rows: Rows) -> Iterator[AgentProfile]:
+        """Those whose secrets can be unsealed here."""
+        for row in rows:
+            try:
+                yield decode_agent(AgentRow(row["body"], row["sealed"]), self._unseal)
+            except SettingsError as error:
+                _log.warning("an agent that another replica registered cannot be used here: %s", error)
+
+    def _unseen(self, rows: Rows) -> Iterator[Posted]:
+        """Those not read before, in order; a transaction that takes long lets the same ones come again and again."""
+        for row in sorted(rows, key=lambda row: row["number"]):
+            if row["number"] not in self._seen:
+                self._seen[row["number"]] = None
+                yield Posted(int(row["agent_id"]), row["age_s"], _decode(row["body"]))
+        while len(self._seen) > REMEMBERED_MAX:
+            self._seen.popitem(last=False)
+
+    async def _prune(self, now: float) -> None:
+        if now - self._pruned_at >= PRUNE_EVERY_S:
+            self._pruned_at = now
+            await self._database.sessions.execute(_PRUNE)
+
+
+def _ordered(row: asyncpg.Record) -> Ordered:
+    return Ordered(row["agent_id"], Order(row["body"]), row["number"])
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
