@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from aicp import TaskFailed
+from aicp import Capability, Registration, TaskFailed
 from aicp.server.body import CHAIN_BYTES_MAX
 from tests.integration.server_kit import Api, Gate, break_down, echoing_agent, with_api
 
@@ -390,6 +390,68 @@ def test_secrets_of_agents_are_never_shown() -> None:
             shown = [await api.get(page) for page in (*pages, "/api/circuit-breaker/health")]
             assert registered.status == 201
             assert "s3cret-token" not in repr([registered, *shown])
+
+    with_api(test)
+
+
+def test_agents_are_found_by_capability_name_and_labels_together() -> None:
+    async def test(api: Api) -> None:
+        for number, zone in enumerate("xxy"):
+            labels = {"zone": zone, "odd": str(number % 2), "note": "a=b&c"}
+            await api.node.add_agent(f"z-{number}", {"text.zoned@2": break_down}, labels=labels)
+        await api.node.ains.register(
+            Registration("http://127.0.0.1:9", "far", "1", "the far one", None, (Capability("text.zoned", "2.1"),), 1)
+        )
+
+        async def found(query: str) -> list[str]:
+            page = await api.get(f"/ains/search?{query}")
+            assert page.status == 200, page.body
+            return [agent["agent_id"] for agent in page.body["agents"]]
+
+        assert await found("capability=text.zoned@2") == ["far", "z-0", "z-1", "z-2"]
+        assert await found("capability=text.zoned") == []
+        assert await found("label=zone=x") == ["z-0", "z-1"]
+        assert await found("label=zone=x&label=odd=1") == ["z-1"]
+        assert await found("label=note=a%3Db%26c&limit=10") == ["z-0", "z-1", "z-2"]
+        assert await found("name=the%20far%20one") == ["far"]
+        assert await found("name=far") == []
+        assert await found("name=z-2&capability=text.zoned@2&label=zone=y") == ["z-2"]
+        assert await found("name=z-2&label=zone=x") == []
+
+    with_api(test)
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "told"),
+    [
+        ("label=zone", "?label", "must be key=value"),
+        ("label=a=1&label=a=2", "?label", "each key once"),
+        ("label=a=1&name=x&name=y", "?name", "more than once"),
+        ("name=", "?capability", "must be a dotted name"),
+        ("lable=a=1&name=x", "?lable", "is no parameter"),
+    ],
+)
+def test_search_that_cannot_be_meant_is_refused_with_its_place(query: str, place: str, told: str) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.get(f"/ains/search?{query}")
+        assert (refused.status, refused.code) == (422, "invalid_input")
+        assert told in refused.faults[place]
+
+    with_api(test)
+
+
+def test_agent_shows_how_it_does_and_why_it_is_out() -> None:
+    async def test(api: Api) -> None:
+        registration = Registration("http://127.0.0.1:9", "far", "1", "", None, (Capability("text.far"),), 1)
+        await api.node.ains.register(registration)
+        assert (await api.get("/ains/agents/far")).body["silent_s"] >= 0
+        done = await submitted(api, {"capability": "text.echo"})
+        await api.get(f"/api/tasks/{done}?wait_s=10")
+        shown = (await api.get("/ains/agents/echo-1")).body
+        assert (shown["lease"], shown["silent_s"], shown["success_rate"], shown["why_out"]) == (False, None, 1.0, {})
+        assert shown["latency_ms"] > 0
+        await api.post("/ains/agents/echo-1/drain")
+        assert (await api.get("/ains/agents/echo-1")).body["why_out"] == {"text.echo": "draining"}
 
     with_api(test)
 

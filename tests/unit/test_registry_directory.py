@@ -41,7 +41,7 @@ def test_an_agent_is_found_by_id_name_and_capability() -> None:
     eyes = agent("eyes-1", "image.label", name="the eyes")
     known = directory(eyes, agent("ears-1", "audio.hear", name="the ears"))
     assert known.get("eyes-1") is eyes
-    assert known.named("the eyes") == [eyes]
+    assert list(known.find_all(name="the eyes")) == [eyes]
     assert known.search("image.label") == [eyes]
     assert "eyes-1" in known
     assert len(known) == 2
@@ -67,7 +67,7 @@ def test_whoever_is_unknown_is_not_found() -> None:
         with pytest.raises(AgentNotFound, match="There is no agent 'nobody'"):
             look("nobody")
     assert "nobody" not in known
-    assert known.named("nobody") == []
+    assert list(known.find_all(name="nobody")) == []
 
 
 def test_a_very_long_id_is_not_repeated_whole() -> None:

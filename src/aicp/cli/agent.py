@@ -1,16 +1,24 @@
 """`aicp agent …`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aicp.cli.connection import ask
 from aicp.cli.output import Format, Output, Sheet, facts, write
+from aicp.cli.pairs import pairs_of
+from aicp.model.agent import Capability, Registration
+from aicp.model.views import AgentView
+from aicp.runtime.bearers import bearer_in_file
 
-app = typer.Typer(help="Agents: run one, see who is there.", no_args_is_help=True)
+app = typer.Typer(help="Agents: run one, make one known, see who is there.", no_args_is_help=True)
 
 DRAIN_S = 30.0
+AgentId = Annotated[str, typer.Argument(metavar="AGENT_ID", help="Which.")]
+LabelOptions = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; may be repeated.")
+]
 
 
 @app.command()
@@ -47,42 +55,142 @@ def run(
     raise typer.Exit(run_agent(load_agent(target), options))
 
 
-@app.command("list")
-def list_agents(
-    capability: Annotated[str | None, typer.Option(help="Only those who offer it.")] = None,
+@app.command()
+def add(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where it answers, such as http://127.0.0.1:9001.")],
+    agent_id: Annotated[str | None, typer.Option("--id", help="Under which it is known; else as it says.")] = None,
+    name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="How many tasks it takes at once; else as it says itself.")
+    ] = None,
+    capability: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="What it can do, name or name@version; may be repeated. Else as it says."),
+    ] = None,
+    label: LabelOptions = None,
+    token_file: Annotated[Path | None, typer.Option(help="A file with the token to show it with every call.")] = None,
+    shared: Annotated[bool, typer.Option("--shared", help="It serves every tenant.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show every agent that is registered."""
-    found = ask(lambda client: client.agents(capability))
+    """Make an agent known that runs already; what is left out it is asked for, at its /describe.
+
+    It sends no heartbeats: the server asks it every 15 s how it is. Adding it again takes over what changed.
+    """
+    registration = Registration(
+        url,
+        agent_id,
+        name=name or "",
+        auth=None if token_file is None else bearer_in_file(token_file),
+        capabilities=tuple(map(_capability, capability)) if capability else None,
+        max_concurrent_tasks=slots,
+        labels=pairs_of(label or (), "--label"),
+        shared=shared,
+        lease=False,
+    )
+
+    async def added(client: Any) -> AgentView:
+        view: AgentView = await client.agent((await client.register_agent(registration)).agent_id)
+        return view
+
+    agent = ask(added)
+    write(agent, output, _facts(agent))
+
+
+@app.command("list")
+def list_agents(
+    capability: Annotated[str | None, typer.Option(help="Only those who offer it: name, or name@major.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only those who are called so.")] = None,
+    label: LabelOptions = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show every agent that is registered, or those who offer, are called and carry what is asked for."""
+    labels = pairs_of(label or (), "--label")
+    found = ask(lambda client: client.agents(capability, name=name, labels=labels))
     rows = [
         (
-            agent.agent_id,
-            ", ".join(each.name for each in agent.capabilities),
-            agent.liveness,
-            agent.state,
-            f"{agent.taken} of {agent.max_concurrent_tasks}",
-            agent.endpoint,
+            agent.agent_id, _offer(agent), _liveness(agent), agent.state, _busy(agent), _milliseconds(agent),
+            _percent(agent), agent.endpoint, _why_out(agent),
         )
         for agent in found
-    ]
-    write(found, output, Sheet(("agent", "capabilities", "heard", "circuits", "busy", "endpoint"), rows))
+    ]  # fmt: skip
+    columns = ("agent", "capabilities", "heard", "circuits", "busy", "latency", "success", "endpoint", "out because")
+    write(found, output, Sheet(columns, rows))
 
 
 @app.command()
-def show(agent_id: Annotated[str, typer.Argument(help="Which.")], output: Output = Format.TABLE) -> None:
+def show(agent_id: AgentId, output: Output = Format.TABLE) -> None:
     """Show one agent."""
     agent = ask(lambda client: client.agent(agent_id))
-    sheet = facts(
+    write(agent, output, _facts(agent))
+
+
+@app.command()
+def drain(agent_id: AgentId, output: Output = Format.TABLE) -> None:
+    """Give an agent no more tasks, but keep it; what it has it ends. Registering it again ends that."""
+    agent = ask(lambda client: client.drain_agent(agent_id))
+    write(agent, output, _facts(agent))
+
+
+@app.command()
+def remove(agent_id: AgentId, output: Output = Format.TABLE) -> None:
+    """Forget an agent; tasks it has go on. One that sends heartbeats comes back with the next."""
+    ask(lambda client: client.remove_agent(agent_id))
+    write({"agent_id": agent_id, "removed": True}, output, facts(agent=agent_id, removed=True))
+
+
+def _facts(agent: AgentView) -> Sheet:
+    return facts(
         agent=agent.agent_id,
         name=agent.name,
         endpoint=agent.endpoint,
         capabilities=", ".join(f"{each.name} {each.version}" for each in agent.capabilities),
-        busy=f"{agent.taken} of {agent.max_concurrent_tasks}",
-        heard=agent.liveness,
+        busy=_busy(agent),
+        heard=_liveness(agent),
+        heartbeats=agent.lease,
         circuits=agent.state,
+        out_because=_why_out(agent),
+        latency=_milliseconds(agent),
+        success=_percent(agent),
         draining=agent.draining,
+        shared=agent.shared,
         labels=", ".join(f"{key}={value}" for key, value in agent.labels.items()),
         registered=agent.registered_at,
         instance=agent.instance_id,
     )
-    write(agent, output, sheet)
+
+
+def _offer(agent: AgentView) -> str:
+    """What it can do, with the major where a task has to name it."""
+    majors = ((each.name, each.version.partition(".")[0]) for each in agent.capabilities)
+    return ", ".join(name if major == "1" else f"{name}@{major}" for name, major in majors)
+
+
+def _busy(agent: AgentView) -> str:
+    return f"{agent.taken} of {agent.max_concurrent_tasks}"
+
+
+def _liveness(agent: AgentView) -> str:
+    if agent.silent_s is None or agent.liveness == "HEARD":
+        return agent.liveness
+    return f"{agent.liveness} {agent.silent_s:.0f} s"
+
+
+def _why_out(agent: AgentView) -> str:
+    """Why it may not be used: once when that holds for all it offers, else for each."""
+    reasons = set(agent.why_out.values())
+    if len(reasons) == 1 and len(agent.why_out) == len(agent.capabilities):
+        return reasons.pop()
+    return "; ".join(f"{key}: {why}" for key, why in agent.why_out.items())
+
+
+def _milliseconds(agent: AgentView) -> str | None:
+    return None if agent.latency_ms is None else f"{agent.latency_ms:.0f} ms"
+
+
+def _percent(agent: AgentView) -> str | None:
+    return None if agent.success_rate is None else f"{agent.success_rate:.1%}"
+
+
+def _capability(told: str) -> Capability:
+    name, at, version = told.partition("@")
+    return Capability(name, version if at else "1.0")

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -279,9 +279,27 @@ class Client:
         """
         return await self._ask("GET", _agent_path(agent_id), AgentView)
 
-    async def agents(self, capability: str | None = None) -> list[AgentView]:
-        """Every agent by id, or those who offer `name` or `name@major`; a request for each thousand."""
-        path, query = ("/ains/agents", {}) if capability is None else ("/ains/search", {"capability": capability})
+    async def agents(
+        self, capability: str | None = None, *, name: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> list[AgentView]:
+        """Every agent by id; a request for each thousand.
+
+        Args:
+            capability: Only those who offer it: `name` or `name@major`.
+            name: Only those who are called so; without a name, by their id.
+            labels: Only those who carry all of these.
+
+        Raises:
+            InvalidInput: The capability or a label cannot be one.
+        """
+        query: dict[str, str | list[str]] = {}
+        if capability is not None:
+            query["capability"] = capability
+        if name:
+            query["name"] = name
+        if labels:
+            query["label"] = [f"{key}={value}" for key, value in labels.items()]
+        path = "/ains/search" if query else "/ains/agents"
         found: list[AgentView] = []
         while True:
             page = await self._ask("GET", path, AgentPage, **query)
@@ -338,7 +356,7 @@ class Client:
         return _decode(await self._exchange.send("POST", path, body=body, key=key or uuid.uuid4().hex), kind)
 
     async def _ask(self, method: str, path: str, kind: type[T], **query: Any) -> T:
-        said = {name: str(value) for name, value in query.items() if value}
+        said = {name: value if isinstance(value, list) else str(value) for name, value in query.items() if value}
         patience_s = float(query.get("wait_s", 0.0))
         return _decode(await self._exchange.send(method, path, query=said, patience_s=patience_s), kind)
 

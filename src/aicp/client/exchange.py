@@ -73,7 +73,7 @@ class Exchange:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | list[str]] | None = None,
         body: Any = msgspec.UNSET,
         key: str | None = None,
         patience_s: float = 0.0,

@@ -360,6 +360,11 @@ class AgentView(msgspec.Struct, frozen=True):
         state: The worst of its circuits.
         draining: True when it gets no new tasks.
         registered_at: When it last registered, UTC.
+        lease: True when it sends heartbeats; False for one that is asked how it is, or lives in the server.
+        silent_s: Seconds since it was heard; None for one that sends no heartbeats.
+        latency_ms: Mean over its measured capabilities; None while none is.
+        success_rate: 0 to 1; None while nothing was tried.
+        why_out: For what it may not be used now, and why.
     """
 
     agent_id: str
@@ -375,6 +380,11 @@ class AgentView(msgspec.Struct, frozen=True):
     state: str
     draining: bool
     registered_at: datetime | None
+    lease: bool = True
+    silent_s: float | None = None
+    latency_ms: float | None = None
+    success_rate: float | None = None
+    why_out: dict[str, str] = {}
 
 
 class AgentPage(msgspec.Struct, frozen=True):

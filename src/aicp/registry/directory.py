@@ -1,7 +1,7 @@
 """Who is registered: look-up by id, name and capability."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from aicp.errors import AgentNotFound, Fault, InvalidAgent
 from aicp.model.agent import (
@@ -81,9 +81,17 @@ class Directory:
         """Everybody who offers `name` or `name@major`, in the order they registered."""
         return [self._agents[agent_id] for agent_id in self._by_key.get(wanted_key(capability), ())]
 
-    def named(self, name: str) -> list[AgentProfile]:
-        """Everybody people call so."""
-        return [profile for profile in self if profile.name == name]
+    def find_all(
+        self, capability: str = "", name: str = "", labels: Mapping[str, str] | None = None
+    ) -> Iterator[AgentProfile]:
+        """Everybody who offers `capability` (if one is said), is called `name` and carries all of `labels`.
+
+        An agent without a name is called by its id. Costs a look at everybody unless a capability is said.
+        """
+        asked = (labels or {}).items()
+        for profile in self.search(capability) if capability else self:
+            if (not name or (profile.name or profile.agent_id) == name) and asked <= profile.labels.items():
+                yield profile
 
     def offered(self) -> list[str]:
         """The keys of every capability on offer now."""

@@ -107,6 +107,11 @@ class Leases:
         lease = self._leases.get(agent_id)
         return lease.liveness if lease is not None else Liveness.HEARD
 
+    def silent_s(self, agent_id: str) -> float | None:
+        """Seconds since it was heard; None for one that has no lease, or promised nothing."""
+        lease = self._leases.get(agent_id)
+        return self._clock() - lease.heard_at if lease is not None and lease.ends else None
+
     def sweep(self) -> list[LivenessChange]:
         """Who fell silent since the last sweep. Costs O(log n) for each agent that is due, once a lease."""
         now = self._clock()

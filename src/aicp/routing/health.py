@@ -109,6 +109,15 @@ def _worse(one: CapabilityHealth, other: CapabilityHealth) -> CapabilityHealth:
     return msgspec.structs.replace(worse, latency_ms=latencies[0] if latencies else None)
 
 
+def why_out(agent: AgentHealth) -> dict[str, str]:
+    """For which capabilities an agent may not be used now, and why, with what it answered when it was set aside."""
+    return {
+        key: f"{health.why_out}: {health.reason}" if health.reason else health.why_out
+        for key, health in agent.capabilities.items()
+        if health.why_out
+    }
+
+
 def _capability_health(seat: Seat, board: CircuitBoard) -> CapabilityHealth:
     agent_id = seat.member.profile.agent_id
     # Whoever is out for another reason than its circuit has no time at which it comes back by itself.

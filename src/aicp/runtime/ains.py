@@ -250,9 +250,15 @@ class Ains:
         """Every agent."""
         return list(self._directory)
 
-    def search(self, capability: str) -> list[AgentProfile]:
-        """Everybody who offers `name` or `name@major`."""
-        return self._directory.search(capability)
+    def silent_s(self, agent_id: str) -> float | None:
+        """Seconds since it was heard; None for one that sends no heartbeats."""
+        return self._leases.silent_s(agent_id)
+
+    def search(
+        self, capability: str = "", *, name: str = "", labels: Mapping[str, str] | None = None
+    ) -> list[AgentProfile]:
+        """Everybody who offers `name` or `name@major`, is called so, and carries all of these labels."""
+        return list(self._directory.find_all(capability, name, labels))
 
     def set_aside(self, profile: AgentProfile, capability: str, reason: str | None) -> None:
         """An agent turned out to be misconfigured, for a capability or as a whole; or, without a reason, forgiven."""

@@ -4,7 +4,7 @@ import inspect
 from collections import Counter
 from collections.abc import Collection
 from functools import cache
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
@@ -28,6 +28,11 @@ def query_guard(injected: Collection[str]) -> Guard:
     no_parameters = frozenset({_REQUEST, *injected})
 
     @cache
+    def lists(handler: BaseRouteHandler) -> frozenset[str]:
+        taken = inspect.signature(handler.fn).parameters.values()
+        return frozenset(parameter.name for parameter in taken if _is_list(parameter.annotation))
+
+    @cache
     def arguments(handler: BaseRouteHandler) -> frozenset[str]:
         return frozenset(inspect.signature(handler.fn).parameters) - no_parameters
 
@@ -36,19 +41,25 @@ def query_guard(injected: Collection[str]) -> Guard:
             return
         given = Counter(name for name, _ in connection.query_params.multi_items())
         taken = sorted(arguments(handler) - connection.path_params.keys())
-        if faults := _faults(given, taken):
+        if faults := _faults(given, taken, lists(handler)):
             raise InvalidInput(faults[:FAULTS_MAX])
 
     return check_query
 
 
-def _faults(given: Counter[str], taken: list[str]) -> list[Fault]:
+def _is_list(annotation: Any) -> bool:
+    """True for `Annotated[list[…], …]` and `Annotated[list[…] | None, …]`: such a parameter may be repeated."""
+    kind = annotation.__origin__ if get_origin(annotation) is Annotated else annotation
+    return any(get_origin(each) is list for each in (kind, *get_args(kind)))
+
+
+def _faults(given: Counter[str], taken: list[str], lists: Collection[str]) -> list[Fault]:
     told = f"it takes {', '.join(taken)}" if taken else "it takes none"
     unknown = [Fault(_place(name), f"is no parameter of this route; {told}") for name in given if name not in taken]
     return unknown + [
         Fault(_place(name), "stands more than once; keep one")
         for name, count in given.items()
-        if count > 1 and name in taken
+        if count > 1 and name in taken and name not in lists
     ]
 
 

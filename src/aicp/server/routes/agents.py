@@ -8,10 +8,11 @@ import msgspec
 from litestar import Router, delete, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from aicp.errors import InvalidAgent, InvalidInput
-from aicp.model.agent import AgentProfile, Registration
+from aicp.errors import Fault, InvalidAgent, InvalidInput
+from aicp.model.agent import LABELS_MAX, AgentProfile, Registration
 from aicp.model.endpoint import Endpoint
 from aicp.model.views import AgentPage, AgentView, Heard, Registered
+from aicp.routing.health import agent_health, why_out
 from aicp.runtime.node import Node
 from aicp.server.auth import Scope, needs
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document
@@ -21,6 +22,12 @@ PAGE_MAX = 1_000
 
 Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="At most so many.")]
 Cursor = Annotated[str, QueryParameter(description="`next_cursor` of the page before; empty for the first.")]
+
+Name = Annotated[str, QueryParameter(description="Only those who are called so, by name or, without one, by id.")]
+Labels = Annotated[
+    list[str] | None,
+    QueryParameter(description="Only those who carry this label, `key=value`; may be repeated.", max_items=LABELS_MAX),
+]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,11 +84,17 @@ async def list_agents(node: TheNode, limit: Limit = PAGE_MAX, cursor: Cursor = "
 
 @get("/search", opt=needs(Scope.AGENTS_READ))
 async def search_agents(
-    node: TheNode, capability: FromQuery[str] = "", limit: Limit = PAGE_MAX, cursor: Cursor = ""
+    node: TheNode,
+    capability: FromQuery[str] = "",
+    name: Name = "",
+    label: Labels = None,
+    limit: Limit = PAGE_MAX,
+    cursor: Cursor = "",
 ) -> AgentPage:
-    """Everybody who offers a capability, `name` or `name@major`, by id."""
-    check_capability(capability)
-    return _page(node, node.ains.search(capability), limit, cursor)
+    """Everybody who offers a capability, `name` or `name@major`, is called so, and carries these labels, by id."""
+    if capability or not (name or label):
+        check_capability(capability)
+    return _page(node, node.ains.search(capability, name=name, labels=_labels(label or [])), limit, cursor)
 
 
 agents_router = Router(
@@ -109,6 +122,7 @@ def _page(node: Node, profiles: Iterable[AgentProfile], limit: int, cursor: str)
 
 def _view(node: Node, profile: AgentProfile) -> AgentView:
     member = node.scheduler.member(profile.agent_id)
+    health = agent_health(member, node.board)
     return AgentView(
         agent_id=profile.agent_id,
         name=profile.name,
@@ -123,4 +137,17 @@ def _view(node: Node, profile: AgentProfile) -> AgentView:
         state=node.board.get_state(profile.agent_id),
         draining=member.trouble.is_draining,
         registered_at=node.ains.registered_at(profile.agent_id),
+        lease=profile.lease,
+        silent_s=node.ains.silent_s(profile.agent_id),
+        latency_ms=health.latency_ms,
+        success_rate=health.success_rate,
+        why_out=why_out(health),
     )
+
+
+def _labels(told: list[str]) -> dict[str, str]:
+    """What `label=key=value` asks for."""
+    labels = dict(label.split("=", 1) for label in told if "=" in label)
+    if len(labels) != len(told):
+        raise InvalidInput([Fault("?label", "must be key=value, each key once")])
+    return labels

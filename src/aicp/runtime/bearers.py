@@ -1,0 +1,45 @@
+"""What AICP shows to an agent, as it is kept outside: in a file, or in a variable."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from aicp.errors import SettingsError
+from aicp.model.agent import AgentAuth
+
+BEARER_CHARS_MAX = 65_536
+
+
+def bearer_in_file(path: Path) -> AgentAuth:
+    """The bearer that a file holds, in one line.
+
+    Raises:
+        SettingsError: The file cannot be read, or holds none.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(BEARER_CHARS_MAX + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        told = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"The token file {path} cannot be read: {told}.") from error
+    return _sound(text.strip(), f"The token file {path}")
+
+
+def bearer_in_variable(name: str, environ: Mapping[str, str] | None = None) -> AgentAuth:
+    """The bearer that a variable of the environment holds.
+
+    Raises:
+        SettingsError: It is not set, or holds none.
+    """
+    env = os.environ if environ is None else environ
+    if name not in env:
+        raise SettingsError(f"The variable {name[:80]} is not set.")
+    return _sound(env[name].strip(), f"The variable {name[:80]}")
+
+
+def _sound(bearer: str, source: str) -> AgentAuth:
+    if not (bearer and bearer.isascii() and bearer.isprintable() and " " not in bearer):
+        raise SettingsError(f"{source} holds no token: it is one line of printable ASCII without spaces.")
+    if len(bearer) > BEARER_CHARS_MAX:
+        raise SettingsError(f"{source} holds more than {BEARER_CHARS_MAX} characters, which is no token.")
+    return AgentAuth(bearer)
