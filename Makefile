@@ -13,10 +13,10 @@ UV    := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test check fix property chaos bench clean
+.PHONY: help setup demo serve test check fix reference property chaos bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  ARGS='…' goes on to demo, serve and test: make demo ARGS='--image photo.jpg'"
 
@@ -41,6 +41,9 @@ check: $(READY) ## Lint, check format, types and layers; change nothing
 fix: $(READY) ## Repair what the linter can, then format
 	@$(BIN)/ruff check --fix --exit-zero
 	@$(BIN)/ruff format
+
+reference: $(READY) ## Write the pages of docs/reference that are made from code
+	@$(BIN)/python -m aicp.server.openapi.reference docs/reference
 
 property: $(READY) ## Drive the state machines against their models for a million steps each: ARGS=--seed=7
 	@$(BIN)/python -m pytest tests/property -s --steps=1000000 $(ARGS)

@@ -33,6 +33,7 @@ from aicp.runtime.onlookers import Onlookers
 from aicp.server import Keys
 from aicp.server import make_app as make_server
 from aicp.server.auth import declared_routes
+from aicp.server.openapi import reference
 from aicp.server.problems import STATUS_OF_CODE, Problem
 from tests.unit.onlooker_kit import busy_page
 
@@ -335,11 +336,16 @@ def test_reference_of_http_lists_the_routes() -> None:
     assert sorted(told) == sorted(routes)
 
 
-def test_reference_of_http_lists_every_code_with_its_status() -> None:
-    rows = [cells for heading, cells in tables_of(DOCS / "reference/http-api.md") if heading.startswith("Codes")]
+def test_reference_of_errors_lists_every_code_with_its_status() -> None:
+    rows = [cells for heading, cells in tables_of(DOCS / "reference/errors.md") if heading == "Codes"]
     told = {names_in(cells[0])[0]: int(cells[1].content) for cells in rows}
-    # What the framework or a defect ends with is in no table of ours.
+    # What a defect ends with is in no table of ours.
     assert told == {**STATUS_OF_CODE, "internal_error": 500}
+
+
+@pytest.mark.parametrize(("name", "text"), reference.pages().items(), ids=lambda value: value[:20])
+def test_page_that_is_made_from_code_is_not_stale(name: str, text: str) -> None:
+    assert (DOCS / "reference" / name).read_text(encoding="utf-8") == text, "run make reference"
 
 
 @pytest.mark.parametrize(("page", "heading", "kind"), FIELDS, ids=lambda value: getattr(value, "__name__", None))

@@ -18,12 +18,21 @@ from aicp.server.queries import query_guard
 from aicp.server.routes.agents import agents_router
 from aicp.server.routes.chains import chains_router
 from aicp.server.routes.circuit_breakers import circuit_breakers_router
+from aicp.server.routes.documentation import documentation_router
 from aicp.server.routes.events import events_router
 from aicp.server.routes.status import status_router
 from aicp.server.routes.tasks import tasks_router
 from aicp.server.waits import Waits
 
-ROUTERS = (agents_router, chains_router, tasks_router, circuit_breakers_router, events_router, status_router)
+ROUTERS = (
+    agents_router,
+    chains_router,
+    tasks_router,
+    circuit_breakers_router,
+    events_router,
+    status_router,
+    documentation_router,
+)
 
 
 def make_app(

@@ -9,7 +9,7 @@ from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
 
-from aicp.errors import AccessDenied, AicpError, Fault, InvalidInput, NoCapableAgent
+from aicp.errors import AccessDenied, AicpError, Fault, InvalidInput, NoCapableAgent, NotFound
 
 PROBLEM_TYPE = "application/problem+json"
 FAULTS_TOLD_MAX = 100
@@ -56,7 +56,6 @@ STATUS_OF_CODE = {
 }
 """Whatever is not in the table is 500."""
 
-_CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 422: "invalid_input"}
 _log = logging.getLogger(__name__)
 
 
@@ -173,6 +172,26 @@ class ScopeMissing(AccessDenied):
     code = "scope_missing"
 
 
+class MethodNotAllowed(AicpError):
+    """The path does not take this method; `Allow` says which ones it takes."""
+
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(AicpError):
+    """The body is larger than this route takes."""
+
+    code = "body_too_large"
+
+
+_OF_STATUS: dict[int, tuple[type[AicpError], str]] = {
+    404: (NotFound, "There is no route {method} {path}."),
+    405: (MethodNotAllowed, "{path} does not take {method}."),
+    413: (BodyTooLarge, "The body of {method} {path} is larger than this route takes."),
+}
+"""What the framework refuses by itself, and how that is told."""
+
+
 def problem_of(error: AicpError) -> Problem:
     """What a client is told of an error."""
     retry_after_s = getattr(error, "retry_after_s", None)
@@ -198,16 +217,12 @@ def answer_refusal(request: Request[Any, Any, State], refusal: HTTPException) ->
     """Answer what the framework refused: an unknown route, a method, a parameter, a body."""
     if isinstance(refusal, ValidationException):
         return _respond(problem_of(InvalidInput(_parameter_faults(refusal))))
-    status = refusal.status_code
-    code = _CODE_OF_STATUS.get(status, "refused" if status < 500 else "internal_error")
-    problem = Problem(
-        type=f"urn:aicp:problem:{code}",
-        title=code.replace("_", " ").capitalize(),
-        status=status,
-        detail=_TOLD[code].format(method=request.method, path=_path(request)) if code in _TOLD else refusal.detail,
-        code=code,
-        retryable=False,
-    )
+    if refusal.status_code >= 500:
+        return answer_defect(request, refusal)
+    if (found := _OF_STATUS.get(refusal.status_code)) is None:
+        return _respond(problem_of(InvalidInput(refusal.detail)))
+    kind, told = found
+    problem = problem_of(kind(told.format(method=request.method, path=_path(request))))
     return _respond(problem, refusal.headers)
 
 
@@ -224,13 +239,6 @@ def answer_defect(request: Request[Any, Any, State], error: Exception) -> Respon
             retryable=False,
         )
     )
-
-
-_TOLD = {
-    "not_found": "There is no route {method} {path}.",
-    "method_not_allowed": "{path} does not take {method}.",
-    "body_too_large": "The body of {method} {path} is larger than this route takes.",
-}
 
 
 def _path(request: Request[Any, Any, State]) -> str:

@@ -1,0 +1,231 @@
+"""The OpenAPI 3.1 document of a server, made from its routes."""
+
+import http
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args, get_origin
+
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import QueryParameter
+
+from aicp.errors import AicpError
+from aicp.model.agent import Registration
+from aicp.model.chain import ChainSpec
+from aicp.model.live import KINDS, LiveEvent
+from aicp.server.auth import Scope, declared_routes, scope_of
+from aicp.server.openapi.examples import BODIES, PARAMETERS, example_of
+from aicp.server.openapi.operations import problems_of, told_of
+from aicp.server.openapi.schemas import (
+    CAPABILITY_REF,
+    Schema,
+    add_kinds_of_task,
+    parameter_schema,
+    reference_to,
+    schemas_of,
+)
+from aicp.server.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
+from aicp.server.routes.agents import Heartbeat
+from aicp.version import __version__
+
+OPENAPI_VERSION = "3.1.0"
+BEARER = "bearer"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+TAGS = {
+    "tasks": "One task, or several side by side: submit, follow, list, explain, cancel.",
+    "chains": "Tasks that wait for one another: submit, follow, draw, cancel, do again.",
+    "agents": "AINS, the registry: agents register, send heartbeats, are found, leave.",
+    "circuit breakers": "How well the agents do, what failed lately, and an operator's commands.",
+    "events": "What happens, as it happens.",
+    "status": "The server itself: alive, ready, busy, measured.",
+}
+INTRODUCTION = (
+    "AICP sends each task to the best healthy agent, fails over when one breaks, and carries chains of tasks to a "
+    "recorded end. Bodies are JSON. Names that end in `_s` are seconds, in `_ms` milliseconds, in `_at` times in RFC "
+    "3339, UTC. Answers may gain fields: ignore those you do not know.\n\n"
+    "Every answer that is no success is `application/problem+json` (RFC 9457) with a stable `code`. Before a request "
+    "reaches its route the connection may be told `invalid_http` (400), `header_too_slow` or `body_too_slow` (408), "
+    "`header_too_large` (431) or `too_many_connections` (503); a path that is none is `not_found` (404), a method that "
+    "a path does not take `method_not_allowed` (405)."
+)
+_HEADERS: dict[str, tuple[str, Schema]] = {
+    "Idempotency-Key": (
+        "Makes it safe to send this again: same key and body, same answer, for 7 days.",
+        {"type": "string", "pattern": "^[!-~](?:[ -~]{0,254}[!-~])?$"},
+    ),
+    "traceparent": ("The W3C trace that this belongs to.", {"type": "string"}),
+    "Last-Event-ID": ("Go on after this event.", {"type": "string"}),
+}
+_PATH = {
+    "task_id": "Global id of a task, `<chain id>.<local id>`.",
+    "chain_id": "Id of a chain.",
+    "agent_id": "Id of an agent.",
+}
+_BODY_KINDS = (ChainSpec, Registration, Heartbeat, LiveEvent, Problem)
+
+
+def openapi_document(app: Litestar) -> dict[str, Any]:
+    """The document of an app; the same routes give the same document, with its paths in their order."""
+    routes = sorted(_routes(app), key=lambda route: (route[0], METHODS.index(route[1])))
+    kinds = {kind for _, _, handler in routes if (kind := _answer_kind(handler)) is not None}
+    ordered = sorted(kinds, key=str)
+    answers, components = schemas_of([*ordered, *_BODY_KINDS])
+    add_kinds_of_task(components)
+    schema_of = dict(zip(ordered, answers, strict=False))
+    paths: dict[str, dict[str, Any]] = defaultdict(dict)
+    for path, method, handler in routes:
+        paths[path][method.lower()] = _operation(handler, schema_of)
+    return {
+        "openapi": OPENAPI_VERSION,
+        "info": {
+            "title": "AICP",
+            "version": __version__,
+            "summary": "Work goes on when AI agents fail.",
+            "description": INTRODUCTION,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/", "description": "This server."}],
+        "security": [{BEARER: []}],
+        "tags": [{"name": name, "description": told} for name, told in TAGS.items()],
+        "paths": dict(paths),
+        "components": {
+            "schemas": dict(sorted(components.items())),
+            "securitySchemes": {
+                BEARER: {"type": "http", "scheme": "bearer", "description": "A key of this server: `Bearer <key>`."}
+            },
+        },
+    }
+
+
+def _routes(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
+    for path, handler in declared_routes(app):
+        if isinstance(handler, HTTPRouteHandler):
+            for method in handler.http_methods:
+                yield path.replace(":str", ""), str(method), handler
+
+
+def _operation(handler: HTTPRouteHandler, schema_of: dict[Any, Schema]) -> dict[str, Any]:
+    scope, told = scope_of(handler), told_of(handler.handler_name)
+    summary, _, more = (handler.fn.__doc__ or handler.handler_name).strip().partition("\n")
+    operation: dict[str, Any] = {
+        "operationId": handler.handler_name,
+        "tags": sorted(handler.resolve_tags()),
+        "summary": summary.rstrip("."),
+        "description": " ".join([*more.split(), _needs(scope)]),
+        "x-scope": scope,
+        "parameters": list(_parameters(handler, told.headers)),
+        "responses": _responses(handler, scope, schema_of, told.content),
+    }
+    if scope is Scope.OPEN:
+        operation["security"] = []
+    if told.body:
+        content = {"schema": reference_to(told.body), "example": BODIES[told.body]}
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    return {key: value for key, value in operation.items() if value or key == "security"}
+
+
+def _needs(scope: Scope) -> str:
+    if scope is Scope.OPEN:
+        return "Open to everybody: no key."
+    return "Any key." if scope is Scope.ANY_KEY else f"A key with the scope `{scope}`."
+
+
+def _parameters(handler: HTTPRouteHandler, headers: Iterable[str]) -> Iterable[dict[str, Any]]:
+    for name, field in handler.parsed_fn_signature.parameters.items():
+        told = field.kwarg_definition
+        if name in _path_parameters(handler):
+            yield _parameter(name, "path", {"type": "string", "minLength": 1}, _PATH.get(name, ""), required=True)
+        elif isinstance(told, QueryParameter):
+            yield _query_parameter(name, field.annotation, field.default, told)
+    for name in headers:
+        description, schema = _HEADERS[name]
+        yield _parameter(name, "header", schema, description)
+
+
+def _query_parameter(name: str, kind: Any, default: Any, told: QueryParameter) -> dict[str, Any]:
+    bounds = {"minimum": told.ge, "maximum": told.le, "default": default}
+    schema = parameter_schema(kind, {key: value for key, value in bounds.items() if isinstance(value, int | float)})
+    if name == "kind":
+        schema = {"type": "array", "items": {"type": "string", "enum": list(KINDS)}}
+        return {**_parameter(name, "query", schema, told.description or ""), "style": "form", "explode": False}
+    if name == "capability":
+        schema.update(CAPABILITY_REF)
+        description = told.description or "`name` or `name@major`."
+        return _parameter(name, "query", schema, description, required=default == "")
+    return _parameter(name, "query", schema, told.description or "")
+
+
+def _parameter(name: str, place: str, schema: Schema, description: str, *, required: bool = False) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": name, "in": place, "required": required, "schema": schema}
+    if description:
+        told["description"] = description
+    if name in PARAMETERS:
+        told["example"] = PARAMETERS[name]
+    return told
+
+
+def _responses(
+    handler: HTTPRouteHandler, scope: Scope, schema_of: dict[Any, Schema], content: str
+) -> dict[str, dict[str, Any]]:
+    responses = {str(handler.status_code): _success(handler, schema_of, content)}
+    if handler.handler_name == "readyz":
+        responses["503"] = {"description": "Not ready.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    by_status: dict[int, list[type[AicpError]]] = defaultdict(list)
+    for kind in problems_of(handler.handler_name, scope, _path_parameters(handler)):
+        by_status[STATUS_OF_CODE[kind.code]].append(kind)
+    for status, kinds in sorted(by_status.items()):
+        responses[str(status)] = _refusal(status, kinds)
+    return responses
+
+
+def _success(handler: HTTPRouteHandler, schema_of: dict[Any, Schema], content: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"description": http.HTTPStatus(handler.status_code).phrase}
+    kind = _answer_kind(handler)
+    if kind is not None:
+        told["content"] = {"application/json": {"schema": schema_of[kind]}}
+        if (example := _example(kind)) is not None:
+            told["content"]["application/json"]["example"] = example
+    elif content:
+        told["content"] = {content: {"schema": {"type": "string"}}}
+    elif handler.status_code != http.HTTPStatus.NO_CONTENT:
+        told["content"] = {_media_type(handler): {"schema": {"type": "string"}}}
+    return told
+
+
+def _media_type(handler: HTTPRouteHandler) -> str:
+    return str(getattr(handler.media_type, "value", handler.media_type) or "text/plain")
+
+
+def _example(kind: Any) -> Any:
+    if get_origin(kind) is list:
+        example = example_of(*get_args(kind))
+        return None if example is None else [example]
+    return example_of(kind)
+
+
+def _refusal(status: int, kinds: list[type[AicpError]]) -> dict[str, Any]:
+    codes = sorted(kind.code for kind in kinds)
+    told = " ".join(f"`{kind.code}`: {kind.default_message()}" for kind in sorted(kinds, key=lambda kind: kind.code))
+    exact = {"type": "object", "properties": {"code": {"enum": codes}, "status": {"const": status}}}
+    response: dict[str, Any] = {
+        "description": told,
+        "content": {PROBLEM_TYPE: {"schema": {"allOf": [reference_to("Problem"), exact]}}},
+    }
+    if status in {429, 503}:
+        description = "Seconds after which it may be tried again; left out when nobody knows."
+        response["headers"] = {"Retry-After": {"description": description, "schema": {"type": "string"}}}
+    if status == 401:
+        response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return response
+
+
+def _path_parameters(handler: HTTPRouteHandler) -> list[str]:
+    named = (part.strip("{}").partition(":")[0] for path in handler.paths for part in path.split("/") if "{" in part)
+    return list(dict.fromkeys(named))
+
+
+def _answer_kind(handler: HTTPRouteHandler) -> Any:
+    """What it answers as JSON; None when it answers something else, or nothing."""
+    kind = handler.parsed_fn_signature.return_type.annotation
+    is_struct = isinstance(kind, type) and hasattr(kind, "__struct_fields__")
+    return kind if is_struct or get_origin(kind) is list else None

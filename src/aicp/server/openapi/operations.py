@@ -1,0 +1,102 @@
+"""What each route takes and answers besides what its signature says, in one table: a line for each route."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from aicp.errors import (
+    AccessDenied,
+    AgentNotFound,
+    AgentReplaced,
+    AicpError,
+    ChainNotFound,
+    Conflict,
+    IdempotencyConflict,
+    InvalidAgent,
+    InvalidChain,
+    InvalidInput,
+    InvalidTask,
+    NoCapableAgent,
+    OwnershipLost,
+    QueueFull,
+    SettingsError,
+    StorageError,
+    TaskNotFound,
+)
+from aicp.server.auth import Scope
+from aicp.server.problems import (
+    BodyTooLarge,
+    BodyTooSlow,
+    HostRefused,
+    InvalidJson,
+    MediaTypeRefused,
+    ScopeMissing,
+    ServerStopping,
+    TooManyReaders,
+)
+
+Problems = tuple[type[AicpError], ...]
+
+_SUBMIT: Problems = (NoCapableAgent, IdempotencyConflict, QueueFull, ServerStopping, StorageError)
+_BODY: Problems = (InvalidJson, BodyTooSlow, BodyTooLarge, MediaTypeRefused, InvalidInput)
+_SUBMIT_HEADERS = ("Idempotency-Key", "traceparent")
+_NOT_FOUND: dict[str, type[AicpError]] = {
+    "task_id": TaskNotFound,
+    "chain_id": ChainNotFound,
+    "agent_id": AgentNotFound,
+}
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a route does not say by its signature.
+
+    Attributes:
+        body: Component that its body is; empty when it takes none.
+        problems: What it may refuse with, besides what every route like it may.
+        headers: What it reads of the header.
+        content: Media type of an answer that is no JSON.
+    """
+
+    body: str = ""
+    problems: Problems = ()
+    headers: tuple[str, ...] = ()
+    content: str = ""
+
+
+_NOTHING = Told()
+_TOLD = {
+    "submit_task": Told("Task", (InvalidTask, *_SUBMIT), _SUBMIT_HEADERS),
+    "submit_parallel": Told("ParallelTasks", (InvalidChain, *_SUBMIT), _SUBMIT_HEADERS),
+    "submit_chain": Told("ChainSpec", (InvalidChain, *_SUBMIT), _SUBMIT_HEADERS),
+    "retry_chain": Told("", (InvalidInput, Conflict, *_SUBMIT), _SUBMIT_HEADERS),
+    "cancel_task": Told("", (Conflict, OwnershipLost, StorageError)),
+    "cancel_chain": Told("", (OwnershipLost, StorageError)),
+    "list_tasks": Told("", (StorageError,)),
+    "list_chains": Told("", (StorageError,)),
+    "show_task": Told("", (StorageError,)),
+    "show_chain": Told("", (StorageError,)),
+    "draw_chain": Told("", (StorageError,)),
+    "explain_task": Told("", (StorageError,)),
+    "register_agent": Told("Registration", (InvalidAgent, SettingsError, StorageError)),
+    "heartbeat": Told("Heartbeat", (AgentReplaced,)),
+    "remove_agent": Told("", (StorageError,)),
+    "events": Told("", (TooManyReaders,), ("Last-Event-ID",), "text/event-stream"),
+}
+
+
+def told_of(name: str) -> Told:
+    """What is told of a route by the name of its function."""
+    return _TOLD.get(name, _NOTHING)
+
+
+def problems_of(name: str, scope: Scope, path_parameters: Iterable[str]) -> list[type[AicpError]]:
+    """Everything that a route may refuse with: what its kind may, and what it alone may."""
+    told = told_of(name)
+    kinds: list[type[AicpError]] = [HostRefused]
+    if scope is not Scope.OPEN:
+        kinds += [AccessDenied, InvalidInput]
+    if scope not in {Scope.OPEN, Scope.ANY_KEY}:
+        kinds.append(ScopeMissing)
+    kinds += [_NOT_FOUND[parameter] for parameter in path_parameters if parameter in _NOT_FOUND]
+    kinds += _BODY if told.body else ()
+    return list(dict.fromkeys([*kinds, *told.problems]))

@@ -1,0 +1,34 @@
+"""The server shows its API: a document to who has a key, a page to everybody."""
+
+from tests.integration.server_kit import Api, with_api
+
+
+def test_document_is_for_any_key() -> None:
+    async def test(api: Api) -> None:
+        told = await api.get("/openapi.json")
+        assert (told.status, told.headers["content-type"]) == (200, "application/json")
+        assert told.body["openapi"] == "3.1.0"
+        assert (await api.get("/openapi.json", key="wrong")).status == 401
+
+    with_api(test)
+
+
+def test_page_is_for_everybody_and_may_load_nothing_but_its_style() -> None:
+    async def test(api: Api) -> None:
+        async with api.session.get(f"{api.url}/docs") as answered:
+            assert (answered.status, answered.content_type) == (200, "text/html")
+            assert answered.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'self'")
+            assert api.key not in await answered.text()
+        async with api.session.get(f"{api.url}/docs/page.css") as answered:
+            assert (answered.status, answered.content_type) == (200, "text/css")
+
+    with_api(test)
+
+
+def test_page_that_a_browser_has_already_is_not_sent_again() -> None:
+    async def test(api: Api) -> None:
+        first = await api.get("/docs")
+        again = await api.get("/docs", headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status, again.body) == (304, "")
+
+    with_api(test)
