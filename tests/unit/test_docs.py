@@ -345,7 +345,9 @@ def test_reference_of_errors_lists_every_code_with_its_status() -> None:
 
 @pytest.mark.parametrize(("name", "text"), reference.pages().items(), ids=lambda value: value[:20])
 def test_page_that_is_made_from_code_is_not_stale(name: str, text: str) -> None:
-    assert (DOCS / "reference" / name).read_text(encoding="utf-8") == text, "run make reference"
+    assert (DOCS / "reference" / name).read_text(encoding="utf-8") == text, (
+        "run make reference, or python -m aicp.server.openapi.reference docs/reference"
+    )
 
 
 @pytest.mark.parametrize(("page", "heading", "kind"), FIELDS, ids=lambda value: getattr(value, "__name__", None))
