@@ -383,6 +383,34 @@ class TestRecovery:
             await asyncio.sleep(1)
             assert flow.coordinator.unfinished == 0
 
+    @virtual
+    async def test_a_chain_that_runs_here_and_is_claimed_again_goes_on_as_its_new_owner_and_only_so(self) -> None:
+        """As when the answer to its submit got lost: the journal does not know that it runs."""
+        journal = MemoryJournal()
+        async with Flow(agent(ok(after_s=5.0)), journal=journal) as flow:
+            chain_id = await flow.coordinator.submit(spec(step("x"), step("y", "x")))
+            waiting = asyncio.create_task(flow.coordinator.wait_result(chain_id))
+            watching = asyncio.create_task(collected(flow.coordinator.watch(chain_id)))
+            await asyncio.sleep(0.1)
+            await journal.open()
+            assert (await waiting).status is COMPLETED
+            assert [fact.task for fact in await watching if isinstance(fact, TaskEnded)] == ["x", "y"]
+            tokens = [(call.call.task_id.partition(".")[2], call.call.epoch) for call in flow.transport.calls]
+            assert tokens == [("x", 1), ("x", 2), ("y", 2)]
+            await asyncio.sleep(1)
+            assert flow.coordinator.unfinished == 0
+
+    @virtual
+    async def test_a_chain_in_doubt_that_was_claimed_meanwhile_runs_once(self) -> None:
+        journal = MemoryJournal()
+        async with Flow(agent(), journal=journal) as flow:
+            chain_id = await flow.coordinator.submit(spec(step("x")))
+            flow.coordinator._recovery.doubt(chain_id)
+            assert (await flow.coordinator.wait_result(chain_id)).status is COMPLETED
+            await asyncio.sleep(5)
+            assert sent(flow) == ["x"]
+            assert flow.coordinator.unfinished == 0
+
 
 class TestRetention:
     @virtual

@@ -87,6 +87,11 @@ class ChainRun:
         self.end: ChainEnded | None = None
 
     @property
+    def epoch(self) -> int:
+        """Of its owner, as whom it records and sends."""
+        return self._epoch
+
+    @property
     def chain_id(self) -> str:
         """Its id."""
         return self.submitted.chain_id

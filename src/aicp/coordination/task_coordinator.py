@@ -91,7 +91,7 @@ class TaskCoordinator:
         self._accepted_max = accepted_max
         self._runs: dict[str, ChainRun] = {}
         self._replicas = replicas
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[ChainRun, asyncio.Task[None]] = {}
         self._unstoppable: set[asyncio.Task[Any]] = set()
         self._cancelling: set[str] = set()
         self._accepted = self._refused = 0
@@ -122,7 +122,7 @@ class TaskCoordinator:
             run.stop_trying()
         if self._unstoppable:
             await asyncio.wait(self._unstoppable, timeout=STOP_WAIT_S)
-        await _cancelled([*self._unstoppable, *self._tasks])
+        await _cancelled([*self._unstoppable, *self._tasks.values()])
         await self._journal.close()
 
     async def execute_chain(self, chain: TaskChain | ChainSpec) -> ChainResult:
@@ -460,7 +460,15 @@ class TaskCoordinator:
         return await asyncio.shield(task)
 
     def _take_over(self, record: ChainRecord) -> None:
-        """Go on with a chain that an earlier owner left; accepted, it takes its room even if there is none."""
+        """Go on with a chain that an earlier owner left; accepted, it takes its room even if there is none.
+
+        One that runs here already was claimed since an answer got lost. Its run may record nothing more, and ends.
+        """
+        running = self._runs.get(record.submitted.chain_id)
+        if running is not None:
+            if running.epoch >= record.epoch:
+                return
+            self._tasks[running].cancel()
         graph = graph_of(record.submitted.spec)
         self._accepted += len(graph.tasks)
         self._begin(record, graph)
@@ -472,12 +480,12 @@ class TaskCoordinator:
         )  # fmt: skip
         self._runs[run.chain_id] = run
         task = asyncio.create_task(run.run(), name=f"chain {run.chain_id}")
-        self._tasks.add(task)
+        self._tasks[run] = task
         task.add_done_callback(functools.partial(self._stopped, run))
 
     def _stopped(self, run: ChainRun, task: asyncio.Task[None]) -> None:
         """A chain runs here no more; one that was cancelled before it began never ran a line of its own."""
-        self._tasks.discard(task)
+        del self._tasks[run]
         if self._runs.get(run.chain_id) is run:
             del self._runs[run.chain_id]
         self._accepted -= run.size
@@ -519,7 +527,8 @@ class TaskCoordinator:
             if run is None:
                 return
             await run.is_recorded.wait()
-            if run.end is not None or self._replicas is None:
+            was_replaced = self._runs.get(chain_id) not in {None, run}
+            if run.end is not None or (self._replicas is None and not was_replaced):
                 return
 
     async def _ended(self, chain_id: str) -> Readiness:
@@ -559,7 +568,7 @@ class TaskCoordinator:
     def _let_go(self) -> None:
         """This replica was declared dead: everything it ran has another owner, and stops here at once."""
         _log.warning("this replica was declared dead: %d chains have other owners now", len(self._runs))
-        for task in self._tasks:
+        for task in self._tasks.values():
             task.cancel()
 
     async def _standing(self, chain_id: str, tenant: str | None) -> tuple[Readiness, Mapping[str, InFlight]]:
