@@ -1,6 +1,7 @@
-"""Kills the server with -9 as often as asked while 100 chains are in flight, and tells whether a promise was broken.
+"""Strikes servers while 100 chains are in flight, and tells whether a promise was broken.
 
-python -m tests.chaos [--database sqlite|postgresql] [--replicas N] [--kills N] [--seed S] [--customers N]
+python -m tests.chaos [--database sqlite|postgresql] [--replicas N] [--storm NAME] [--kills N] [--seed S]
+    [--customers N]
 """
 
 import argparse
@@ -8,43 +9,88 @@ import random
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TypeVar
 
 from tests.chaos.deployment import Deployment, sqlite_deployment
-from tests.chaos.postgres_deployment import postgres_deployment
-from tests.chaos.siege import CUSTOMERS, KillNine, Plan, besiege
+from tests.chaos.outages import Blackhole, CutMidCommit, Pause, PostgresKilled, RollingRestart, Slow
+from tests.chaos.postgres_deployment import PostgresDeployment, postgres_deployment
+from tests.chaos.siege import CUSTOMERS, KillNine, Outcome, Plan, Storm, besiege
 
+D = TypeVar("D", bound=Deployment)
 KILLS = 300
-DATABASES = ("sqlite", "postgresql")
+STRIKES = 10
 TERMINATED = 143
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+KILL_NINE, ROLLING_RESTART, ALL = "kill-nine", "rolling-restart", "all"
+OF_POSTGRESQL: Mapping[str, Callable[[PostgresDeployment], Storm]] = {
+    KILL_NINE: lambda _: KillNine(),
+    "pause": lambda _: Pause(),
+    "postgres-killed": PostgresKilled,
+    "unreachable": Blackhole,
+    "partition": lambda deployment: Blackhole(deployment, everyone=False),
+    "slow": Slow,
+    "cut-mid-commit": CutMidCommit,
+    ROLLING_RESTART: lambda _: RollingRestart(),
+}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Kill the server, and judge the result.")
-    parser.add_argument("--kills", type=int, default=KILLS, help=f"how often; {KILLS} when left out")
-    parser.add_argument("--seed", type=int, default=None, help="of chance; a fresh one when left out")
-    parser.add_argument("--database", choices=DATABASES, default=DATABASES[0], help="which one the servers use")
-    parser.add_argument("--replicas", type=int, default=2, help="servers on one PostgreSQL database; 2 when left out")
-    parser.add_argument("--customers", type=int, default=CUSTOMERS, help="chains in flight")
-    asked = parser.parse_args()
+    asked = parse()
     seed = random.SystemRandom().randrange(1_000_000) if asked.seed is None else asked.seed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that nothing it started is left behind
-    say(f"seed {seed}")
-    with tempfile.TemporaryDirectory(prefix="aicp-chaos-") as name, deployed(asked, Path(name)) as deployment:
-        outcome = besiege(deployment, Path(name), Plan(asked.kills, seed, asked.customers), KillNine(), tell=show)
+    storms = OF_POSTGRESQL if asked.storm == ALL else [asked.storm]
+    breaches = [breach for storm in storms for breach in weather(asked, storm, seed)]
+    say(f"seed {seed}: {'nothing was broken' if not breaches else 'see above'}")
+    return bool(breaches)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Strike servers, and judge the result.")
+    parser.add_argument("--database", choices=[SQLITE, POSTGRESQL], default=SQLITE, help="which one the servers use")
+    parser.add_argument("--replicas", type=int, default=2, help="servers on one PostgreSQL database; 2 when left out")
+    parser.add_argument(
+        "--storm", choices=[*OF_POSTGRESQL, ALL], default=KILL_NINE, help="all but the first: PostgreSQL"
+    )
+    parser.add_argument(
+        "--kills", type=int, help=f"how often; {KILLS} times kill-nine, {STRIKES} times any other storm"
+    )
+    parser.add_argument("--seed", type=int, help="of chance; a fresh one when left out")
+    parser.add_argument("--customers", type=int, default=CUSTOMERS, help="chains in flight")
+    asked = parser.parse_args()
+    if asked.database == SQLITE and asked.storm != KILL_NINE:
+        parser.error("storms beside kill-nine are for --database postgresql")
+    return asked
+
+
+def weather(asked: argparse.Namespace, storm: str, seed: int) -> list[str]:
+    """One siege under one storm; what was broken."""
+    strikes = asked.kills or (KILLS if storm == KILL_NINE else STRIKES)
+    plan = Plan(strikes, seed, asked.customers, one_door=storm == ROLLING_RESTART)
+    say(f"{storm}, seed {seed}")
+    with tempfile.TemporaryDirectory(prefix="aicp-chaos-") as name:
+        directory = Path(name)
+        if asked.database == SQLITE:
+            outcome = under(sqlite_deployment(directory), lambda _: KillNine(), directory, plan)
+        else:
+            deployed = postgres_deployment(
+                directory, asked.replicas, with_ways=storm not in {KILL_NINE, ROLLING_RESTART}
+            )
+            outcome = under(deployed, OF_POSTGRESQL[storm], directory, plan)
     for what, figure in outcome.figures.items():
         say(f"{figure:>10} {what}")
     for breach in outcome.breaches:
         say(f"BROKEN: {breach}")
-    say(f"seed {seed}: {'nothing was broken' if not outcome.breaches else 'see above'}")
-    return bool(outcome.breaches)
+    return outcome.breaches
 
 
-def deployed(asked: argparse.Namespace, directory: Path) -> AbstractContextManager[Deployment]:
-    if asked.database == "sqlite":
-        return sqlite_deployment(directory)
-    return postgres_deployment(directory, asked.replicas)
+def under(
+    deployed: AbstractContextManager[D], make_storm: Callable[[D], Storm], directory: Path, plan: Plan
+) -> Outcome:
+    with deployed as deployment:
+        return besiege(deployment, directory, plan, make_storm(deployment), tell=show)
 
 
 def show(progress: str) -> None:

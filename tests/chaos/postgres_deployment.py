@@ -45,8 +45,8 @@ class PostgresDeployment:
 
     @property
     def told(self) -> Sequence[ServerProcess]:
-        """Each, until replicas tell one another of registrations and heartbeats."""
-        return self.servers
+        """One; it tells the others of registrations and heartbeats."""
+        return self.servers[:1]
 
     def problems(self) -> Sequence[str]:
         return check_database(parse_postgres_url(self.database.url())).problems

@@ -13,11 +13,13 @@ from typing import Protocol
 import msgspec
 
 from aicp.client import Client
+from aicp.client.client import RETRIES_MAX
 from aicp.model.event import ChainEnded, TaskEnded
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord
 from tests.chaos.agent_process import fleet
 from tests.chaos.deployment import Deployment
+from tests.chaos.door_process import door_to
 from tests.chaos.executions import read_executions
 from tests.chaos.history import History, Ordered, Strike
 from tests.chaos.load import Customer, Street, draw_chain
@@ -42,13 +44,14 @@ class Plan(msgspec.Struct, frozen=True):
         strikes: How often the storm strikes.
         seed: For every draw of chance; what time makes of it differs from run to run.
         customers: How many chains are in flight at any moment.
-        retries: How often a customer's client asks the same server again, before the customer goes to another.
+        one_door: True when customers know one address, behind which a balancer has the servers, and a request that
+            fails though the client tried again is a breach; else they know each server, and which of them are up.
     """
 
     strikes: int
     seed: int
     customers: int = CUSTOMERS
-    retries: int = 0
+    one_door: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -58,12 +61,14 @@ class Outcome(msgspec.Struct, frozen=True):
         figures: For people.
         refusals: What was said of the database by servers that could not use it.
         failures: What was said of servers that did not answer.
+        backs_s: How long the last server took to be back by itself, each time the database was.
         breaches: Promises that were broken, and whatever else must not be.
     """
 
     figures: dict[str, int | float]
     refusals: list[str]
     failures: list[str]
+    backs_s: list[float]
     breaches: list[str]
 
 
@@ -95,6 +100,7 @@ class Siege:
 
     def start(self, place: int) -> None:
         """Start a server; customers go there once it serves."""
+        self._ups[place].clear()
         self.deployment.servers[place].start()
         self._starts[place] = self._group.create_task(self._come_up(place))
 
@@ -134,22 +140,14 @@ class Siege:
         return self.customers[-1]
 
     @asynccontextmanager
-    async def opened(self, retries: int) -> AsyncIterator[None]:
-        """All servers up and the street open.
-
-        Args:
-            retries: How often a client asks the same server again.
-        """
+    async def opened(self, *, one_door: bool) -> AsyncIterator[None]:
+        """All servers up and the street open."""
         async with asyncio.TaskGroup() as self._group, AsyncExitStack() as stack:
             for place in range(len(self._ups)):
                 # One after the other: the first makes the key that they share.
                 self.start(place)
                 await self.until_up(place)
-            clients = [
-                await stack.enter_async_context(Client(server.url, server.key, retries_max=retries))
-                for server in self.deployment.servers
-            ]
-            self.street = Street(clients, self._ups, random.Random(self.draw.random()))
+            self.street = await self._street(stack, one_door=one_door)
             yield
 
     async def history(self) -> History:
@@ -164,6 +162,17 @@ class Siege:
                     records[summary.chain_id] = record
                 before = page[-1].chain_id
         return History(self.orders, self.strikes, read_executions(self.book), records)
+
+    async def _street(self, stack: AsyncExitStack, *, one_door: bool) -> Street:
+        servers = self.deployment.servers
+        ups, retries = self._ups, 0
+        urls = [server.url for server in servers]
+        if one_door:
+            urls = [stack.enter_context(door_to([server.port for server in servers]))]
+            ups, retries = [asyncio.Event()], RETRIES_MAX
+            ups[0].set()
+        clients = [await stack.enter_async_context(Client(url, servers[0].key, retries_max=retries)) for url in urls]
+        return Street(clients, ups, random.Random(self.draw.random()))
 
     async def _come_up(self, place: int) -> None:
         server = self.deployment.servers[place]
@@ -206,7 +215,7 @@ def besiege(deployment: Deployment, directory: Path, plan: Plan, storm: Storm, t
 async def _besiege(deployment: Deployment, book: Path, plan: Plan, storm: Storm, tell: Tell) -> Outcome:
     began = time.monotonic()
     siege = Siege(deployment, random.Random(plan.seed), book)
-    async with siege.opened(plan.retries):
+    async with siege.opened(one_door=plan.one_door):
         with fleet(deployment.told, book):
             await _weather(siege, plan, storm, tell)
             lasted_s = time.monotonic() - began
@@ -215,10 +224,13 @@ async def _besiege(deployment: Deployment, book: Path, plan: Plan, storm: Storm,
     history = await siege.history()
     problems = await asyncio.to_thread(deployment.problems)
     found = [*_misbehaviour(deployment, codes, problems), *unruly, *breaches(history)]
+    if plan.one_door:
+        found += [f"a request failed: {told}" for told in (*siege.street.failures, *siege.street.refusals)]
     figures = {**_figures(history), "seconds": round(lasted_s, 1)}
     if siege.backs_s:
         figures["seconds from the database's return to that of the last server at most"] = round(max(siege.backs_s), 2)
-    return Outcome(figures, siege.street.refusals, siege.street.failures, found[:BREACHES_SHOWN])
+    street = siege.street
+    return Outcome(figures, street.refusals, street.failures, siege.backs_s, found[:BREACHES_SHOWN])
 
 
 async def _weather(siege: Siege, plan: Plan, storm: Storm, tell: Tell) -> None:
