@@ -13,28 +13,34 @@ from aicp.model.outcome import Outcome, TaskError
 from aicp.model.task import Attempt, TaskStatus
 
 
-class TaskStanding(msgspec.Struct, frozen=True):
+class TaskStanding(msgspec.Struct, frozen=True, omit_defaults=True):
     """A task in short.
 
     Attributes:
         task_id: Its global id.
         status: Where it stands.
+        cancelling: True when its cancel is on record and another replica, which runs it, has not come to it yet; left out
+            otherwise.
     """
 
     task_id: str
     status: TaskStatus
+    cancelling: bool = False
 
 
-class ChainStanding(msgspec.Struct, frozen=True):
+class ChainStanding(msgspec.Struct, frozen=True, omit_defaults=True):
     """A chain in short.
 
     Attributes:
         chain_id: Its id.
         status: Where it stands.
+        cancelling: True when its cancel is on record and another replica, which runs it, has not come to it yet; left out
+            otherwise.
     """
 
     chain_id: str
     status: TaskStatus
+    cancelling: bool = False
 
 
 class ParallelAccepted(msgspec.Struct, frozen=True):

@@ -64,9 +64,13 @@ async def draw_chain(request: CallerRequest, chain_id: FromPath[str], node: TheN
 
 @post("/{chain_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
 async def cancel_chain(request: CallerRequest, chain_id: FromPath[str], node: TheNode) -> ChainStanding:
-    """Cancel a chain; once this answers no attempt of it starts any more. One that ended stays as it is."""
+    """Cancel a chain; once this answers no attempt of it starts any more. One that ended stays as it is.
+
+    `cancelling` is true when another replica runs it and has not come to it: it will, and nobody need ask again.
+    """
     await node.coordinator.cancel(chain_id, request.user.tenant)
-    return ChainStanding(chain_id, (await node.coordinator.view(chain_id)).status)
+    status = (await node.coordinator.view(chain_id)).status
+    return ChainStanding(chain_id, status, cancelling=not status.is_terminal)
 
 
 @post("/{chain_id:str}/retry", status_code=202, opt=needs(Scope.TASKS_SUBMIT))

@@ -103,7 +103,8 @@ async def cancel_task(request: CallerRequest, task_id: FromPath[str], node: TheN
     if not view.status.is_terminal and (await node.coordinator.view(chain_id)).total_tasks > 1:
         raise Conflict(f"Task {task_id} is part of a chain: cancel the chain {chain_id}.")
     await node.coordinator.cancel(chain_id)
-    return TaskStanding(task_id, (await node.coordinator.view_task(task_id)).status)
+    status = (await node.coordinator.view_task(task_id)).status
+    return TaskStanding(task_id, status, cancelling=not status.is_terminal)
 
 
 tasks_router = Router(
