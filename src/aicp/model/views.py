@@ -19,8 +19,7 @@ class TaskStanding(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         task_id: Its global id.
         status: Where it stands.
-        cancelling: True when its cancel is on record and another replica, which runs it, has not come to it yet; left out
-            otherwise.
+        cancelling: True when its cancel is on record, and another replica that runs it has yet to come to it.
     """
 
     task_id: str
@@ -34,8 +33,7 @@ class ChainStanding(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         chain_id: Its id.
         status: Where it stands.
-        cancelling: True when its cancel is on record and another replica, which runs it, has not come to it yet; left out
-            otherwise.
+        cancelling: True when its cancel is on record, and another replica that runs it has yet to come to it.
     """
 
     chain_id: str
