@@ -25,6 +25,7 @@ from aicp.runtime.node import Node
 from aicp.runtime.settings import SECRET_KEY_VARIABLE, Settings
 from aicp.server import RunningServer, running_server
 from tests.integration.postgres_kit import run, shared_server, way_to
+from tests.integration.postgres_pooler import pooler_of
 from tests.postgres_server import ask
 
 ENDPOINT = "http://127.0.0.1:1"
@@ -417,6 +418,19 @@ def test_database_that_does_not_answer_leaves_agents_as_they_are_and_news_comes_
             way.is_hole = False
             way.cut()
             await until(lambda: knows(cut, "ears"), within_s=30)
+
+    run(main())
+
+
+def test_replicas_behind_a_pooler_know_of_each_other_too() -> None:
+    async def main() -> None:
+        server = shared_server()
+        url = server.fresh_url()
+        async with pooler_of(server) as pooler, replicas(url=server.through(url, pooler)) as (one, other):
+            await one.node.ains.register(registration())
+            await until(lambda: knows(other))
+            other.node.open_agent("eyes")
+            await until(lambda: one.node.board.get_state("eyes") is CircuitState.FORCED_OPEN)
 
     run(main())
 
