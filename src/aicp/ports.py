@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from aicp.model.access import ApiKey, AuditRecord
 from aicp.model.agent import AgentProfile
 from aicp.model.event import ChainSubmitted, Event, Fact
 from aicp.model.notice import Notice, Order
@@ -15,6 +16,10 @@ from aicp.model.task import Call, TaskStatus
 
 KEYS_KEPT = timedelta(days=7)
 """How long a journal remembers submit keys, at least."""
+KEYS_MAX = 10_000
+"""API keys at a time."""
+DEAD_KEYS_KEPT = timedelta(days=30)
+"""How long a key that was revoked or has expired stays in lists, at least."""
 
 
 class Clock(Protocol):
@@ -220,6 +225,69 @@ class Registrations(Protocol):
 
         Raises:
             SettingsError: A secret cannot be unsealed.
+        """
+
+
+class StoredKey(msgspec.Struct, frozen=True):
+    """A key as it is remembered.
+
+    Attributes:
+        key: What it is.
+        digest: SHA-256 of its secret.
+    """
+
+    key: ApiKey
+    digest: bytes
+
+
+class KeySet(msgspec.Struct, frozen=True):
+    """Every key, as of one moment.
+
+    Attributes:
+        version: Another one whenever a key was added or revoked.
+        keys: Oldest first.
+    """
+
+    version: int
+    keys: tuple[StoredKey, ...]
+
+
+class ApiKeys(Protocol):
+    """Remembers API keys; at most `KEYS_MAX`, so whoever checks them can hold them all.
+
+    Anything may raise `StorageError`: then a later call may succeed.
+    """
+
+    async def create(self, key: StoredKey) -> None:
+        """Record a new key. Keys that ended `DEAD_KEYS_KEPT` before it was created are forgotten.
+
+        Raises:
+            Conflict: There are `KEYS_MAX` already.
+        """
+
+    async def revoke(self, key_id: str, at: datetime) -> bool:
+        """Record that a key is good no more; one revoked before stays as it is. False when there is no such key."""
+
+    async def read(self, known: int | None = None) -> KeySet | None:
+        """Every key; None, which is cheap, when nothing changed since the set of version `known`."""
+
+
+class AuditLog(Protocol):
+    """Remembers who changed what; records are only ever added, and the oldest forgotten.
+
+    Anything may raise `StorageError`: then a later call may succeed.
+    """
+
+    async def append(self, records: Sequence[AuditRecord], keep: int) -> None:
+        """Record them in their order, all or none, in one transaction with others; of all about `keep` are kept."""
+
+    async def page(self, tenant: str | None, limit: int, before: int | None = None) -> Sequence[AuditRecord]:
+        """At most `limit` records, newest first.
+
+        Args:
+            tenant: Only of keys of this tenant; None for all.
+            limit: At most so many.
+            before: Only records of a lower number.
         """
 
 

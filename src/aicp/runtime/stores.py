@@ -7,10 +7,11 @@ from importlib.util import find_spec
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.ports import Bulletin, Clock, Journal, Registrations, Replicas
+from aicp.ports import ApiKeys, AuditLog, Bulletin, Clock, Journal, Registrations, Replicas
 from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, parse_database_url
 from aicp.runtime.settings import shared_secret_key
 from aicp.storage.memory import MemoryJournal
+from aicp.storage.memory_access import MemoryApiKeys, MemoryAuditLog
 
 OnCommit = Callable[[float, int], None]
 """Told of each transaction of a journal on a disk: its seconds, and how many writes shared it."""
@@ -24,6 +25,8 @@ class Stores(msgspec.Struct, frozen=True):
         kind: `memory`, `sqlite` or `postgresql`.
         place: For people: the file, or the server and its database, without user and password.
         journal: Remembers chains; opening it opens them all.
+        api_keys: Remembers keys that open the API.
+        audit_log: Remembers who changed what.
         registrations: Remembers agents; None for nobody.
         replicas: The processes that share the journal; None where it is this one's alone.
         bulletin: Where they tell each other what each alone knows; None likewise.
@@ -32,7 +35,9 @@ class Stores(msgspec.Struct, frozen=True):
     kind: str
     place: str
     journal: Journal
-    registrations: Registrations | None
+    api_keys: ApiKeys
+    audit_log: AuditLog
+    registrations: Registrations | None = None
     replicas: Replicas | None = None
     bulletin: Bulletin | None = None
 
@@ -53,7 +58,7 @@ def make_stores(
         SettingsError: The URL is of no database that AICP can use, or what PostgreSQL needs is not installed.
     """
     if database is None:
-        return Stores(IN_MEMORY, IN_MEMORY, MemoryJournal(clock=clock), None)
+        return Stores(IN_MEMORY, IN_MEMORY, MemoryJournal(clock=clock), MemoryApiKeys(), MemoryAuditLog())
     named = parse_database_url(database) if isinstance(database, str) else database
     if isinstance(named, PostgresServerUrl):
         return _postgres_stores(named, clock, on_commit)
@@ -72,6 +77,7 @@ def require_postgres_driver() -> None:
 
 def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit) -> Stores:
     from aicp.storage.sqlite import SqliteJournal  # noqa: PLC0415 - whoever names no database pays for none
+    from aicp.storage.sqlite_access import SqliteApiKeys, SqliteAuditLog  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_database import SqliteDatabase  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_registrations import SqliteRegistrations  # noqa: PLC0415 - as above
 
@@ -79,12 +85,14 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
     registrations = SqliteRegistrations(
         database, seal=functools.partial(_seal, secret_key), unseal=functools.partial(_unseal, secret_key), clock=clock
     )
-    return Stores("sqlite", str(file.path), SqliteJournal(database, clock=clock), registrations)
+    journal = SqliteJournal(database, clock=clock)
+    return Stores("sqlite", str(file.path), journal, SqliteApiKeys(database), SqliteAuditLog(database), registrations)
 
 
 def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommit) -> Stores:
     require_postgres_driver()
     from aicp.storage.postgres import PostgresJournal  # noqa: PLC0415 - as above
+    from aicp.storage.postgres_access import PostgresApiKeys, PostgresAuditLog  # noqa: PLC0415 - as above
     from aicp.storage.postgres_bulletin import PostgresBulletin  # noqa: PLC0415 - as above
     from aicp.storage.postgres_database import PostgresDatabase  # noqa: PLC0415 - as above
     from aicp.storage.postgres_registrations import PostgresRegistrations  # noqa: PLC0415 - as above
@@ -93,8 +101,11 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     seal, unseal = functools.partial(_seal, shared_secret_key), functools.partial(_unseal, shared_secret_key)
     registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
     journal = PostgresJournal(database, clock=clock)
+    api_keys, audit_log = PostgresApiKeys(database), PostgresAuditLog(database)
     bulletin = PostgresBulletin(database, unseal=unseal)
-    return Stores("postgresql", database.place, journal, registrations, database.replicas, bulletin)
+    return Stores(
+        "postgresql", database.place, journal, api_keys, audit_log, registrations, database.replicas, bulletin
+    )
 
 
 def _seal(secret_key: Callable[[], bytes], secret: bytes) -> bytes:

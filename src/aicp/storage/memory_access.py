@@ -1,0 +1,87 @@
+"""API keys and the audit log in memory: the whole contract but durability."""
+
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import islice
+
+import msgspec
+
+from aicp.errors import Conflict
+from aicp.model.access import ApiKey, AuditRecord
+from aicp.ports import DEAD_KEYS_KEPT, KEYS_MAX, KeySet, StoredKey
+
+
+class MemoryApiKeys:
+    """Remembers API keys until the process ends."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, StoredKey] = {}
+        self._version = 1
+
+    async def create(self, key: StoredKey) -> None:
+        """Record a new key, and forget those that ended 30 days before.
+
+        Raises:
+            Conflict: There are 10,000 already, or one with this id or secret.
+        """
+        before = key.key.created_at - DEAD_KEYS_KEPT
+        kept = {key_id: stored for key_id, stored in self._keys.items() if not has_ended_by(stored.key, before)}
+        if len(kept) >= KEYS_MAX:
+            raise too_many_keys()
+        if key.key.key_id in kept or any(key.digest == stored.digest for stored in kept.values()):
+            raise Conflict(f"There is a key {key.key.key_id} already.")
+        self._keys = {**kept, key.key.key_id: key}
+        self._version += 1
+
+    async def revoke(self, key_id: str, at: datetime) -> bool:
+        """Record that a key is good no more; False when there is none."""
+        stored = self._keys.get(key_id)
+        if stored is None:
+            return False
+        if stored.key.revoked_at is None:
+            self._keys[key_id] = StoredKey(msgspec.structs.replace(stored.key, revoked_at=at), stored.digest)
+            self._version += 1
+        return True
+
+    async def read(self, known: int | None = None) -> KeySet | None:
+        """Every key; None when nothing changed since the version `known`."""
+        if known == self._version:
+            return None
+        keys = sorted(self._keys.values(), key=lambda stored: (stored.key.created_at, stored.key.key_id))
+        return KeySet(self._version, tuple(keys))
+
+
+class MemoryAuditLog:
+    """Remembers who changed what until the process ends."""
+
+    def __init__(self) -> None:
+        self._records: deque[AuditRecord] = deque()
+        self._last = 0
+
+    async def append(self, records: Sequence[AuditRecord], keep: int) -> None:
+        """Record them, and forget the oldest beyond `keep`."""
+        for record in records:
+            self._last += 1
+            self._records.appendleft(msgspec.structs.replace(record, number=self._last))
+        while len(self._records) > keep:
+            self._records.pop()
+
+    async def page(self, tenant: str | None, limit: int, before: int | None = None) -> Sequence[AuditRecord]:
+        """At most `limit` records, newest first."""
+        wanted = (
+            record
+            for record in self._records
+            if tenant in {None, record.tenant} and (before is None or record.number < before)
+        )
+        return list(islice(wanted, limit))
+
+
+def has_ended_by(key: ApiKey, at: datetime) -> bool:
+    """True when a key was revoked or expired before then."""
+    return any(end is not None and end < at for end in (key.revoked_at, key.expires_at))
+
+
+def too_many_keys() -> Conflict:
+    """What to raise when there is no room for one more key."""
+    return Conflict(f"There are {KEYS_MAX} keys, the most that are kept; one that was revoked goes after 30 days.")

@@ -1,0 +1,149 @@
+"""API keys and the audit log in a SQLite file."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+
+from aicp.model.access import AuditRecord
+from aicp.ports import DEAD_KEYS_KEPT, KEYS_MAX, KeySet, StoredKey
+from aicp.storage.access_rows import decode_key, encode_key
+from aicp.storage.memory_access import too_many_keys
+from aicp.storage.rows import timestamp
+from aicp.storage.sqlite_book import Book, Row
+from aicp.storage.sqlite_database import SqliteDatabase
+
+RECORD_BYTES = 200
+PRUNED_MAX = 10_000
+"""What one transaction may forget, so that others wait some milliseconds for it at most."""
+
+_COUNT = "SELECT count(*) FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) >= ?"
+_FORGET = "DELETE FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) < ?"
+_CREATE = "INSERT INTO api_keys (key_id, digest, described, created_at, expires_at) VALUES (?, ?, ?, ?, ?)"
+_REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE key_id = ?"
+_READ = "SELECT described, digest, revoked_at FROM api_keys ORDER BY created_at, key_id"
+
+_PRUNE = f"""
+    DELETE FROM audit WHERE number <= min(
+        (SELECT max(number) FROM audit) - ?, (SELECT min(number) FROM audit) + {PRUNED_MAX})
+"""  # noqa: S608 - a constant
+_APPEND = "INSERT INTO audit (at, key_id, tenant, action, object_id, status, count) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_PAGE = """
+    SELECT at, key_id, tenant, action, object_id, status, count, number FROM audit
+    WHERE number < ? ORDER BY number DESC LIMIT ?
+"""
+_PAGE_OF_TENANT = """
+    SELECT at, key_id, tenant, action, object_id, status, count, number FROM audit
+    WHERE tenant = ? AND number < ? ORDER BY number DESC LIMIT ?
+"""
+_NUMBER_MAX = 2**63 - 1
+
+
+class SqliteApiKeys:
+    """Remembers API keys.
+
+    Args:
+        database: Opened and closed by somebody else, as a rule the journal.
+    """
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        # Nobody but this process writes to the file, so its own changes are all there are.
+        self._version = 1
+
+    async def create(self, key: StoredKey) -> None:
+        """Record a new key, and forget those that ended 30 days before.
+
+        Raises:
+            Conflict: There are 10,000 already, or one with this id or secret.
+            StorageError: It could not be recorded.
+        """
+        await self._database.write(partial(_create, key))
+        self._version += 1
+
+    async def revoke(self, key_id: str, at: datetime) -> bool:
+        """Record that a key is good no more; False when there is none.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+        is_known = await self._database.write(partial(_revoke, key_id, timestamp(at)))
+        self._version += 1
+        return is_known
+
+    async def read(self, known: int | None = None) -> KeySet | None:
+        """Every key; None when nothing changed since the version `known`.
+
+        Raises:
+            StorageError: They could not be read.
+        """
+        version = self._version
+        return None if known == version else KeySet(version, await self._database.read(_read))
+
+
+class SqliteAuditLog:
+    """Remembers who changed what.
+
+    Args:
+        database: Opened and closed by somebody else, as a rule the journal.
+    """
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+
+    async def append(self, records: Sequence[AuditRecord], keep: int) -> None:
+        """Record them, in a transaction that others share, and forget the oldest beyond `keep`.
+
+        Raises:
+            StorageError: They could not be recorded.
+        """
+        rows = [_row(record) for record in records]
+        await self._database.write(partial(_append, rows, keep), RECORD_BYTES * len(rows))
+
+    async def page(self, tenant: str | None, limit: int, before: int | None = None) -> Sequence[AuditRecord]:
+        """At most `limit` records, newest first.
+
+        Raises:
+            StorageError: They could not be read.
+        """
+        return await self._database.read(partial(_page, tenant, limit, _NUMBER_MAX if before is None else before))
+
+
+def _create(stored: StoredKey, book: Book) -> None:
+    key = stored.key
+    before = timestamp(key.created_at - DEAD_KEYS_KEPT)
+    (count,) = book.execute(_COUNT, (before,)).fetchone()
+    if count >= KEYS_MAX:
+        raise too_many_keys()
+    book.execute(_FORGET, (before,))
+    expires_at = None if key.expires_at is None else timestamp(key.expires_at)
+    book.execute(_CREATE, (key.key_id, stored.digest, encode_key(key), timestamp(key.created_at), expires_at))
+
+
+def _revoke(key_id: str, at: str, book: Book) -> bool:
+    return book.execute(_REVOKE, (at, key_id)).rowcount > 0
+
+
+def _read(connection: sqlite3.Connection) -> tuple[StoredKey, ...]:
+    return tuple(
+        decode_key(described, digest, None if revoked_at is None else datetime.fromisoformat(revoked_at))
+        for described, digest, revoked_at in connection.execute(_READ)
+    )
+
+
+def _row(record: AuditRecord) -> Row:
+    return (
+        timestamp(record.at), record.key_id, record.tenant, record.action, record.object_id, record.status,
+        record.count,
+    )  # fmt: skip
+
+
+def _append(rows: Sequence[Row], keep: int, book: Book) -> None:
+    book.execute(_PRUNE, (keep - len(rows),))
+    book.connection.executemany(_APPEND, rows)
+
+
+def _page(tenant: str | None, limit: int, before: int, connection: sqlite3.Connection) -> list[AuditRecord]:
+    sql, filters = (_PAGE, (before,)) if tenant is None else (_PAGE_OF_TENANT, (tenant, before))
+    rows = connection.execute(sql, (*filters, limit))
+    return [AuditRecord(datetime.fromisoformat(at), *told) for at, *told in rows]
