@@ -13,6 +13,7 @@
     │   ├── IdempotencyConflict      same key, another body
     │   └── AgentReplaced            a newer instance took the agent's place
     ├── AccessDenied            401/403
+    │   └── CapabilityRefused   403  the key may not submit tasks for it
     ├── RoutingError                 the public edge of a route that did not end in an answer
     │   ├── NoCapableAgent      422  nobody registered has ever offered the capability
     │   ├── NoAgentAvailable    503  every capable agent is out
@@ -159,6 +160,20 @@ class AccessDenied(AicpError):
     """A valid key is needed: send `Authorization: Bearer <key>`."""
 
     code = "access_denied"
+
+
+class CapabilityRefused(AccessDenied):
+    """The key may not submit tasks for this capability.
+
+    Attributes:
+        capability: Which.
+    """
+
+    code = "capability_refused"
+
+    def __init__(self, capability: str) -> None:
+        self.capability = capability
+        super().__init__(f"This key may not submit tasks for '{capability[:160]}'.")
 
 
 class RoutingError(AicpError):

@@ -222,7 +222,7 @@ def test_problems_come_back_as_the_errors_they_are() -> None:
             await client.get_chain("nope")
         with pytest.raises(AgentNotFound):
             await client.reset("nobody")
-        api.node.coordinator._accepted_max = 0
+        api.node.coordinator._accepted._tasks_max = 0
         with pytest.raises(QueueFull) as full:
             await client.submit_task(ECHO)
         assert full.value.retry_after_s == 1.0

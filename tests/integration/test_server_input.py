@@ -521,7 +521,7 @@ def test_defect_is_answered_without_its_inside(
 
 def test_full_queue_says_when_to_come_again() -> None:
     async def test(api: Api) -> None:
-        api.node.coordinator._accepted_max = 0
+        api.node.coordinator._accepted._tasks_max = 0
         refused = await api.post("/api/tasks", TASK)
         assert_is_problem(refused, 429, "queue_full")
         assert (refused.body["retryable"], refused.body["retry_after_ms"]) == (True, 1_000)

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import math
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
+from aicp.coordination.acceptance import Acceptance, check_allowed
 from aicp.coordination.chain_status import InFlight, copied_results, facts_once, fold, results_of, view_chain, view_task
 from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.readiness import Readiness
@@ -27,10 +27,10 @@ from aicp.errors import (
     InvalidTask,
     NoCapableAgent,
     OwnershipLost,
-    QueueFull,
     StorageError,
     TaskNotFound,
 )
+from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainResult, ChainSpec, FailurePolicy, TaskChain
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
@@ -39,7 +39,7 @@ from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
 from aicp.registry.naming import wanted_key
-from aicp.routing.failover_router import WAIT_SHARES, FailoverRouter
+from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
 
 ACCEPTED_MAX = 100_000
@@ -49,7 +49,6 @@ GRAPHS_KEPT_MAX = 16
 STOP_WAIT_S = 10.0
 SINGLE_TASK = "task"
 PARALLEL_NAME = "parallel tasks"
-RETRY_AFTER_S = 1.0
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -88,13 +87,12 @@ class TaskCoordinator:
         self._clock = clock or SystemClock()
         self._rng = rng or random.SystemRandom()
         self._observer = made_safe(observer)
-        self._accepted_max = accepted_max
         self._runs: dict[str, ChainRun] = {}
         self._replicas = replicas
         self._tasks: dict[ChainRun, asyncio.Task[None]] = {}
         self._unstoppable: set[asyncio.Task[Any]] = set()
         self._cancelling: set[str] = set()
-        self._accepted = self._refused = 0
+        self._accepted = Acceptance(accepted_max)
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
         self._listing = Listing(journal, self._runs)
         self._recovery = Recovery(journal, self._take_over, replicas, self._cancel_soon)
@@ -160,6 +158,7 @@ class TaskCoordinator:
         key: SubmitKey | None = None,
         retry_of: str | None = None,
         traceparent: str | None = None,
+        grant: Grant = ANYTHING,
     ) -> str:
         """Accept a chain: when this returns its id, it is recorded and will run to its end.
 
@@ -171,9 +170,11 @@ class TaskCoordinator:
             key: Makes the submit safe to repeat; the same key and body give the same id.
             retry_of: The chain it repeats.
             traceparent: The trace it belongs to, as `parse_traceparent` gives it; None for one of its own.
+            grant: What the API key lets its user submit.
 
         Raises:
             InvalidChain: With every fault and its place.
+            CapabilityRefused: The key does not allow a task's capability.
             NoCapableAgent: A task asks for what nobody has ever offered.
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
@@ -181,7 +182,7 @@ class TaskCoordinator:
         if (known := await self._known(key)) is not None:
             return known
         spec = chain.freeze() if isinstance(chain, TaskChain) else chain
-        return await self._submit(spec, tenant, key, retry_of, traceparent=traceparent)
+        return await self._submit(spec, tenant, key, retry_of, traceparent=traceparent, grant=grant)
 
     async def submit_task(
         self,
@@ -190,11 +191,13 @@ class TaskCoordinator:
         tenant: str = DEFAULT_TENANT,
         key: SubmitKey | None = None,
         traceparent: str | None = None,
+        grant: Grant = ANYTHING,
     ) -> str:
         """Accept a task on its own, as a chain of one, and return its global id; arguments are those of `submit`.
 
         Raises:
             InvalidTask: With every fault and its place.
+            CapabilityRefused: The key does not allow its capability.
             NoCapableAgent: Nobody has ever offered the capability.
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
@@ -202,9 +205,10 @@ class TaskCoordinator:
         chain_id = await self._known(key)
         if chain_id is None:
             check_task(task)
+            check_allowed((task,), grant)
             if misfit := self._router.misfit(task, tenant):
                 raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-            chain_id = await self._submit(single_chain(task), tenant, key, traceparent=traceparent)
+            chain_id = await self._submit(single_chain(task), tenant, key, traceparent=traceparent, grant=grant)
         return f"{chain_id}.{SINGLE_TASK}"
 
     async def retry(
@@ -214,6 +218,7 @@ class TaskCoordinator:
         tenant: str | None = None,
         key: SubmitKey | None = None,
         traceparent: str | None = None,
+        grant: Grant = ANYTHING,
     ) -> str:
         """Accept a chain again as a new one, and return its id: results that are good already are copied.
 
@@ -225,10 +230,12 @@ class TaskCoordinator:
             tenant: Whose it must be; None for anybody's.
             key: Makes the retry safe to repeat.
             traceparent: The trace that the new one belongs to; None for one of its own.
+            grant: What the API key lets its user submit; every task of the chain counts, copied or not.
 
         Raises:
             ChainNotFound: There is none of this tenant.
             Conflict: It has not ended.
+            CapabilityRefused: The key does not allow a task's capability.
             NoCapableAgent: A task asks for what nobody has ever offered.
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
@@ -240,7 +247,7 @@ class TaskCoordinator:
             raise Conflict(f"Chain {chain_id} has not ended: wait for its end, or cancel it, and then retry it.")
         submitted = record.submitted
         good = copied_results(fold(record, self._graph(record)))
-        return await self._submit(submitted.spec, submitted.tenant, key, chain_id, good, traceparent)
+        return await self._submit(submitted.spec, submitted.tenant, key, chain_id, good, traceparent, grant)
 
     async def cancel(self, chain_id: str, tenant: str | None = None) -> None:
         """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
@@ -384,7 +391,7 @@ class TaskCoordinator:
     @property
     def refused(self) -> int:
         """Submits that were refused since too much accepted work was unfinished."""
-        return self._refused
+        return self._accepted.refused
 
     @property
     def is_recording(self) -> bool:
@@ -394,7 +401,11 @@ class TaskCoordinator:
     @property
     def unfinished(self) -> int:
         """Tasks accepted and not ended."""
-        return self._accepted
+        return self._accepted.total
+
+    def unfinished_of(self, tenant: str) -> int:
+        """Tasks of a tenant that are accepted and not ended."""
+        return self._accepted.of_tenant(tenant)
 
     async def _known(self, key: SubmitKey | None) -> str | None:
         """The chain that was submitted with a key: a repeat is answered whatever is true of agents and room by now."""
@@ -408,15 +419,19 @@ class TaskCoordinator:
         retry_of: str | None = None,
         good: Sequence[tuple[str, TaskResult]] = (),
         traceparent: str | None = None,
+        grant: Grant = ANYTHING,
     ) -> str:
         graph = check_chain(spec)
+        check_allowed(graph.spec.tasks, grant)
         done = {task for task, _ in good}
         self._check_capabilities(graph, tenant, done)
         self._check_params(graph, tenant, done)
         self._check_wait(graph, tenant, done)
-        self._reserve(graph.spec.tasks)
+        self._accepted.reserve(graph.spec.tasks, tenant, grant)
         chain_id = self._new_id()
-        submitted = ChainSubmitted(chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of, traceparent)
+        submitted = ChainSubmitted(
+            chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of, traceparent, grant.key_id
+        )
         copies = tuple(_copy(result, chain_id, task) for task, result in good)
         return await self._to_its_end(self._accept(ChainRecord(submitted, copies), graph, key))
 
@@ -426,10 +441,10 @@ class TaskCoordinator:
         try:
             chain_id = await self._submit_or_find(record, key)
         except BaseException:
-            self._accepted -= len(graph.tasks)
+            self._accepted.give_back(len(graph.tasks), submitted)
             raise
         if chain_id != submitted.chain_id:
-            self._accepted -= len(graph.tasks)
+            self._accepted.give_back(len(graph.tasks), submitted)
             return chain_id
         self._begin(record, graph)
         if self._observer is not None:
@@ -470,7 +485,7 @@ class TaskCoordinator:
                 return
             self._tasks[running].cancel()
         graph = graph_of(record.submitted.spec)
-        self._accepted += len(graph.tasks)
+        self._accepted.take_over(len(graph.tasks), record.submitted)
         self._begin(record, graph)
 
     def _begin(self, record: ChainRecord, graph: ChainGraph) -> None:
@@ -488,7 +503,7 @@ class TaskCoordinator:
         del self._tasks[run]
         if self._runs.get(run.chain_id) is run:
             del self._runs[run.chain_id]
-        self._accepted -= run.size
+        self._accepted.give_back(run.size, run.submitted)
         run.is_recorded.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("chain %s stopped without an end", run.chain_id, exc_info=error)
@@ -613,20 +628,6 @@ class TaskCoordinator:
         """Refuse what would stand in line beyond its deadline as soon as it began; what comes later, nobody knows."""
         first = (task for task in graph.spec.tasks if task.id not in done and not graph.dependencies[task.id])
         self._router.refuse_if_too_late(first, tenant, graph.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
-
-    def _reserve(self, tasks: Collection[Task]) -> None:
-        """Count them as accepted before they are: submits that wait for the journal side by side share the room.
-
-        The last of the room is kept for the more urgent.
-        """
-        room = math.ceil(self._accepted_max * max(WAIT_SHARES[task.priority] for task in tasks))
-        if self._accepted + len(tasks) > room:
-            self._refused += 1
-            message = (
-                f"{self._accepted} accepted tasks are unfinished, at most {room:.0f} of this priority; submit later."
-            )
-            raise QueueFull(message, RETRY_AFTER_S)
-        self._accepted += len(tasks)
 
     def _new_id(self) -> str:
         """Sorts by time, and nobody guesses it."""

@@ -73,6 +73,8 @@ class AgentProfile(msgspec.Struct, frozen=True):
         tenant: Whose tasks it serves.
         shared: True when it serves every tenant.
         lease: False when it sends no heartbeats; one in its own process is then asked how it is.
+        owner: The id of the API key that registered it, which alone may replace it; empty for one that came without a
+            key, from a file or from Python.
     """
 
     agent_id: str
@@ -86,6 +88,11 @@ class AgentProfile(msgspec.Struct, frozen=True):
     tenant: str = DEFAULT_TENANT
     shared: bool = False
     lease: bool = True
+    owner: str = ""
+
+    def serves(self, tenant: str | None) -> bool:
+        """True when it does tasks of a tenant, which may then see it; for None, of any."""
+        return tenant is None or self.shared or self.tenant == tenant
 
 
 class Registration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

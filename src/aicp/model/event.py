@@ -23,6 +23,7 @@ class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_s
         tenant: Whose it is.
         retry_of: The chain it repeats, or None.
         traceparent: The trace of whoever submitted it, or None for one of its own.
+        key_id: Of the API key it was submitted with; empty for none.
     """
 
     chain_id: str
@@ -31,6 +32,7 @@ class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_s
     tenant: str = DEFAULT_TENANT
     retry_of: str | None = None
     traceparent: str | None = None
+    key_id: str = ""
 
 
 class TaskStarted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="task_started"):

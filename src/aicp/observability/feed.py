@@ -26,6 +26,8 @@ Relay = Callable[[LiveEvent, str | None], None]
 
 KEPT_MAX = 5_000
 STREAMS_MAX = 64
+EVERYBODY = "*"
+"""The stream of those who see every tenant; no tenant is called so."""
 READERS_MAX = 1_000
 BATCH_EVENTS_MAX = 128
 LOOKED_AT_MAX = 2_048
@@ -165,7 +167,7 @@ class Feed:
     def relayed(self, event: LiveEvent, tenant: str | None) -> None:
         """It happened, here or at another replica: tell a tenant's readers, or everybody's when it is None."""
         body = self._encode(event)
-        streams = self._streams.values() if tenant is None else (self._stream_of(tenant),)
+        streams = self._streams.values() if tenant is None else self._streams_of(tenant)
         for stream in streams:
             if stream is not None:
                 stream.keep(event, body)
@@ -174,15 +176,15 @@ class Feed:
         """Tell every reader that events of other replicas may be missing, nobody knows how many."""
         self.relayed(LiveEvent(GAP, self._utcnow()), None)
 
-    def read(self, tenant: str, wanted: Wanted, after: str | None = None) -> "Reader | None":
+    def read(self, tenant: str | None, wanted: Wanted, after: str | None = None) -> "Reader | None":
         """Begin to read a tenant's events, to be ended with `close`; None when too many read already.
 
         Args:
-            tenant: Whose.
+            tenant: Whose; None for everybody's, which are kept from the first time somebody reads them.
             wanted: Which.
             after: The id of the last event that was read before, to go on behind it; None to begin with what comes.
         """
-        stream = self._stream_of(tenant)
+        stream = self._stream_of(EVERYBODY if tenant is None else tenant)
         if stream is None or self._readers >= self._readers_max or stream.readers >= self._readers_max // 2:
             return None
         self._readers += 1
@@ -203,6 +205,10 @@ class Feed:
     def gap(self, lost: int | None) -> bytes:
         """Tell of events that are missing; None when nobody knows how many."""
         return self._encode(LiveEvent(GAP, self._utcnow(), lost=lost))
+
+    def _streams_of(self, tenant: str) -> tuple[_Stream | None, _Stream | None]:
+        """Where an event of one tenant goes."""
+        return self._stream_of(tenant), self._streams.get(EVERYBODY)
 
     def _stream_of(self, tenant: str) -> _Stream | None:
         """The stream of a tenant; None when there is no room for one more."""

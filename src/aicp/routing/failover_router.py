@@ -169,7 +169,7 @@ class FailoverRouter:
                 wait_s = seen[what] = self._scheduler.expected_wait_s(task, tenant)
             patience_s = min(within_s, task.deadline_s or DEFAULT_TASK_DEADLINE_S) * WAIT_SHARES[task.priority]
             if wait_s > patience_s:
-                self._scheduler.refuse(task)
+                self._scheduler.refuse(task, tenant)
                 raise QueueFull(
                     f"'{task.capability}' would wait {wait_s:.3g} s in line; at {task.priority} priority and with this "
                     f"deadline it is taken in up to {patience_s:.3g} s.",
@@ -195,13 +195,22 @@ class FailoverRouter:
             told = told or misfit
         return told if told and not _has_references(task) else ""
 
-    def health(self) -> FleetHealth:
-        """Every agent's circuits and counters, and the capabilities that have nobody."""
-        return fleet_health(self._scheduler, self._board)
+    def health(self, tenant: str | None = None) -> FleetHealth:
+        """Every agent's circuits and counters, and the capabilities that have nobody.
 
-    def recent_failures(self, limit: int = 100) -> list[Failure]:
-        """The latest attempts that failed, newest first; at most 1,000 are remembered."""
-        return self._history.latest(limit)
+        Args:
+            tenant: Only agents that serve it; None for all.
+        """
+        return fleet_health(self._scheduler, self._board, tenant)
+
+    def recent_failures(self, limit: int = 100, tenant: str | None = None) -> list[Failure]:
+        """The latest attempts that failed, newest first; at most 1,000 are remembered.
+
+        Args:
+            limit: At most so many.
+            tenant: Only those of its tasks; None for all.
+        """
+        return self._history.latest(limit, tenant)
 
     def choices(self, task_id: str) -> tuple[Choice, ...]:
         """Why each attempt of a task that ended went where it went; the last 10,000 tasks are remembered."""

@@ -13,10 +13,14 @@ from aicp.scheduling.fleet import Member, Seat
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 
-def fleet_health(scheduler: TaskScheduler, board: CircuitBoard) -> FleetHealth:
-    """Look at every agent; linear in agents and capabilities."""
-    agents = {member.profile.agent_id: agent_health(member, board) for member in scheduler.members()}
-    return _fleet_of(agents, scheduler.capabilities_out())
+def fleet_health(scheduler: TaskScheduler, board: CircuitBoard, tenant: str | None = None) -> FleetHealth:
+    """Look at every agent, or at those that serve a tenant; linear in agents and capabilities."""
+    agents = {
+        member.profile.agent_id: agent_health(member, board)
+        for member in scheduler.members()
+        if member.profile.serves(tenant)
+    }
+    return _fleet_of(agents, scheduler.capabilities_out(tenant))
 
 
 def merged_health(own: FleetHealth, elsewhere: Sequence[Mapping[str, AgentHealth]]) -> FleetHealth:

@@ -17,16 +17,17 @@ class FailureHistory:
     """The latest 1,000 failures."""
 
     def __init__(self) -> None:
-        self._failures: deque[Failure] = deque(maxlen=FAILURES_KEPT_MAX)
+        self._failures: deque[tuple[str, Failure]] = deque(maxlen=FAILURES_KEPT_MAX)
 
     def remember(self, work: Work, lease: Lease, reply: Reply, at: datetime) -> None:
         """An attempt failed."""
         failure = Failure(work.task_id, lease.agent.agent_id, lease.key, reply.outcome, reply.reason, at)
-        self._failures.appendleft(failure)
+        self._failures.appendleft((work.tenant, failure))
 
-    def latest(self, limit: int) -> list[Failure]:
-        """At most `limit`, newest first."""
-        return list(itertools.islice(self._failures, max(0, limit)))
+    def latest(self, limit: int, tenant: str | None = None) -> list[Failure]:
+        """At most `limit`, newest first; of one tenant's tasks, or of all."""
+        wanted = (failure for whose, failure in self._failures if tenant in {None, whose})
+        return list(itertools.islice(wanted, max(0, limit)))
 
 
 class ChoiceHistory:

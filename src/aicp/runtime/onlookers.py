@@ -51,14 +51,14 @@ class Onlookers:
 
     def read(
         self,
-        tenant: str,
+        tenant: str | None,
         *,
         chain_id: str = "",
         agent_id: str = "",
         kinds: frozenset[str] = frozenset(),
         after: str | None,
     ) -> Reader | None:
-        """Begin to read a tenant's live events, as `Feed.read` does."""
+        """Begin to read live events of a tenant, or of everybody for None, as `Feed.read` does."""
         return self._feed.read(tenant, Wanted(chain_id, agent_id, kinds), after)
 
     async def metrics(self) -> bytes:
@@ -103,7 +103,7 @@ class Onlookers:
         return counts
 
     def _rejections(self) -> dict[str, int]:
-        too_late = sum(fleet.refused for fleet in self._node.scheduler.fleets())
+        too_late = sum(fleet.refused.total() for fleet in self._node.scheduler.fleets())
         return {
             "circuit_open": self._node.board.rejected,
             "deadline": too_late,

@@ -7,7 +7,7 @@ past it. There may be millions: what is rare or can be derived is not kept for e
 import heapq
 import math
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
 from aicp.model.agent import AgentProfile, Capability
@@ -544,7 +544,7 @@ class Fleet:
         key: The capability's.
         own: Pools by tenant; one that was offered once stays, empty.
         shared: The pool that is looked at second.
-        refused: Submits and direct calls that were refused because the wait would have been too long.
+        refused: Submits and direct calls that were refused because the wait would have been too long, by tenant.
     """
 
     __slots__ = ("key", "own", "refused", "shared")
@@ -553,7 +553,7 @@ class Fleet:
         self.key = key
         self.own: dict[str, Pool] = {}
         self.shared: Pool | None = None
-        self.refused = 0
+        self.refused = Counter[str]()
 
     def pool_for(self, profile: AgentProfile) -> Pool:
         """Where an agent belongs; made when it is the first of its kind."""
@@ -582,7 +582,7 @@ class Fleet:
         """True when somebody offers the capability."""
         return any(pool.seats for pool in self.all_pools())
 
-    @property
-    def is_out(self) -> bool:
-        """True when somebody offers the capability and nobody may be used for it."""
-        return self.has_agents and not any(pool.usable for pool in self.all_pools())
+    def is_out(self, tenant: str | None = None) -> bool:
+        """True when somebody offers the capability, to a tenant or at all, and nobody may be used for it."""
+        pools = self.all_pools() if tenant is None else self.pools(tenant)
+        return any(pool.seats for pool in pools) and not any(pool.usable for pool in pools)

@@ -277,11 +277,11 @@ class TaskScheduler:
                 wait_s = min(wait_s, (ahead + 1) / tasks_per_s)
         return wait_s if wait_s < math.inf else 0.0
 
-    def refuse(self, task: Task) -> None:
+    def refuse(self, task: Task, tenant: str = DEFAULT_TENANT) -> None:
         """Count a task that is not taken in, since it would have to wait too long."""
         fleet = self._roster.fleet(task)
         if fleet is not None:
-            fleet.refused += 1
+            fleet.refused[tenant] += 1
 
     def member(self, agent_id: str) -> Member:
         """The agent as the fleet sees it, to be read only.
@@ -329,9 +329,9 @@ class TaskScheduler:
         seat = member.seat(key) if member is not None else None
         return seat is not None and not seat.pool.usable
 
-    def capabilities_out(self) -> list[str]:
-        """Capabilities that somebody offers and nobody may be used for."""
-        return sorted(fleet.key for fleet in self._roster.fleets.values() if fleet.is_out)
+    def capabilities_out(self, tenant: str | None = None) -> list[str]:
+        """Capabilities that somebody offers, to a tenant or at all, and nobody may be used for."""
+        return sorted(fleet.key for fleet in self._roster.fleets.values() if fleet.is_out(tenant))
 
     def waiting(self, key: str) -> WaitingLine | None:
         """The line of a capability, to be read only; None when nobody waits."""
@@ -341,9 +341,13 @@ class TaskScheduler:
         """Every lease that was not given back, to be read only."""
         return self._leases
 
-    def status(self) -> SchedulerStatus:
-        """The scheduler at a glance; costs a look at every agent and waiting task."""
-        return scheduler_status(self._roster, self._lines, self._leases.expired, self._clock.monotonic())
+    def status(self, tenant: str | None = None) -> SchedulerStatus:
+        """The scheduler at a glance; costs a look at every agent and waiting task.
+
+        Args:
+            tenant: Count only its own agents and those that serve every tenant, and its own tasks; None for all.
+        """
+        return scheduler_status(self._roster, self._lines, self._leases.expired, self._clock.monotonic(), tenant)
 
     def explain(self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY) -> Outlook:
         """Who could do a task now, who could not and why, and where it stands in line.
