@@ -8,12 +8,14 @@
     ├── NotFound                404
     │   ├── TaskNotFound
     │   ├── ChainNotFound
-    │   └── AgentNotFound
+    │   ├── AgentNotFound
+    │   └── KeyNotFound
     ├── Conflict                409
     │   ├── IdempotencyConflict      same key, another body
     │   └── AgentReplaced            a newer instance took the agent's place
-    ├── AccessDenied            401/403
-    │   └── CapabilityRefused   403  the key may not submit tasks for it
+    ├── AccessDenied            401  no valid key was shown
+    │   └── Forbidden           403  the key is good, but not for this
+    │       └── CapabilityRefused    it may not submit tasks for the capability
     ├── RoutingError                 the public edge of a route that did not end in an answer
     │   ├── NoCapableAgent      422  nobody registered has ever offered the capability
     │   ├── NoAgentAvailable    503  every capable agent is out
@@ -138,6 +140,12 @@ class AgentNotFound(NotFound):
     code = "agent_not_found"
 
 
+class KeyNotFound(NotFound):
+    """There is no such API key."""
+
+    code = "key_not_found"
+
+
 class Conflict(AicpError):
     """This contradicts what is already recorded."""
 
@@ -162,7 +170,13 @@ class AccessDenied(AicpError):
     code = "access_denied"
 
 
-class CapabilityRefused(AccessDenied):
+class Forbidden(AccessDenied):
+    """The key is valid, but not for this."""
+
+    code = "forbidden"
+
+
+class CapabilityRefused(Forbidden):
     """The key may not submit tasks for this capability.
 
     Attributes:

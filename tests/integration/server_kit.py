@@ -13,9 +13,11 @@ import aiohttp
 import msgspec
 
 from aicp.agent import Agent
+from aicp.model.access import GRANTABLE, KeyMade, KeyRequest, Scope
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings
 from aicp.server import RunningServer, running_server
+from aicp.server.auth import Caller
 from aicp.server.connections import Limits
 
 BOUND_S = 30.0
@@ -44,6 +46,7 @@ class Api:
     def __init__(self, server: RunningServer, node: Node, session: aiohttp.ClientSession) -> None:
         self.url = server.url
         self.key = server.admin_key
+        self.keys = server.keys
         self.node = node
         self.session = session
 
@@ -53,6 +56,14 @@ class Api:
             is_json = "json" in response.headers.get("Content-Type", "")
             body = await (response.json(content_type=None) if is_json else response.text())
             return Answered(response.status, body, {name.lower(): text for name, text in response.headers.items()})
+
+    async def new_key(self, tenant: str = "default", *scopes: Scope, **told: Any) -> str:
+        """The secret of a fresh key of a tenant, with every scope that a tenant's key can have unless told."""
+        return (await self.make_key(tenant, *scopes, **told)).secret
+
+    async def make_key(self, tenant: str = "default", *scopes: Scope, **told: Any) -> KeyMade:
+        may = scopes or tuple(scope for scope in GRANTABLE if scope not in {Scope.ADMIN, Scope.METRICS_READ})
+        return await self.keys.create(KeyRequest("test", may, tenant, **told), Caller())
 
     async def get(self, path: str, **request: Any) -> Answered:
         return await self.send("GET", path, **request)

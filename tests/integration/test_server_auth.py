@@ -1,6 +1,5 @@
 """Every route asks for a key, and the Host header must name the server."""
 
-import asyncio
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,13 +7,11 @@ from typing import Any
 
 import pytest
 from litestar import Router, get
-from litestar.connection import ASGIConnection
 
-from aicp.errors import AccessDenied
+from aicp.model.access import GRANTABLE
 from aicp.runtime.node import Node
 from aicp.server import Keys, make_app
-from aicp.server.auth import Caller, Scope, UnscopedRoute, declared_routes, key_guard, loopback_hosts, needs
-from aicp.server.problems import ScopeMissing
+from aicp.server.auth import Caller, Scope, UnscopedRoute, declared_routes, loopback_hosts, scope_of
 from tests.integration.server_kit import Api, Test, shared_server, with_api
 
 EXPECTED_ROUTES = {
@@ -22,10 +19,12 @@ EXPECTED_ROUTES = {
     "GET /ains/agents",
     "GET /ains/agents/{agent_id:str}",
     "GET /ains/search",
+    "GET /api/audit",
     "GET /api/circuit-breaker/failures",
     "GET /api/circuit-breaker/health",
     "GET /api/events",
     "GET /api/info",
+    "GET /api/keys",
     "GET /api/scheduler/status",
     "GET /api/tasks",
     "GET /api/tasks/chain",
@@ -42,7 +41,11 @@ EXPECTED_ROUTES = {
     "POST /ains/agents",
     "POST /ains/agents/{agent_id:str}/drain",
     "POST /ains/agents/{agent_id:str}/heartbeat",
+    "POST /api/circuit-breaker/disable/{agent_id:str}",
+    "POST /api/circuit-breaker/open/{agent_id:str}",
     "POST /api/circuit-breaker/reset/{agent_id:str}",
+    "POST /api/keys",
+    "POST /api/keys/{key_id:str}/revoke",
     "POST /api/tasks",
     "POST /api/tasks/chain",
     "POST /api/tasks/chain/{chain_id:str}/cancel",
@@ -61,10 +64,24 @@ def on_server() -> Iterator[OnServer]:
         yield run_on_it
 
 
-def routes() -> list[str]:
-    """`METHOD path` of every route of the app, as the app itself lists them."""
+OPEN_ROUTES = {"GET /livez", "GET /readyz", "GET /docs", "GET /docs/page.css"}
+ANY_KEY_ROUTES = {"GET /api/info", "GET /openapi.json"}
+
+
+def scopes_of_routes() -> dict[str, Scope]:
+    """What every route asks for, by `METHOD path`, as the app itself lists them."""
     found: Any = declared_routes(make_app(Node(), Keys("k")))
-    return sorted(f"{method} {path}" for path, handler in found for method in handler.http_methods)
+    return {f"{method} {path}": scope_of(handler) for path, handler in found for method in handler.http_methods}
+
+
+def routes() -> list[str]:
+    return sorted(scopes_of_routes())
+
+
+def asked(route: str, name: str = "echo-1") -> tuple[str, str]:
+    """Method and path of a request that takes a route."""
+    method, _, template = route.partition(" ")
+    return method, re.sub(r"\{\w+:str\}", name, template)
 
 
 def test_app_has_the_routes_of_the_contract_and_no_other() -> None:
@@ -74,8 +91,7 @@ def test_app_has_the_routes_of_the_contract_and_no_other() -> None:
 @pytest.mark.parametrize("route", routes())
 def test_route_asks_for_a_valid_key(on_server: OnServer, route: str) -> None:
     async def test(api: Api) -> None:
-        method, _, template = route.partition(" ")
-        path = re.sub(r"\{\w+:str\}", "echo-1", template)
+        method, path = asked(route)
         for authorization in (
             None,
             "Bearer wrong",
@@ -87,7 +103,7 @@ def test_route_asks_for_a_valid_key(on_server: OnServer, route: str) -> None:
         ):
             headers = {} if authorization is None else {"Authorization": authorization}
             async with api.session.request(method, api.url + path, headers=headers) as response:
-                if path in {"/livez", "/readyz", "/docs", "/docs/page.css"}:
+                if route in OPEN_ROUTES:
                     assert response.status == 200
                     continue
                 assert response.status == 401
@@ -132,29 +148,32 @@ def test_caller_may_do_what_its_scopes_say() -> None:
     assert all(Caller().may(scope) for scope in Scope)
 
 
-def test_key_with_another_scope_is_forbidden() -> None:
-    class ReadersKeys(Keys):
-        def find(self, key: str) -> Caller | None:
-            return Caller(scopes=frozenset({Scope.TASKS_READ})) if key == "reader" else None
+def test_every_route_refuses_a_key_with_every_scope_but_its_own(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        refused = set()
+        for route, scope in scopes_of_routes().items():
+            if scope in {Scope.OPEN, Scope.ANY_KEY}:
+                continue
+            others = [each for each in GRANTABLE if each not in {scope, Scope.ADMIN}]
+            key = await api.new_key("*", *others)
+            answered = await api.send(*asked(route), key=key)
+            assert (answered.status, answered.code) == (403, "scope_missing"), route
+            assert scope in answered.body["detail"]
+            refused.add(route)
+        assert refused == EXPECTED_ROUTES - OPEN_ROUTES - ANY_KEY_ROUTES
 
-    @get("/x", opt=needs(Scope.AGENTS_WRITE))
-    async def write() -> None:
-        return None
+    on_server(test)
 
-    async def main() -> None:
-        guard = key_guard(ReadersKeys("k"))
-        with pytest.raises(ScopeMissing, match="agents:write"):
-            await guard(connection("Bearer reader"), handler)
-        with pytest.raises(AccessDenied):
-            await guard(connection("Bearer k"), handler)
 
-    def connection(authorization: str) -> ASGIConnection[Any, Any, Any, Any]:
-        scope: Any = {"type": "http", "headers": [(b"authorization", authorization.encode())]}
-        return ASGIConnection(scope)
+def test_every_route_takes_a_key_with_its_scope_alone(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        for route, scope in scopes_of_routes().items():
+            if scope in {Scope.OPEN, Scope.ANY_KEY} or route == "GET /api/events":
+                continue
+            answered = await api.send(*asked(route, "nobody"), key=await api.new_key("*", scope))
+            assert answered.status not in {401, 403}, route
 
-    app = make_app(Node(), Keys("k"), routers=[Router("/", route_handlers=[write])])
-    handler = next(handler for _, handler in declared_routes(app))
-    asyncio.run(main())
+    on_server(test)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8420", "127.0.0.1.evil.example", "", "127.0.0.2"])

@@ -24,8 +24,8 @@ from aicp.observability.feed import Feed
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.runtime.settings import Settings
-from aicp.server import Keys, running_server
-from aicp.server.auth import Caller, Scope
+from aicp.server import running_server
+from aicp.server.auth import Scope
 from tests.integration.server_kit import Api, break_down, echo, run, until, with_api
 
 SILENT_READERS = 300
@@ -180,20 +180,11 @@ def test_client_goes_on_when_the_server_comes_back(tmp_path: Path) -> None:
     run(main)
 
 
-class TwoTenants(Keys):
-    """Keys `a` and `b`, of as many tenants."""
-
-    def find(self, key: str) -> Caller | None:
-        return Caller(key, frozenset({Scope.TASKS_READ})) if key in {"a", "b"} else None
-
-
-def test_tenants_do_not_hear_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aicp.server.running.Keys", TwoTenants)
-
+def test_tenants_do_not_hear_each_other() -> None:
     async def test(api: Api) -> None:
         async with (
-            client_of(api, "a") as a,
-            client_of(api, "b") as b,
+            client_of(api, await api.new_key("a", Scope.TASKS_READ)) as a,
+            client_of(api, await api.new_key("b", Scope.TASKS_READ)) as b,
             aclosing(a.events()) as of_a,
             aclosing(b.events()) as of_b,
         ):

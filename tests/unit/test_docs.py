@@ -21,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from aicp.cli import exits
 from aicp.cli.main import make_app as make_command_line
 from aicp.model import views
+from aicp.model.access import ApiKey, AuditRecord, KeyRequest
 from aicp.model.agent import Capability, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KINDS, LiveEvent
@@ -71,6 +72,9 @@ FIELDS = [
     ("reference/http-api.md", "Status of the scheduler", views.SchedulerStatus),
     ("reference/http-api.md", "Status of a capability", views.CapabilityStatus),
     ("reference/http-api.md", "The server itself", views.Info),
+    ("reference/http-api.md", "A request for a key", KeyRequest),
+    ("reference/http-api.md", "A key", ApiKey),
+    ("reference/http-api.md", "An audit record", AuditRecord),
     ("reference/events.md", "Fields", LiveEvent),
 ]
 PUBLIC_MODULES = ["aicp", "aicp.agent", "aicp.client", "aicp.client.blocking", "aicp.testing"]

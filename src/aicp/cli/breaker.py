@@ -29,3 +29,19 @@ def reset(agent_id: Annotated[str, typer.Argument(help="Whose circuits.")], outp
     """Close an agent's circuits, forget that it was set aside, and use it again at once."""
     state = ask(lambda client: client.reset(agent_id))
     write(state, output, facts(agent=state.agent_id, state=state.state))
+
+
+@app.command("open")
+def open_breaker(
+    agent_id: Annotated[str, typer.Argument(help="Whose circuits.")], output: Output = Format.TABLE
+) -> None:
+    """Open an agent's circuits by hand: it gets no task until they are reset."""
+    state = ask(lambda client: client.open_agent(agent_id))
+    write(state, output, facts(agent=state.agent_id, state=state.state))
+
+
+@app.command()
+def disable(agent_id: Annotated[str, typer.Argument(help="Whose circuits.")], output: Output = Format.TABLE) -> None:
+    """Disable an agent's circuits: it gets tasks whatever becomes of them, until they are reset."""
+    state = ask(lambda client: client.disable_agent(agent_id))
+    write(state, output, facts(agent=state.agent_id, state=state.state))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from aicp.errors import AccessDenied
+from aicp.errors import AccessDenied, Forbidden
 
 RETRIES_MAX = 2
 T = TypeVar("T")
@@ -29,6 +29,8 @@ def ask(work: Callable[[Any], Awaitable[T]]) -> T:
         return asyncio.run(main())
     except ServerUnreachable as error:
         raise ServerUnreachable(f"{error.message} Start it with `aicp serve`, or set AICP_URL.") from error
+    except Forbidden:
+        raise
     except AccessDenied as error:
         told = "set AICP_API_KEY, or AICP_DATA_DIR to the data directory of the server"
         raise AccessDenied(f"{url} does not accept the key: {told}.") from error

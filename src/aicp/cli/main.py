@@ -7,7 +7,7 @@ from types import TracebackType
 
 import typer
 
-from aicp.cli import agent, breaker, chain, db, scheduler, task
+from aicp.cli import agent, breaker, chain, db, key, scheduler, task
 from aicp.cli.exits import BAD_INPUT, DEFECT, EPILOG, INTERRUPTED, code_of, say
 from aicp.cli.serve import serve
 from aicp.cli.version import version
@@ -30,7 +30,7 @@ def make_app() -> typer.Typer:
     app.command(epilog=EPILOG)(serve)
     for name, group in (("chain", chain), ("task", task), ("agent", agent)):
         app.add_typer(group.app, name=name, epilog=EPILOG)
-    for name, group in (("breaker", breaker), ("scheduler", scheduler), ("db", db)):
+    for name, group in (("breaker", breaker), ("scheduler", scheduler), ("key", key), ("db", db)):
         app.add_typer(group.app, name=name, epilog=EPILOG)
     app.command(epilog=EPILOG)(version)
     return app

@@ -12,6 +12,7 @@ import msgspec
 from aicp.client.exchange import Exchange
 from aicp.client.following import follow
 from aicp.client.problems import ServerRefused
+from aicp.model.access import ApiKey, AuditPage, KeyList, KeyMade, KeyRequest
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
 from aicp.model.live import LiveEvent
@@ -324,6 +325,22 @@ class Client:
         """
         return await self._ask("POST", f"/api/circuit-breaker/reset/{_quoted(agent_id)}", AgentState)
 
+    async def open_agent(self, agent_id: str) -> AgentState:
+        """Open an agent's circuits by hand: it gets no task until they are reset or disabled.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        return await self._ask("POST", f"/api/circuit-breaker/open/{_quoted(agent_id)}", AgentState)
+
+    async def disable_agent(self, agent_id: str) -> AgentState:
+        """Disable an agent's circuits: it gets tasks whatever becomes of them, until they are reset or opened.
+
+        Raises:
+            AgentNotFound: There is none.
+        """
+        return await self._ask("POST", f"/api/circuit-breaker/disable/{_quoted(agent_id)}", AgentState)
+
     async def scheduler_status(self) -> SchedulerStatus:
         """Capacity, load and lines."""
         return await self._ask("GET", "/api/scheduler/status", SchedulerStatus)
@@ -351,6 +368,35 @@ class Client:
     async def info(self) -> Info:
         """What the server is."""
         return await self._ask("GET", "/api/info", Info)
+
+    async def create_key(self, request: KeyRequest) -> KeyMade:
+        """Make a key that opens the API; its secret is told here, and never again.
+
+        When an answer got lost, the request that is sent again makes another one: the first opens nothing, since nobody
+        knows its secret.
+
+        Raises:
+            InvalidInput: With every fault and its place.
+            Forbidden: This client's key may not give so much.
+            Conflict: There are too many keys.
+        """
+        return _decode(await self._exchange.send("POST", "/api/keys", body=request), KeyMade)
+
+    async def list_keys(self) -> list[ApiKey]:
+        """Every key, oldest first, those that ended in the last 30 days included."""
+        return (await self._ask("GET", "/api/keys", KeyList)).keys
+
+    async def revoke_key(self, key_id: str) -> ApiKey:
+        """Have a key open nothing any more.
+
+        Raises:
+            KeyNotFound: There is none.
+        """
+        return await self._ask("POST", f"/api/keys/{_quoted(key_id)}/revoke", ApiKey)
+
+    async def list_audit(self, *, limit: int = LISTED, cursor: str | None = None) -> AuditPage:
+        """One page of who changed what, newest first; `limit` is 1 to 1,000."""
+        return await self._ask("GET", "/api/audit", AuditPage, limit=limit, cursor=cursor)
 
     async def _submit(self, path: str, body: Any, key: str | None, kind: type[T]) -> T:
         return _decode(await self._exchange.send("POST", path, body=body, key=key or uuid.uuid4().hex), kind)

@@ -9,14 +9,17 @@ from aicp.errors import (
     AgentNotFound,
     AgentReplaced,
     AicpError,
+    CapabilityRefused,
     ChainNotFound,
     Conflict,
     Fault,
+    Forbidden,
     IdempotencyConflict,
     InvalidAgent,
     InvalidChain,
     InvalidInput,
     InvalidTask,
+    KeyNotFound,
     NoCapableAgent,
     NotFound,
     QueueFull,
@@ -58,7 +61,7 @@ class Problem(msgspec.Struct, frozen=True):
         code: Stable; what decides which error this is.
         retry_after_ms: When to come again, milliseconds.
         faults: Each thing wrong with the input.
-        capability: For `no_capable_agent`.
+        capability: For `no_capable_agent` and `capability_refused`.
     """
 
     detail: str = ""
@@ -84,7 +87,7 @@ def error_of(problem: Problem, status: int) -> AicpError:
         return make(problem)
     message = problem.detail[:DETAIL_CHARS_MAX]
     if status in {401, 403}:
-        return AccessDenied(message)
+        return AccessDenied(message) if status == 401 else Forbidden(message)
     if status == 404 and problem.code:
         return NotFound(message)
     return ServerRefused(message, status, problem.code)
@@ -112,11 +115,13 @@ _MAKERS: dict[str, Callable[[Problem], AicpError]] = {
             ChainNotFound,
             Conflict,
             IdempotencyConflict,
+            KeyNotFound,
             StorageError,
             TaskNotFound,
         )
     },
     **{kind.code: _with_faults(kind) for kind in (InvalidAgent, InvalidChain, InvalidInput, InvalidTask)},
+    CapabilityRefused.code: lambda problem: CapabilityRefused(problem.capability),
     NoCapableAgent.code: lambda problem: NoCapableAgent(problem.capability),
     QueueFull.code: _queue_full,
 }

@@ -369,6 +369,8 @@ class AgentView(msgspec.Struct, frozen=True):
         latency_ms: Mean over its measured capabilities; None while none is.
         success_rate: 0 to 1; None while nothing was tried.
         why_out: For what it may not be used now, and why.
+        tenant: Whose it is; None for another tenant's that is shared.
+        owner: The id of the API key that registered it; None for none, and for another tenant's.
     """
 
     agent_id: str
@@ -389,6 +391,8 @@ class AgentView(msgspec.Struct, frozen=True):
     latency_ms: float | None = None
     success_rate: float | None = None
     why_out: dict[str, str] = {}
+    tenant: str | None = None
+    owner: str | None = None
 
 
 class AgentPage(msgspec.Struct, frozen=True):

@@ -70,7 +70,7 @@ class Directory:
         """
         profile = self._agents.get(agent_id)
         if profile is None:
-            raise AgentNotFound(f"There is no agent '{agent_id[:128]}'.")
+            raise no_agent(agent_id)
         return profile
 
     def find(self, agent_id: str) -> AgentProfile | None:
@@ -144,6 +144,11 @@ class Directory:
                     self._schemas.compile(schema)
             except UnusableSchema as error:
                 yield Fault(f"{place}/{field}", str(error))
+
+
+def no_agent(agent_id: str) -> AgentNotFound:
+    """What to raise for an agent that is not there, or not for whoever asks."""
+    return AgentNotFound(f"There is no agent '{agent_id[:128]}'.")
 
 
 def _repetition_faults(capabilities: Sequence[Capability]) -> Iterator[Fault]:

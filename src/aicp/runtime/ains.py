@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Protocol
 
+import msgspec
+
 from aicp.errors import Fault, InvalidAgent, SettingsError, StorageError
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
@@ -21,6 +23,7 @@ from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 SWEEP_EVERY_S = 1.0
+Claim = Callable[[AgentProfile, AgentProfile | None], AgentProfile]
 _log = logging.getLogger(__name__)
 
 
@@ -83,18 +86,34 @@ class Ains:
         self._changed: set[str] = set()
         self.on_heartbeat: Callable[[str, str], None] = lambda _agent_id, _instance_id: None
 
-    async def register(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> Registered:
+    async def register(
+        self,
+        registration: Registration,
+        tenant: str = DEFAULT_TENANT,
+        *,
+        owner: str = "",
+        claim: Claim | None = None,
+    ) -> Registered:
         """Take in an agent that runs in its own process; what the registration leaves out the agent is asked for.
 
         It is remembered, so that a node that starts again need not wait until somebody registers it again.
+
+        Args:
+            registration: What is said of it.
+            tenant: Whose tasks it serves.
+            owner: The id of the API key that registers it; empty for none.
+            claim: Asked with its profile and that of the agent it would replace, or None: gives the profile to use, or
+                raises what is then raised here, and nothing was changed.
 
         Raises:
             InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
             SettingsError: It has a secret, and there is no key to seal it with; an agent that was not here is not now.
             StorageError: It could not be recorded; it is used, and should register again.
         """
-        profile = await self._complete(registration, tenant)
-        is_new = profile.agent_id not in self._directory
+        profile = msgspec.structs.replace(await self._complete(registration, tenant), owner=owner)
+        old = self._directory.find(profile.agent_id)
+        if claim is not None:
+            profile = claim(profile, old)
         with self._change_of(profile.agent_id):
             self.put(profile)
             if profile.lease:
@@ -102,7 +121,7 @@ class Ains:
             try:
                 await self._save(profile)
             except SettingsError:
-                if is_new:
+                if old is None:
                     self.remove(profile.agent_id)
                 raise
         return Registered(profile.agent_id, self.terms if profile.lease else None)

@@ -307,9 +307,13 @@ class Node:
         if self._sharing is not None:
             await self._sharing.tell_orders()
 
-    def health(self) -> FleetHealth:
-        """The fleet's health, as all replicas see it together; linear in agents, capabilities and replicas."""
-        return merged_health(self.router.health(), self._peers.health)
+    def health(self, tenant: str | None = None) -> FleetHealth:
+        """The fleet's health, as all replicas see it together; linear in agents, capabilities and replicas.
+
+        Args:
+            tenant: Only agents that serve it; None for all.
+        """
+        return merged_health(self.router.health(tenant), self._peers.health)
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of every event of this process from now on; returns what ends that."""

@@ -27,11 +27,14 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8420
 DEFAULT_DRAIN_S = 10.0
 DRAIN_S_MAX = 3_600.0
+DEFAULT_AUDIT_MAX = 1_000_000
+AUDIT_MAX_MAX = 1_000_000_000
 ADMIN_KEY_FILE = "admin.key"
 SECRET_KEY_FILE = "secret.key"  # noqa: S105 - the name of a file
 SECRET_KEY_VARIABLE = "AICP_SECRET_KEY"  # noqa: S105 - the name of a variable
 RETENTION_VARIABLE = "AICP_RETENTION_S"
 DRAIN_VARIABLE = "AICP_DRAIN_S"
+AUDIT_VARIABLE = "AICP_AUDIT_MAX"
 LOG_FORMAT_VARIABLE = "AICP_LOG_FORMAT"
 NETWORKS_VARIABLE = "AICP_ALLOW_NETWORKS"
 KEY_BYTES = 32
@@ -59,6 +62,7 @@ class Settings(msgspec.Struct, frozen=True):
         retention_s: How long a chain is remembered after its end, seconds.
         log_format: How it logs to stderr.
         drain_s: How long attempts under way have to end when it is stopped, seconds.
+        audit_max: About how many audit records are kept, the newest.
     """
 
     host: str = DEFAULT_HOST
@@ -70,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True):
     retention_s: float = DEFAULT_RETENTION_S
     log_format: LogFormat = LogFormat.TEXT
     drain_s: float = DEFAULT_DRAIN_S
+    audit_max: int = DEFAULT_AUDIT_MAX
 
 
 def server_settings(
@@ -85,7 +90,7 @@ def server_settings(
 
     Raises:
         SettingsError: The port is none, others could listen to the keys sent to this host, a network is none, or the
-            environment names no usable database, retention, drain time or format of the log.
+            environment names no usable database, retention, drain time, size of the audit log or format of the log.
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
@@ -104,6 +109,7 @@ def server_settings(
         host, port, directory, policy, behind_tls_proxy, database, log_format=log_format,
         retention_s=_seconds(env, RETENTION_VARIABLE, DEFAULT_RETENTION_S, RETENTION_S_MAX),
         drain_s=_seconds(env, DRAIN_VARIABLE, DEFAULT_DRAIN_S, DRAIN_S_MAX),
+        audit_max=_audit_max(env),
     )  # fmt: skip
 
 
@@ -253,6 +259,15 @@ def _log_format(environ: Mapping[str, str]) -> LogFormat:
         return LogFormat(told)
     except ValueError:
         raise SettingsError(f"{LOG_FORMAT_VARIABLE} is '{told[:80]}': it must be text or json.") from None
+
+
+def _audit_max(environ: Mapping[str, str]) -> int:
+    told = environ.get(AUDIT_VARIABLE)
+    if not told:
+        return DEFAULT_AUDIT_MAX
+    if not (told.isascii() and told.isdecimal() and 1 <= int(told[:20]) <= AUDIT_MAX_MAX):
+        raise SettingsError(f"{AUDIT_VARIABLE} is '{told[:80]}': it must be a number of records, 1 to {AUDIT_MAX_MAX}.")
+    return int(told)
 
 
 def _seconds(environ: Mapping[str, str], variable: str, default_s: float, most_s: float) -> float:

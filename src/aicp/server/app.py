@@ -10,7 +10,8 @@ from litestar.exceptions import HTTPException
 from aicp.errors import AicpError
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
-from aicp.server.auth import Keys, check_scopes, host_guard, key_guard
+from aicp.server.auditing import Auditing
+from aicp.server.auth import Keys, check_scopes, host_guard, key_guard, origin_guard
 from aicp.server.body import BODY_BYTES_MAX
 from aicp.server.draining import drain_guard
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
@@ -20,6 +21,7 @@ from aicp.server.routes.chains import chains_router
 from aicp.server.routes.circuit_breakers import circuit_breakers_router
 from aicp.server.routes.documentation import documentation_router
 from aicp.server.routes.events import events_router
+from aicp.server.routes.keys import keys_router
 from aicp.server.routes.status import status_router
 from aicp.server.routes.tasks import tasks_router
 from aicp.server.waits import Waits
@@ -32,6 +34,7 @@ ROUTERS = (
     events_router,
     status_router,
     documentation_router,
+    keys_router,
 )
 
 
@@ -42,6 +45,7 @@ def make_app(
     hosts: frozenset[str] | None = None,
     waits: Waits | None = None,
     onlookers: Onlookers | None = None,
+    auditing: Auditing | None = None,
     routers: Sequence[Router] = ROUTERS,
 ) -> Litestar:
     """The HTTP API of a node that runs.
@@ -52,6 +56,7 @@ def make_app(
         hosts: The names that a Host header may have; None for any (behind a proxy).
         waits: Observes the node so that `wait_s` ends with a task; without one, waits only end with their time.
         onlookers: Metrics and live events; without one, of nothing.
+        auditing: Writes down who changed what; without one, it is not asked to.
         routers: The routes.
 
     Raises:
@@ -61,8 +66,12 @@ def make_app(
         "node": _provide(node),
         "waits": _provide(waits or Waits()),
         "onlookers": _provide(onlookers or Onlookers(node)),
+        "keys": _provide(keys),
+        "auditing": _provide(auditing or Auditing(node.stores.audit_log, 0)),
     }
-    guards = [key_guard(keys), query_guard(dependencies), drain_guard(node)]
+    # Who names no hosts stands behind a proxy with TLS, and there its own pages are.
+    own_pages = origin_guard("https" if hosts is None else "http")
+    guards = [own_pages, key_guard(keys), query_guard(dependencies), drain_guard(node)]
     app = Litestar(
         route_handlers=routers,
         guards=guards if hosts is None else [host_guard(hosts), *guards],

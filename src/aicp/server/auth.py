@@ -1,79 +1,61 @@
-"""Who may do what: keys, scopes, and the guards that every route passes."""
+"""Who may do what: the guards that every route passes, and what a route says of itself to them."""
 
-import hashlib
-import hmac
-from collections.abc import Awaitable, Callable, Iterable
-from enum import StrEnum
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, cast
 
-import msgspec
 from litestar import Litestar
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from aicp.errors import AccessDenied
-from aicp.model.agent import DEFAULT_TENANT
-from aicp.server.problems import HostRefused, ScopeMissing
+from aicp.model.access import EVERY_TENANT, Scope
+from aicp.server.keys import Caller, KeyHolder, Keys
+from aicp.server.problems import HostRefused, OriginRefused, ScopeMissing
+
+__all__ = [
+    "Caller",
+    "Guard",
+    "KeyHolder",
+    "Keys",
+    "Scope",
+    "UnscopedRoute",
+    "check_scopes",
+    "declared_routes",
+    "holder_of",
+    "host_guard",
+    "is_audited",
+    "key_guard",
+    "loopback_hosts",
+    "needs",
+    "object_of",
+    "origin_guard",
+    "scope_of",
+    "tell_object",
+]
 
 Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
 
 _SCOPE = "aicp_scope"
+_EVERY_TENANT = "aicp_every_tenant"
+_AUDITED = "aicp_audited"
+_OBJECT = "aicp_object"
+_HOLDER = "auth"
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-
-
-class Scope(StrEnum):
-    """What a key allows. `OPEN` and `ANY_KEY` are no scopes of keys but what a route asks for: nothing, or any key."""
-
-    OPEN = "open"
-    ANY_KEY = "any_key"
-    TASKS_SUBMIT = "tasks:submit"
-    TASKS_READ = "tasks:read"
-    TASKS_CANCEL = "tasks:cancel"
-    AGENTS_READ = "agents:read"
-    AGENTS_WRITE = "agents:write"
-    BREAKERS_WRITE = "breakers:write"
-    METRICS_READ = "metrics:read"
-    ADMIN = "admin"
-
-
-class Caller(msgspec.Struct, frozen=True):
-    """Who sent a request, as its key says.
-
-    Attributes:
-        tenant: Whose objects it sees and makes.
-        scopes: What it may do; `ADMIN` is everything.
-    """
-
-    tenant: str = DEFAULT_TENANT
-    scopes: frozenset[Scope] = frozenset({Scope.ADMIN})
-
-    def may(self, scope: Scope) -> bool:
-        """True when the caller may use a route that asks for `scope`."""
-        return scope in {Scope.OPEN, Scope.ANY_KEY} or not self.scopes.isdisjoint({scope, Scope.ADMIN})
-
-
-class Keys:
-    """The keys a server knows; it keeps only their SHA-256.
-
-    Args:
-        admin_key: Opens everything.
-    """
-
-    def __init__(self, admin_key: str) -> None:
-        self._admin_digest = _digest(admin_key)
-
-    def find(self, key: str) -> Caller | None:
-        """Whose key it is; takes as long for a wrong one as for a right one."""
-        return Caller() if hmac.compare_digest(_digest(key), self._admin_digest) else None
 
 
 class UnscopedRoute(Exception):
     """A route was written without saying who may use it; the server does not start with one."""
 
 
-def needs(scope: Scope) -> dict[str, Any]:
-    """What a route says as its `opt`: who may use it."""
-    return {_SCOPE: scope}
+def needs(scope: Scope, *, every_tenant: bool = False, audited: bool = True) -> dict[str, Any]:
+    """What a route says as its `opt`: who may use it.
+
+    Args:
+        scope: What the key must allow.
+        every_tenant: True when it tells of the whole server, and so a key of one tenant is not enough.
+        audited: False for a route that changes nothing worth remembering, though its method might.
+    """
+    return {_SCOPE: scope, _EVERY_TENANT: every_tenant, _AUDITED: audited}
 
 
 def scope_of(handler: BaseRouteHandler) -> Scope:
@@ -81,25 +63,72 @@ def scope_of(handler: BaseRouteHandler) -> Scope:
     return Scope(handler.opt.get(_SCOPE, Scope.ANY_KEY))
 
 
-def key_guard(keys: Keys) -> Guard:
-    """The guard that lets through who has a key for the route's scope; `request.user` is then the `Caller`.
+def is_audited(handler: BaseRouteHandler) -> bool:
+    """True when what a route changed is to be remembered."""
+    return bool(handler.opt.get(_AUDITED, True))
 
-    An open route lets everybody through, and has a user only when there is a key that is right.
+
+def tell_object(connection: ASGIConnection[Any, Any, Any, Any], object_id: str) -> None:
+    """Say what a request made, for the audit log; without this it is what the path names."""
+    _ours(connection)[_OBJECT] = object_id
+
+
+def object_of(scope: Mapping[str, Any]) -> str:
+    """What a request was about; empty when it named nothing."""
+    told = scope.get(_OBJECT) or next(iter(scope.get("path_params", {}).values()), "")
+    return str(told)
+
+
+def holder_of(scope: Mapping[str, Any]) -> KeyHolder | None:
+    """The key whose limits a request counts against; None when it came no further than to the guards."""
+    holder = scope.get(_HOLDER)
+    return holder if isinstance(holder, KeyHolder) else None
+
+
+def key_guard(keys: Keys) -> Guard:
+    """The guard that lets through who has a key for the route's scope, and room under the key's limits.
+
+    `request.user` is then the `Caller`, and `request.auth` the `KeyHolder`. An open route lets everybody through, and
+    has a user only when there is a key that is right.
     """
 
     async def check_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         scope = scope_of(handler)
-        caller = keys.find(_bearer(connection))
+        holder = keys.find(_bearer(connection))
         if scope is Scope.OPEN:
-            connection.scope["user"] = caller
+            connection.scope["user"] = holder and holder.caller
             return
-        if caller is None:
+        if holder is None:
             raise AccessDenied
+        connection.scope["user"] = caller = holder.caller
+        holder.usage.enter()
+        _ours(connection)[_HOLDER] = holder
         if not caller.may(scope):
             raise ScopeMissing(f"This needs a key with the scope '{scope}'.")
-        connection.scope["user"] = caller
+        if handler.opt.get(_EVERY_TENANT) and caller.sees is not None:
+            raise ScopeMissing(f"This tells of the whole server, and needs a key of every tenant ('{EVERY_TENANT}').")
 
     return check_key
+
+
+def origin_guard(scheme: str) -> Guard:
+    """The guard that refuses a page of another origin which makes a browser send a request here.
+
+    Programs that are no browser send no Origin, and neither does a browser that opens a page of this server.
+
+    Args:
+        scheme: Under which this server's own pages are opened, `http` or `https`.
+    """
+
+    async def check_origin(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+        origin = connection.headers.get("origin")
+        if origin is None:
+            return
+        own = f"{scheme}://{connection.headers.get('host', '')}".lower()
+        if origin.lower() != own:
+            raise OriginRefused(f"Pages of '{origin[:80]}' may not use this server; its own are at {own[:80]}.")
+
+    return check_origin
 
 
 def host_guard(hosts: frozenset[str]) -> Guard:
@@ -138,6 +167,11 @@ def declared_routes(app: Litestar) -> Iterable[tuple[str, BaseRouteHandler]]:
                 yield route.path, handler
 
 
+def _ours(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:
+    """What goes along with a request, to hold keys of ours as well."""
+    return cast("dict[str, Any]", connection.scope)
+
+
 def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     kind, _, key = connection.headers.get("authorization", "").partition(" ")
     return key.strip() if kind.lower() == "bearer" else ""
@@ -146,7 +180,3 @@ def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
 def _without_port(host: str) -> str:
     name, colon, port = host.lower().rpartition(":")
     return name if colon and port.isdecimal() else host.lower()
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -16,7 +16,7 @@ from aicp.model.reference import NESTING_MAX
 from aicp.model.validation import type_fault
 from aicp.model.wire import KEY_HEADER
 from aicp.ports import SubmitKey
-from aicp.server.auth import Caller
+from aicp.server.auth import Caller, KeyHolder
 from aicp.server.doubles import faults_of_doubles
 from aicp.server.problems import InvalidJson, MediaTypeRefused
 
@@ -24,7 +24,7 @@ BODY_BYTES_MAX = 1024 * 1024
 CHAIN_BYTES_MAX = 8 * 1024 * 1024
 KEY_CHARS_MAX = 256
 
-CallerRequest = Request[Caller, None, State]
+CallerRequest = Request[Caller, KeyHolder, State]
 T = TypeVar("T")
 
 

@@ -9,7 +9,7 @@ from litestar import Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
 
-from aicp.errors import AccessDenied, AicpError, Fault, InvalidInput, NoCapableAgent, NotFound
+from aicp.errors import AicpError, CapabilityRefused, Fault, Forbidden, InvalidInput, NoCapableAgent, NotFound
 
 PROBLEM_TYPE = "application/problem+json"
 FAULTS_TOLD_MAX = 100
@@ -20,11 +20,16 @@ STATUS_OF_CODE = {
     "invalid_http": 400,
     "invalid_json": 400,
     "access_denied": 401,
+    "forbidden": 403,
     "scope_missing": 403,
+    "capability_refused": 403,
+    "not_owner": 403,
+    "origin_refused": 403,
     "not_found": 404,
     "task_not_found": 404,
     "chain_not_found": 404,
     "agent_not_found": 404,
+    "key_not_found": 404,
     "method_not_allowed": 405,
     "header_too_slow": 408,
     "body_too_slow": 408,
@@ -42,6 +47,7 @@ STATUS_OF_CODE = {
     "reference_not_found": 422,
     "queue_full": 429,
     "too_many_readers": 429,
+    "too_many_requests": 429,
     "header_too_large": 431,
     "all_agents_failed": 502,
     "routing_error": 502,
@@ -71,7 +77,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=False):
         retryable: True when the same request may well succeed later.
         retry_after_ms: When, milliseconds; None when nobody knows.
         faults: Each thing wrong with the input and its place: a JSON pointer into the body, or `?name` for a parameter.
-        capability: For `no_capable_agent`: which.
+        capability: For `no_capable_agent` and `capability_refused`: which.
     """
 
     type: str
@@ -166,7 +172,19 @@ class HostRefused(AicpError):
     code = "host_refused"
 
 
-class ScopeMissing(AccessDenied):
+class OriginRefused(Forbidden):
+    """Pages of another origin may not use this server."""
+
+    code = "origin_refused"
+
+
+class NotOwner(Forbidden):
+    """The agent was registered with another key."""
+
+    code = "not_owner"
+
+
+class ScopeMissing(Forbidden):
     """The key is valid, but not for this."""
 
     code = "scope_missing"
@@ -204,7 +222,7 @@ def problem_of(error: AicpError) -> Problem:
         retryable=error.retryable,
         retry_after_ms=None if retry_after_s is None else math.ceil(retry_after_s * 1000),
         faults=error.faults[:FAULTS_TOLD_MAX] if isinstance(error, InvalidInput) else msgspec.UNSET,
-        capability=error.capability if isinstance(error, NoCapableAgent) else msgspec.UNSET,
+        capability=error.capability if isinstance(error, NoCapableAgent | CapabilityRefused) else msgspec.UNSET,
     )
 
 

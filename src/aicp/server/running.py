@@ -12,15 +12,16 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
-from litestar import Litestar
 
 from aicp.errors import SettingsError
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers, set_up_logs
 from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, find_or_make_admin_key
+from aicp.server.access import Access, access_with
 from aicp.server.app import make_app
 from aicp.server.auth import Keys, loopback_hosts
 from aicp.server.connections import Limits, connections_within, limits_of_process, look_at, widen_open_files
+from aicp.server.door import ASGIApp, Door
 from aicp.server.waits import Waits
 
 GRACE_S = 5
@@ -37,11 +38,13 @@ class RunningServer:
     Attributes:
         url: Its base URL, with the real port.
         admin_key: The key that opens everything.
+        keys: The others: to make some, and to revoke them.
     """
 
-    def __init__(self, url: str, admin_key: str) -> None:
+    def __init__(self, url: str, admin_key: str, keys: Keys) -> None:
         self.url = url
         self.admin_key = admin_key
+        self.keys = keys
 
 
 @contextlib.asynccontextmanager
@@ -59,26 +62,35 @@ async def running_server(settings: Settings, node: Node, limits: Limits | None =
         SettingsError: The address cannot be bound, or the admin key cannot be had.
     """
     admin_key = find_or_make_admin_key(settings.data_dir)
+    async with access_with(admin_key, node, settings.audit_max) as access:
+        bound = _bind(settings.host, settings.port)
+        with contextlib.closing(bound):
+            async with _serving(settings, node, limits or limits_of_process(), access, bound):
+                yield RunningServer(_url(bound), admin_key, access.keys)
+
+
+@contextlib.asynccontextmanager
+async def _serving(
+    settings: Settings, node: Node, limits: Limits, access: Access, bound: socket.socket
+) -> AsyncIterator[None]:
     waits = Waits()
     hosts = None if settings.behind_tls_proxy else loopback_hosts(settings.host)
     onlookers = Onlookers(node, log_events=settings.log_format is LogFormat.JSON)
-    app = make_app(node, Keys(admin_key), hosts=hosts, waits=waits, onlookers=onlookers)
-    bound = _bind(settings.host, settings.port)
-    with contextlib.closing(bound):
-        server = _Server(_config(app, limits or limits_of_process()))
-        stop_observing, stop_listening = node.observe(waits), node.listen(waits)
-        onlookers.begin()
-        serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
-        try:
-            await _until_started(server, serving)
-            yield RunningServer(_url(bound), admin_key)
-        finally:
-            waits.close()
-            onlookers.end()
-            server.should_exit = True
-            await _ended(serving)
-            stop_observing()
-            stop_listening()
+    app = make_app(node, access.keys, hosts=hosts, waits=waits, onlookers=onlookers, auditing=access.auditing)
+    server = _Server(_config(Door(app, access.auditing), limits))
+    stop_observing, stop_listening = node.observe(waits), node.listen(waits)
+    onlookers.begin()
+    serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
+    try:
+        await _until_started(server, serving)
+        yield
+    finally:
+        waits.close()
+        onlookers.end()
+        server.should_exit = True
+        await _ended(serving)
+        stop_observing()
+        stop_listening()
 
 
 def serve_forever(settings: Settings) -> None:
@@ -184,7 +196,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _config(app: Litestar, limits: Limits) -> uvicorn.Config:
+def _config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=connections_within(limits),

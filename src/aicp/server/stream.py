@@ -40,27 +40,30 @@ class Reader(Protocol):
 
 
 class EventStream:
-    """An answer that goes on until the client leaves, the reader ends, or 15 minutes are over.
+    """An answer that goes on until the client leaves, the reader or its key ends, or 15 minutes are over.
 
     The end is an invitation to come back with `Last-Event-ID`: keys are looked at anew then. A client that does not
     read holds its connection and one batch, and nothing is read for it.
 
     Args:
         reader: Closed at the end.
+        key_ended: Set when the key is good no more.
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, key_ended: asyncio.Event) -> None:
         self._reader = reader
+        self._key_ended = key_ended
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
         telling = asyncio.create_task(self._tell(send))
         leaving = asyncio.create_task(_until_gone(receive))
+        ending = asyncio.create_task(_until_set(self._key_ended))
         try:
-            await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((telling, leaving, ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._reader.close()
-            await _cancelled(telling, leaving)
+            await _cancelled(telling, leaving, ending)
         if not telling.cancelled():
             telling.result()
 
@@ -86,6 +89,10 @@ async def _send_some(send: Send, body: bytes) -> None:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _until_set(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _cancelled(*tasks: asyncio.Task[None]) -> None:

@@ -10,6 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
 from aicp.errors import AicpError
+from aicp.model.access import KeyRequest
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KINDS, LiveEvent
@@ -37,6 +38,7 @@ TAGS = {
     "agents": "AINS, the registry: agents register, send heartbeats, are found, leave.",
     "circuit breakers": "How well the agents do, what failed lately, and an operator's commands.",
     "events": "What happens, as it happens.",
+    "access": "Keys that open this API, and who changed what with them.",
     "status": "The server itself: alive, ready, busy, measured.",
 }
 INTRODUCTION = (
@@ -60,8 +62,9 @@ _PATH = {
     "task_id": "Global id of a task, `<chain id>.<local id>`.",
     "chain_id": "Id of a chain.",
     "agent_id": "Id of an agent.",
+    "key_id": "Id of a key; not its secret.",
 }
-_BODY_KINDS = (ChainSpec, Registration, Heartbeat, LiveEvent, Problem)
+_BODY_KINDS = (ChainSpec, Registration, Heartbeat, KeyRequest, LiveEvent, Problem)
 
 
 def openapi_document(app: Litestar) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from aicp.model import views
+from aicp.model.access import ApiKey, AuditPage, AuditRecord, KeyLimits, KeyList, KeyMade, Scope
 from aicp.model.agent import Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, TaskStatus
@@ -13,6 +14,7 @@ from aicp.model.task import Attempt, TaskStatus
 CHAIN_ID = "019abc3f2e8d4f6a1b2c3d4e5f607182"
 TASK_ID = f"{CHAIN_ID}.label"
 AGENT_ID = "eyes-1"
+KEY_ID = "9f86d081884c"
 CURSOR = CHAIN_ID
 IDEMPOTENCY_KEY = "order-4711"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -21,6 +23,7 @@ PARAMETERS: dict[str, Any] = {
     "task_id": TASK_ID,
     "chain_id": CHAIN_ID,
     "agent_id": AGENT_ID,
+    "key_id": KEY_ID,
     "capability": "image.label",
     "wait_s": 30,
     "status": "FAILED",
@@ -51,6 +54,13 @@ BODIES: dict[str, Any] = {
         "max_concurrent_tasks": 4,
     },
     "Heartbeat": {"instance_id": "7d1f"},
+    "KeyRequest": {
+        "name": "billing",
+        "tenant": "acme",
+        "scopes": ["tasks:submit", "tasks:read"],
+        "expires_in_s": 7_776_000,
+        "limits": {"rate_per_s": 50},
+    },
 }
 
 _BEGAN = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
@@ -91,7 +101,13 @@ _AGENT = views.AgentView(
     state="CLOSED",
     draining=False,
     registered_at=_BEGAN,
+    tenant="default",
+    owner=KEY_ID,
 )
+_KEY = ApiKey(
+    KEY_ID, "billing", "acme", (Scope.TASKS_READ, Scope.TASKS_SUBMIT), _BEGAN, _BEGAN + timedelta(days=90),
+    limits=KeyLimits(rate_per_s=50.0),
+)  # fmt: skip
 _LEASE = views.LeaseTerms(15.0, 5.0)
 _HEALTH = views.FleetHealth(
     2, 1, 1, 0, [],
@@ -132,6 +148,10 @@ _ANSWERS: tuple[Any, ...] = (
     views.SchedulerStatus(
         2, 8, 1, 12.5, 0, 0.0, {"image.label": views.CapabilityStatus(2, 1, 1, 3, 0, {}, 0.0, 0.0, 0)}
     ),
+    KeyMade(_KEY, "aicp_5zXo0N8hPnQ2c1bWmKk7vYtR3sLdJgFaEiUuOqHxTyA"),
+    KeyList([_KEY]),
+    _KEY,
+    AuditPage([AuditRecord(_BEGAN, KEY_ID, "acme", "submit_task", TASK_ID, 202, number=4711)], None),
     views.Info("aicp", "0.1.0", True, 3, "sqlite"),  # noqa: FBT003 - in the order of its fields
 )
 _ANSWER_OF = {type(answer): answer for answer in _ANSWERS}

@@ -9,13 +9,16 @@ from aicp.errors import (
     AgentNotFound,
     AgentReplaced,
     AicpError,
+    CapabilityRefused,
     ChainNotFound,
     Conflict,
+    Forbidden,
     IdempotencyConflict,
     InvalidAgent,
     InvalidChain,
     InvalidInput,
     InvalidTask,
+    KeyNotFound,
     NoCapableAgent,
     OwnershipLost,
     QueueFull,
@@ -24,12 +27,15 @@ from aicp.errors import (
     TaskNotFound,
 )
 from aicp.server.auth import Scope
+from aicp.server.limits import TooManyRequests
 from aicp.server.problems import (
     BodyTooLarge,
     BodyTooSlow,
     HostRefused,
     InvalidJson,
     MediaTypeRefused,
+    NotOwner,
+    OriginRefused,
     ScopeMissing,
     ServerStopping,
     TooManyReaders,
@@ -37,13 +43,14 @@ from aicp.server.problems import (
 
 Problems = tuple[type[AicpError], ...]
 
-_SUBMIT: Problems = (NoCapableAgent, IdempotencyConflict, QueueFull, ServerStopping, StorageError)
+_SUBMIT: Problems = (CapabilityRefused, NoCapableAgent, IdempotencyConflict, QueueFull, ServerStopping, StorageError)
 _BODY: Problems = (InvalidJson, BodyTooSlow, BodyTooLarge, MediaTypeRefused, InvalidInput)
 _SUBMIT_HEADERS = ("Idempotency-Key", "traceparent")
 _NOT_FOUND: dict[str, type[AicpError]] = {
     "task_id": TaskNotFound,
     "chain_id": ChainNotFound,
     "agent_id": AgentNotFound,
+    "key_id": KeyNotFound,
 }
 
 
@@ -77,9 +84,16 @@ _TOLD = {
     "show_chain": Told("", (StorageError,)),
     "draw_chain": Told("", (StorageError,)),
     "explain_task": Told("", (StorageError,)),
-    "register_agent": Told("Registration", (InvalidAgent, SettingsError, StorageError)),
-    "heartbeat": Told("Heartbeat", (AgentReplaced,)),
-    "remove_agent": Told("", (StorageError,)),
+    "register_agent": Told("Registration", (InvalidAgent, Forbidden, NotOwner, Conflict, SettingsError, StorageError)),
+    "heartbeat": Told("Heartbeat", (NotOwner, AgentReplaced)),
+    "drain_agent": Told("", (NotOwner, StorageError)),
+    "remove_agent": Told("", (NotOwner, StorageError)),
+    "reset": Told("", (NotOwner, StorageError)),
+    "open_circuits": Told("", (NotOwner, StorageError)),
+    "disable_circuits": Told("", (NotOwner, StorageError)),
+    "create_key": Told("KeyRequest", (Forbidden, Conflict, StorageError)),
+    "revoke_key": Told("", (StorageError,)),
+    "list_audit": Told("", (StorageError,)),
     "events": Told("", (TooManyReaders,), ("Last-Event-ID",), "text/event-stream"),
 }
 
@@ -92,9 +106,9 @@ def told_of(name: str) -> Told:
 def problems_of(name: str, scope: Scope, path_parameters: Iterable[str]) -> list[type[AicpError]]:
     """Everything that a route may refuse with: what its kind may, and what it alone may."""
     told = told_of(name)
-    kinds: list[type[AicpError]] = [HostRefused]
+    kinds: list[type[AicpError]] = [HostRefused, OriginRefused]
     if scope is not Scope.OPEN:
-        kinds += [AccessDenied, InvalidInput]
+        kinds += [AccessDenied, TooManyRequests, InvalidInput]
     if scope not in {Scope.OPEN, Scope.ANY_KEY}:
         kinds.append(ScopeMissing)
     kinds += [_NOT_FOUND[parameter] for parameter in path_parameters if parameter in _NOT_FOUND]

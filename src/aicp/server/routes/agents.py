@@ -14,9 +14,10 @@ from aicp.model.endpoint import Endpoint
 from aicp.model.views import AgentPage, AgentView, Heard, Registered
 from aicp.routing.health import agent_health, why_out
 from aicp.runtime.node import Node
-from aicp.server.auth import Scope, needs
+from aicp.server.auth import Caller, Scope, needs, tell_object
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document
-from aicp.server.routes.parameters import TheNode, check_capability
+from aicp.server.ownership import claim_check, owned_agent, seen_agent
+from aicp.server.routes.parameters import TheKeys, TheNode, check_capability
 
 PAGE_MAX = 1_000
 
@@ -41,49 +42,58 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @post("/agents", status_code=201, opt=needs(Scope.AGENTS_WRITE))
-async def register_agent(request: CallerRequest, node: TheNode) -> Registered:
+async def register_agent(request: CallerRequest, node: TheNode, keys: TheKeys) -> Registered:
     """Take an agent in, or take over what changed of it."""
     registration = read_as(await read_document(request), Registration, InvalidAgent)
-    endpoint = Endpoint.parse(registration.endpoint)
-    return await node.ains.register(msgspec.structs.replace(registration, endpoint=endpoint.url), request.user.tenant)
+    endpoint, caller = Endpoint.parse(registration.endpoint), request.user
+    registered = await node.ains.register(
+        msgspec.structs.replace(registration, endpoint=endpoint.url), caller.tenant, owner=caller.key_id,
+        claim=claim_check(keys, caller),
+    )  # fmt: skip
+    tell_object(request, registered.agent_id)
+    return registered
 
 
-@post("/agents/{agent_id:str}/heartbeat", status_code=200, opt=needs(Scope.AGENTS_WRITE))
-async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNode) -> Heard:
+@post("/agents/{agent_id:str}/heartbeat", status_code=200, opt=needs(Scope.AGENTS_WRITE, audited=False))
+async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNode, keys: TheKeys) -> Heard:
     """An agent says that it lives."""
+    owned_agent(node, keys, request.user, agent_id)
     beat = read_as(await read_document(request), Heartbeat, InvalidInput)
     return Heard(node.ains.heartbeat(agent_id, beat.instance_id))
 
 
 @post("/agents/{agent_id:str}/drain", status_code=200, opt=needs(Scope.AGENTS_WRITE))
-async def drain_agent(agent_id: FromPath[str], node: TheNode) -> AgentView:
+async def drain_agent(request: CallerRequest, agent_id: FromPath[str], node: TheNode, keys: TheKeys) -> AgentView:
     """Give an agent no more tasks, but keep it."""
+    owned_agent(node, keys, request.user, agent_id)
     node.drain_agent(agent_id)
     await node.tell_replicas()
-    return _view(node, node.ains.get(agent_id))
+    return _view(node, node.ains.get(agent_id), request.user)
 
 
 @delete("/agents/{agent_id:str}", status_code=204, opt=needs(Scope.AGENTS_WRITE))
-async def remove_agent(agent_id: FromPath[str], node: TheNode) -> None:
+async def remove_agent(request: CallerRequest, agent_id: FromPath[str], node: TheNode, keys: TheKeys) -> None:
     """Forget an agent; tasks it has go on."""
+    owned_agent(node, keys, request.user, agent_id)
     node.remove_agent(agent_id)
     await node.tell_replicas()
 
 
 @get("/agents/{agent_id:str}", opt=needs(Scope.AGENTS_READ))
-async def show_agent(agent_id: FromPath[str], node: TheNode) -> AgentView:
+async def show_agent(request: CallerRequest, agent_id: FromPath[str], node: TheNode) -> AgentView:
     """One agent."""
-    return _view(node, node.ains.get(agent_id))
+    return _view(node, seen_agent(node, request.user, agent_id), request.user)
 
 
 @get("/agents", opt=needs(Scope.AGENTS_READ))
-async def list_agents(node: TheNode, limit: Limit = PAGE_MAX, cursor: Cursor = "") -> AgentPage:
+async def list_agents(request: CallerRequest, node: TheNode, limit: Limit = PAGE_MAX, cursor: Cursor = "") -> AgentPage:
     """Every agent, by id."""
-    return _page(node, node.ains.agents(), limit, cursor)
+    return _page(node, request.user, node.ains.agents(), limit, cursor)
 
 
 @get("/search", opt=needs(Scope.AGENTS_READ))
 async def search_agents(
+    request: CallerRequest,
     node: TheNode,
     capability: FromQuery[str] = "",
     name: Name = "",
@@ -94,7 +104,8 @@ async def search_agents(
     """Everybody who offers a capability, `name` or `name@major`, is called so, and carries these labels, by id."""
     if capability or not (name or label):
         check_capability(capability)
-    return _page(node, node.ains.search(capability, name=name, labels=_labels(label or [])), limit, cursor)
+    found = node.ains.search(capability, name=name, labels=_labels(label or []))
+    return _page(node, request.user, found, limit, cursor)
 
 
 agents_router = Router(
@@ -113,16 +124,17 @@ agents_router = Router(
 )
 
 
-def _page(node: Node, profiles: Iterable[AgentProfile], limit: int, cursor: str) -> AgentPage:
-    after = (profile for profile in profiles if profile.agent_id > cursor)
+def _page(node: Node, caller: Caller, profiles: Iterable[AgentProfile], limit: int, cursor: str) -> AgentPage:
+    after = (profile for profile in profiles if profile.agent_id > cursor and caller.sees_agent(profile))
     found = heapq.nsmallest(limit + 1, after, key=lambda profile: profile.agent_id)
-    agents = [_view(node, profile) for profile in found[:limit]]
+    agents = [_view(node, profile, caller) for profile in found[:limit]]
     return AgentPage(agents, agents[-1].agent_id if len(found) > limit else None)
 
 
-def _view(node: Node, profile: AgentProfile) -> AgentView:
+def _view(node: Node, profile: AgentProfile, caller: Caller) -> AgentView:
     member = node.scheduler.member(profile.agent_id)
     health = agent_health(member, node.board)
+    is_theirs = caller.is_of(profile.tenant)
     return AgentView(
         agent_id=profile.agent_id,
         name=profile.name,
@@ -142,6 +154,8 @@ def _view(node: Node, profile: AgentProfile) -> AgentView:
         latency_ms=health.latency_ms,
         success_rate=health.success_rate,
         why_out=why_out(health),
+        tenant=profile.tenant if is_theirs else None,
+        owner=profile.owner or None if is_theirs else None,
     )
 
 

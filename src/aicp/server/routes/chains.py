@@ -11,7 +11,7 @@ from aicp.model.validation import parse_chain
 from aicp.model.views import ChainPage, ChainStanding, ChainView
 from aicp.model.wire import TRACE_HEADER
 from aicp.ports import ChainQuery
-from aicp.server.auth import Scope, needs
+from aicp.server.auth import Scope, needs, tell_object
 from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_document, submit_key
 from aicp.server.routes.parameters import (
     LISTED,
@@ -31,9 +31,9 @@ async def submit_chain(request: CallerRequest, node: TheNode) -> ChainStanding:
     document = await read_document(request)
     spec = parse_chain(document)
     key = submit_key(request, document)
-    chain_id = await node.coordinator.submit(
-        spec, tenant=request.user.tenant, key=key, traceparent=parse_traceparent(request.headers.get(TRACE_HEADER))
-    )
+    caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
+    chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
+    tell_object(request, chain_id)
     return ChainStanding(chain_id, TaskStatus.PENDING)
 
 
@@ -43,7 +43,7 @@ async def list_chains(
 ) -> ChainPage:
     """Chains, newest first; a page may have fewer than `limit`, and yet a `next_cursor`."""
     try:
-        return await node.coordinator.list_chains(ChainQuery(request.user.tenant, status, limit, cursor or None))
+        return await node.coordinator.list_chains(ChainQuery(request.user.sees, status, limit, cursor or None))
     except ChainNotFound as error:
         raise cursor_fault(error) from None
 
@@ -53,13 +53,13 @@ async def show_chain(
     request: CallerRequest, chain_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0
 ) -> ChainView:
     """Where a chain and each of its tasks stand."""
-    return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id, request.user.tenant), wait_s)
+    return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id, request.user.sees), wait_s)
 
 
 @get("/{chain_id:str}/graph", media_type=MediaType.TEXT, opt=needs(Scope.TASKS_READ))
 async def draw_chain(request: CallerRequest, chain_id: FromPath[str], node: TheNode) -> str:
     """A chain as text that Mermaid draws: every task with its status and attempts, and who waits for whom."""
-    return mermaid(await node.coordinator.view(chain_id, request.user.tenant))
+    return mermaid(await node.coordinator.view(chain_id, request.user.sees))
 
 
 @post("/{chain_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
@@ -68,7 +68,7 @@ async def cancel_chain(request: CallerRequest, chain_id: FromPath[str], node: Th
 
     `cancelling` is true when another replica runs it and has not come to it: it will, and nobody need ask again.
     """
-    await node.coordinator.cancel(chain_id, request.user.tenant)
+    await node.coordinator.cancel(chain_id, request.user.sees)
     status = (await node.coordinator.view(chain_id)).status
     return ChainStanding(chain_id, status, cancelling=not status.is_terminal)
 
@@ -78,9 +78,10 @@ async def retry_chain(request: CallerRequest, chain_id: FromPath[str], node: The
     """Accept a chain that ended again, as a new one: results that are good already are copied."""
     retried = await node.coordinator.retry(
         chain_id,
-        tenant=request.user.tenant,
+        tenant=request.user.sees,
         key=submit_key(request, None),
         traceparent=parse_traceparent(request.headers.get(TRACE_HEADER)),
+        grant=request.user.grant,
     )
     return ChainStanding(retried, TaskStatus.PENDING)
 

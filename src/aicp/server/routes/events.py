@@ -28,10 +28,10 @@ async def events(
     """What happens to one's own tasks, chains and agents, as Server-Sent Events; `Last-Event-ID` goes on after it."""
     kinds = _kinds(kind)
     after = request.headers.get(LAST_ID_HEADER)
-    reader = onlookers.read(request.user.tenant, chain_id=chain_id, agent_id=agent_id, kinds=kinds, after=after)
+    reader = onlookers.read(request.user.sees, chain_id=chain_id, agent_id=agent_id, kinds=kinds, after=after)
     if reader is None:
         raise TooManyReaders("Too many read live events already: close some, or come back later.")
-    return EventStream(reader)
+    return EventStream(reader, request.auth.ended)
 
 
 events_router = Router("/", route_handlers=[events], tags=["events"])

@@ -1,4 +1,4 @@
-"""What several routes take: the node, who waits on it, who looks on, and how long to wait."""
+"""What several routes take: the node, who waits on it, who looks on, who may come in, and how long to wait."""
 
 from typing import Annotated
 
@@ -10,6 +10,8 @@ from aicp.model.task import TaskStatus
 from aicp.model.validation import is_capability_ref
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
+from aicp.server.auditing import Auditing
+from aicp.server.auth import Keys
 from aicp.server.waits import Waits
 
 WAIT_S_MAX = 60
@@ -19,6 +21,8 @@ LISTED = 100
 TheNode = NamedDependency[Node]
 TheWaits = NamedDependency[Waits]
 TheOnlookers = NamedDependency[Onlookers]
+TheKeys = NamedDependency[Keys]
+TheAuditing = NamedDependency[Auditing]
 WaitS = Annotated[
     float,
     QueryParameter(ge=0, le=WAIT_S_MAX, description="Answer once it has ended, or after so many seconds; 0 at once."),

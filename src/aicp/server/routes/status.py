@@ -26,19 +26,20 @@ async def readyz(request: CallerRequest, node: TheNode) -> Response[str]:
 
 
 @get("/api/info", opt=needs(Scope.ANY_KEY))
-async def info(node: TheNode) -> Info:
+async def info(request: CallerRequest, node: TheNode) -> Info:
     """What the server is."""
-    stores = node.stores
-    return Info("aicp", __version__, stores.journal.durable, node.coordinator.unfinished, stores.kind)
+    stores, sees = node.stores, request.user.sees
+    unfinished = node.coordinator.unfinished if sees is None else node.coordinator.unfinished_of(sees)
+    return Info("aicp", __version__, stores.journal.durable, unfinished, stores.kind)
 
 
 @get("/api/scheduler/status", opt=needs(Scope.AGENTS_READ))
-async def scheduler_status(node: TheNode) -> SchedulerStatus:
+async def scheduler_status(request: CallerRequest, node: TheNode) -> SchedulerStatus:
     """Capacity, load and lines."""
-    return node.scheduler.status()
+    return node.scheduler.status(request.user.sees)
 
 
-@get("/metrics", opt=needs(Scope.METRICS_READ))
+@get("/metrics", opt=needs(Scope.METRICS_READ, every_tenant=True))
 async def metrics(onlookers: TheOnlookers) -> Response[bytes]:
     """What Prometheus reads, in its text format."""
     return Response(await onlookers.metrics(), headers={"Content-Type": METRICS_TYPE})

@@ -17,7 +17,7 @@ from aicp.model.trace import parse_traceparent
 from aicp.model.validation import parse_chain
 from aicp.model.views import Explanation, ParallelAccepted, TaskPage, TaskStanding, TaskView
 from aicp.model.wire import TRACE_HEADER
-from aicp.server.auth import Scope, needs
+from aicp.server.auth import Scope, needs, tell_object
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, submit_key
 from aicp.server.problems import FAULTS_TOLD_MAX
 from aicp.server.routes.parameters import (
@@ -39,12 +39,14 @@ async def submit_task(request: CallerRequest, node: TheNode) -> TaskStanding:
     document = await read_document(request)
     task = read_as(document, Task, InvalidTask)
     key = submit_key(request, document)
+    caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     try:
         task_id = await node.coordinator.submit_task(
-            task, tenant=request.user.tenant, key=key, traceparent=parse_traceparent(request.headers.get(TRACE_HEADER))
+            task, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant
         )
     except InvalidChain as error:
         raise _about_the_task(error) from None
+    tell_object(request, task_id)
     return TaskStanding(task_id, TaskStatus.PENDING)
 
 
@@ -54,9 +56,9 @@ async def submit_parallel(request: CallerRequest, node: TheNode) -> ParallelAcce
     document = await read_document(request)
     spec = _side_by_side(document)
     key = submit_key(request, document)
-    chain_id = await node.coordinator.submit(
-        spec, tenant=request.user.tenant, key=key, traceparent=parse_traceparent(request.headers.get(TRACE_HEADER))
-    )
+    caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
+    chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
+    tell_object(request, chain_id)
     return ParallelAccepted(chain_id, [f"{chain_id}.{task.id}" for task in spec.tasks])
 
 
@@ -73,7 +75,7 @@ async def list_tasks(
     if capability is not None:
         check_capability(capability)
     try:
-        query = TaskQuery(request.user.tenant, status, capability, limit, cursor or None)
+        query = TaskQuery(request.user.sees, status, capability, limit, cursor or None)
         return await node.coordinator.list_tasks(query)
     except NotFound as error:
         raise cursor_fault(error) from None
@@ -85,20 +87,20 @@ async def show_task(
 ) -> TaskView:
     """Where a task stands, whatever chain it is part of."""
     chain_id, _ = split_task_id(task_id)
-    tenant = request.user.tenant
+    tenant = request.user.sees
     return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id, tenant), wait_s)
 
 
 @get("/{task_id:str}/explain", opt=needs(Scope.TASKS_READ))
 async def explain_task(request: CallerRequest, task_id: FromPath[str], node: TheNode) -> Explanation:
     """Why a task went where it went, and who could do it now."""
-    return await node.coordinator.explain(task_id, request.user.tenant)
+    return await node.coordinator.explain(task_id, request.user.sees)
 
 
 @post("/{task_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
 async def cancel_task(request: CallerRequest, task_id: FromPath[str], node: TheNode) -> TaskStanding:
     """Cancel a task that was submitted on its own; once this answers no attempt of it starts any more."""
-    view = await node.coordinator.view_task(task_id, request.user.tenant)
+    view = await node.coordinator.view_task(task_id, request.user.sees)
     chain_id, _ = split_task_id(task_id)
     if not view.status.is_terminal and (await node.coordinator.view(chain_id)).total_tasks > 1:
         raise Conflict(f"Task {task_id} is part of a chain: cancel the chain {chain_id}.")

@@ -1,0 +1,124 @@
+"""Writes down who changed what, behind the requests: none of them waits for it."""
+
+import asyncio
+import logging
+from collections import deque
+
+import msgspec
+
+from aicp.errors import StorageError
+from aicp.model.access import AuditRecord
+from aicp.ports import AuditLog, Clock, SystemClock
+
+FLUSH_S = 1.0
+BATCH_MAX = 1_000
+WAITING_MAX = 20_000
+REFUSALS_TOLD_S = 60.0
+REFUSALS_MAX = 1_000
+CLOSE_WAIT_S = 5.0
+OBJECT_CHARS_MAX = 160
+LOST = "lost"
+"""The action of the record that counts those which found no room."""
+
+_log = logging.getLogger(__name__)
+
+
+class Auditing:
+    """Gathers records and appends them once a second, up to 1,000 in a transaction.
+
+    Of refusals nothing is kept but their number, by key, action and status, written once a minute: whoever guesses at
+    keys cannot fill the disk. What does not fit into memory while the store does not answer is counted as lost. What a
+    process that is killed had gathered in its last second is lost, too.
+
+    Args:
+        log: Remembers the records.
+        keep: About how many are remembered.
+        clock: Time.
+    """
+
+    def __init__(self, log: AuditLog, keep: int, clock: Clock | None = None) -> None:
+        self._log = log
+        self._keep = keep
+        self._clock = clock or SystemClock()
+        self._waiting: deque[AuditRecord] = deque()
+        self._refusals: dict[tuple[str, str, str, int], AuditRecord] = {}
+        self._refusals_due = self._clock.monotonic() + REFUSALS_TOLD_S
+        self._lost = 0
+
+    def changed(self, key_id: str, tenant: str, action: str, object_id: str, status: int) -> None:
+        """Somebody changed something."""
+        if len(self._waiting) >= WAITING_MAX:
+            self._lost += 1
+            return
+        at = self._clock.utcnow()
+        self._waiting.append(AuditRecord(at, key_id, tenant, action, _plain(object_id), status))
+
+    def refused(self, key_id: str, tenant: str, action: str, status: int) -> None:
+        """Somebody tried something without the right to."""
+        which = (key_id, tenant, action, status)
+        before = self._refusals.get(which)
+        if before is not None:
+            self._refusals[which] = msgspec.structs.replace(before, count=before.count + 1)
+        elif len(self._refusals) < REFUSALS_MAX:
+            self._refusals[which] = AuditRecord(self._clock.utcnow(), key_id, tenant, action, "", status)
+        else:
+            self._lost += 1
+
+    async def keep_on(self) -> None:
+        """Write what was gathered every second, for ever."""
+        while True:
+            await asyncio.sleep(FLUSH_S)
+            await self._flush_if_possible()
+
+    async def flush(self) -> None:
+        """Write all that was gathered, refusals of the last minute included.
+
+        Raises:
+            StorageError: It could not be written; what is left is tried again later.
+        """
+        self._refusals_due = 0.0
+        await self._flush()
+
+    async def close(self) -> None:
+        """Write what was gathered, as far as that is possible within 5 s."""
+        try:
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await self.flush()
+        except (StorageError, TimeoutError) as error:
+            _log.warning("%d audit records are lost: %s", len(self._waiting), error)
+
+    async def _flush_if_possible(self) -> None:
+        try:
+            await self._flush()
+        except StorageError as error:
+            _log.warning("the audit log cannot be written, %d records wait: %s", len(self._waiting), error)
+
+    async def _flush(self) -> None:
+        self._gather_refusals()
+        self._gather_lost()
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
+            try:
+                await self._log.append(batch, self._keep)
+            except BaseException:
+                self._waiting.extendleft(reversed(batch))
+                raise
+
+    def _gather_refusals(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._refusals_due:
+            return
+        self._refusals_due = now + REFUSALS_TOLD_S
+        self._waiting.extend(self._refusals.values())
+        self._refusals.clear()
+
+    def _gather_lost(self) -> None:
+        if self._lost and len(self._waiting) < WAITING_MAX:
+            self._waiting.append(AuditRecord(self._clock.utcnow(), "", "", LOST, "", 0, self._lost))
+            self._lost = 0
+
+
+def _plain(object_id: str) -> str:
+    """What was asked for may be anything; what is written is short and printable."""
+    told = object_id[:OBJECT_CHARS_MAX]
+    return told if told.isprintable() else ascii(told)[1:-1][:OBJECT_CHARS_MAX]

@@ -1,0 +1,84 @@
+"""What every request passes on its way in and every answer on its way out, whatever route it takes or misses."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from aicp.server.auditing import Auditing
+from aicp.server.auth import holder_of, is_audited, object_of
+
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    b"content-security-policy": CONTENT_POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
+"""On every answer that does not say otherwise itself: no page of elsewhere can use, frame or keep it."""
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
+
+_REFUSED = frozenset({401, 403})
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_NO_ANSWER = 500
+
+
+class Door:
+    """Puts the headers of security on every answer, gives back what a request used of its key, and has it audited.
+
+    Args:
+        app: The routes.
+        auditing: Told of what was changed or refused; None for nobody.
+    """
+
+    def __init__(self, app: ASGIApp, auditing: Auditing | None = None) -> None:
+        self._app = app
+        self._auditing = auditing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = _NO_ANSWER
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = _with_security(message["headers"])
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        finally:
+            if (holder := holder_of(scope)) is not None:
+                holder.usage.leave()
+            if self._auditing is not None:
+                _audit(self._auditing, scope, status)
+
+
+def _with_security(headers: Any) -> list[tuple[bytes, bytes]]:
+    said = list(headers)
+    names = {name.lower() for name, _ in said}
+    return said + [(name, value) for name, value in HEADERS.items() if name not in names]
+
+
+def _audit(auditing: Auditing, scope: Scope, status: int) -> None:
+    handler = scope.get("route_handler")
+    if handler is None:
+        return
+    caller = scope.get("user")
+    key_id, tenant = ("", "") if caller is None else (caller.key_id, caller.sees or caller.tenant)
+    action = getattr(handler, "handler_name", "")
+    if status in _REFUSED:
+        auditing.refused(key_id, tenant, action, status)
+    elif scope["method"] not in _READING and is_audited(handler) and (status < 400 or status >= 500):
+        auditing.changed(key_id, tenant, action, object_of(scope), status)

@@ -1,0 +1,239 @@
+"""The keys that a server knows: looked up in memory, made, revoked, and read anew when another server changed them."""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+from datetime import timedelta
+
+import msgspec
+
+from aicp.errors import Forbidden, KeyNotFound, StorageError
+from aicp.model.access import (
+    ANYTHING,
+    EVERY_TENANT,
+    NO_LIMITS,
+    OPERATOR_ID,
+    ApiKey,
+    Grant,
+    KeyMade,
+    KeyRequest,
+    Scope,
+    tenant_of_new,
+)
+from aicp.model.agent import DEFAULT_TENANT, AgentProfile
+from aicp.ports import ApiKeys, Clock, KeySet, StoredKey, SystemClock
+from aicp.registry.naming import wanted_key
+from aicp.server.key_requests import check_request
+from aicp.server.limits import Usage
+
+REFRESH_S = 1.0
+SECRET_PREFIX = "aicp_"  # noqa: S105 - what every secret begins with, so that scanners for leaked ones find it
+SECRET_BYTES = 32
+KEY_ID_BYTES = 6
+_log = logging.getLogger(__name__)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who sent a request, as its key says; without arguments, the operator with the admin key of the data directory.
+
+    Attributes:
+        tenant: Whose objects it makes.
+        scopes: What it may do; `ADMIN` is everything.
+        key_id: Of its key.
+        sees: Whose objects it sees and touches; None for those of every tenant.
+        grant: What it may submit.
+    """
+
+    tenant: str = DEFAULT_TENANT
+    scopes: frozenset[Scope] = frozenset({Scope.ADMIN})
+    key_id: str = OPERATOR_ID
+    sees: str | None = None
+    grant: Grant = ANYTHING
+
+    def may(self, scope: Scope) -> bool:
+        """True when the caller may use a route that asks for `scope`."""
+        return scope in {Scope.OPEN, Scope.ANY_KEY} or not self.scopes.isdisjoint({scope, Scope.ADMIN})
+
+    def is_of(self, tenant: str) -> bool:
+        """True when the objects of a tenant are the caller's to touch."""
+        return self.sees in {None, tenant}
+
+    def sees_agent(self, profile: AgentProfile) -> bool:
+        """True when an agent exists for the caller."""
+        return profile.serves(self.sees)
+
+
+class KeyHolder:
+    """A key in use on this server.
+
+    Args:
+        caller: Who shows it.
+        usage: What it uses of its limits.
+        key: What is known of it; None for the admin key, which is good for ever.
+
+    Attributes:
+        ended: Set once the key is good no more: whatever goes on under it is to stop.
+    """
+
+    __slots__ = ("caller", "ended", "key", "usage")
+
+    def __init__(self, caller: Caller, usage: Usage, key: ApiKey | None = None) -> None:
+        self.caller = caller
+        self.usage = usage
+        self.key = key
+        self.ended = asyncio.Event()
+
+
+class Keys:
+    """Who may come in. It keeps no secret but its SHA-256, and a request costs it no look at the store.
+
+    Args:
+        admin_key: Opens everything, for ever.
+        store: Remembers the other keys; None for no others.
+        clock: Time.
+    """
+
+    def __init__(self, admin_key: str, store: ApiKeys | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._store = store
+        self._admin_digest = _digest(admin_key)
+        self._admin = KeyHolder(Caller(grant=Grant(OPERATOR_ID)), Usage(NO_LIMITS, self._clock.monotonic))
+        self._by_digest: dict[bytes, KeyHolder] = {}
+        self._by_id: dict[str, KeyHolder] = {}
+        self._known: tuple[StoredKey, ...] = ()
+        self._version: int | None = None
+        self._reading = asyncio.Lock()
+
+    def find(self, secret: str) -> KeyHolder | None:
+        """Whose key it is; None when it is no key, or good no more.
+
+        What is compared and looked up is the digest, of which nobody can choose a part: the time it takes tells nothing
+        of any key.
+        """
+        digest = _digest(secret)
+        if hmac.compare_digest(digest, self._admin_digest):
+            return self._admin
+        holder = self._by_digest.get(digest)
+        return holder if holder is not None and self._is_good(holder) else None
+
+    def is_good(self, key_id: str) -> bool:
+        """True while a key of this id opens anything."""
+        holder = self._by_id.get(key_id)
+        return key_id == OPERATOR_ID or (holder is not None and self._is_good(holder))
+
+    def list(self, by: Caller) -> list[ApiKey]:
+        """Every key that the caller may know of, oldest first."""
+        return [stored.key for stored in self._known if by.is_of(stored.key.tenant)]
+
+    async def create(self, request: KeyRequest, by: Caller) -> KeyMade:
+        """Make a key. Its secret is told here, and never again.
+
+        Raises:
+            InvalidInput: With every fault and its place.
+            Forbidden: The caller may not give so much.
+            Conflict: There are too many keys.
+            StorageError: It could not be recorded.
+        """
+        check_request(request)
+        now = self._clock.utcnow()
+        key = ApiKey(
+            key_id=secrets.token_hex(KEY_ID_BYTES),
+            name=request.name,
+            tenant=_tenant_of(request, by),
+            scopes=tuple(sorted({Scope(scope) for scope in request.scopes})),
+            created_at=now,
+            expires_at=None if request.expires_in_s is None else now + timedelta(seconds=request.expires_in_s),
+            capabilities=request.capabilities,
+            limits=request.limits,
+        )
+        secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+        await self._stored.create(StoredKey(key, _digest(secret)))
+        await self._refresh_if_possible()
+        return KeyMade(key, secret)
+
+    async def revoke(self, key_id: str, by: Caller) -> ApiKey:
+        """Have a key open nothing any more: here from the return of this on, on other servers within some seconds.
+
+        Raises:
+            KeyNotFound: There is no such key, or it is not the caller's to revoke.
+            StorageError: It could not be recorded.
+        """
+        holder = self._by_id.get(key_id)
+        if holder is None or holder.key is None or not by.is_of(holder.key.tenant):
+            raise KeyNotFound(f"There is no key '{key_id[:80]}'.")
+        now = self._clock.utcnow()
+        await self._stored.revoke(key_id, now)
+        revoked = holder.key if holder.key.revoked_at else msgspec.structs.replace(holder.key, revoked_at=now)
+        holder.key = revoked
+        holder.ended.set()
+        await self._refresh_if_possible()
+        return revoked
+
+    async def refresh(self) -> None:
+        """Learn what was changed by others, and end what has expired.
+
+        Raises:
+            StorageError: The keys could not be read; those known stay.
+        """
+        try:
+            if self._store is not None:
+                async with self._reading:
+                    found = await self._store.read(self._version)
+                    if found is not None:
+                        self._take(found)
+        finally:
+            for holder in self._by_id.values():
+                if not self._is_good(holder):
+                    holder.ended.set()
+
+    async def keep_fresh(self) -> None:
+        """Refresh every second, for ever."""
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self._refresh_if_possible()
+
+    @property
+    def _stored(self) -> ApiKeys:
+        if self._store is None:
+            raise StorageError("This server remembers no keys but its admin key.")
+        return self._store
+
+    async def _refresh_if_possible(self) -> None:
+        try:
+            await self.refresh()
+        except StorageError as error:
+            _log.warning("keys cannot be read anew, those known go on: %s", error)
+
+    def _is_good(self, holder: KeyHolder) -> bool:
+        key = holder.key
+        return key is None or (key.is_good(self._clock.utcnow()) if key.expires_at else key.revoked_at is None)
+
+    def _take(self, found: KeySet) -> None:
+        before, self._by_id, self._by_digest = self._by_id, {}, {}
+        for stored in found.keys:
+            holder = before.pop(stored.key.key_id, None) or self._holder(stored.key)
+            holder.key = stored.key
+            self._by_id[stored.key.key_id] = self._by_digest[stored.digest] = holder
+        for forgotten in before.values():
+            forgotten.ended.set()
+        self._known, self._version = found.keys, found.version
+
+    def _holder(self, key: ApiKey) -> KeyHolder:
+        sees = None if key.tenant == EVERY_TENANT else key.tenant
+        capabilities = None if key.capabilities is None else frozenset(map(wanted_key, key.capabilities))
+        grant = Grant(key.key_id, capabilities, key.limits.queue)
+        caller = Caller(tenant_of_new(key.tenant), frozenset(key.scopes), key.key_id, sees, grant)
+        return KeyHolder(caller, Usage(key.limits, self._clock.monotonic), key)
+
+
+def _tenant_of(request: KeyRequest, by: Caller) -> str:
+    tenant = by.tenant if request.tenant is None else request.tenant
+    if not by.is_of(tenant):
+        raise Forbidden(f"A key of tenant '{by.tenant}' makes keys of this tenant only.")
+    return tenant
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
