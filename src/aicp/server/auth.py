@@ -159,12 +159,17 @@ def check_scopes(app: Litestar) -> None:
 
 
 def declared_routes(app: Litestar) -> Iterable[tuple[str, BaseRouteHandler]]:
-    """Every route with its path, without the OPTIONS that the framework adds."""
+    """Every route with its path, without the OPTIONS that the framework adds; always in the same order."""
     for route in app.routes:
-        handlers = getattr(route, "route_handlers", None) or [getattr(route, "route_handler", None)]
-        for handler in handlers:
-            if handler is not None and getattr(handler, "http_methods", None) != {"OPTIONS"}:
-                yield route.path, handler
+        handlers = [*getattr(route, "route_handlers", ()), getattr(route, "route_handler", None)]
+        declared = [
+            handler
+            for handler in handlers
+            if handler is not None and getattr(handler, "http_methods", None) != {"OPTIONS"}
+        ]
+        # The framework keeps those of one path in a set.
+        for handler in sorted(declared, key=lambda handler: handler.handler_name):
+            yield route.path, handler
 
 
 def _ours(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:
