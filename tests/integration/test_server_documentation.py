@@ -16,11 +16,11 @@ def test_document_is_for_any_key() -> None:
 def test_page_is_for_everybody_and_may_load_nothing_but_its_style() -> None:
     async def test(api: Api) -> None:
         async with api.session.get(f"{api.url}/docs") as answered:
-            assert (answered.status, answered.content_type) == (200, "text/html")
+            assert (answered.status, answered.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
             assert answered.headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'self'")
             assert api.key not in await answered.text()
         async with api.session.get(f"{api.url}/docs/page.css") as answered:
-            assert (answered.status, answered.content_type) == (200, "text/css")
+            assert (answered.status, answered.headers["Content-Type"]) == (200, "text/css; charset=utf-8")
 
     with_api(test)
 

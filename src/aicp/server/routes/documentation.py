@@ -12,8 +12,8 @@ from aicp.server.openapi.document import openapi_document
 from aicp.server.openapi.page import page, style
 
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_PAGE_TYPE = "text/html; charset=utf-8"
-_STYLE_TYPE = "text/css; charset=utf-8"
+_PAGE_TYPE = "text/html"
+_STYLE_TYPE = "text/css"
 
 AnyRequest = Request[object, object, State]
 
