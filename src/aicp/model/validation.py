@@ -1,7 +1,8 @@
 """Checks a chain whole before anything of it runs, and reports every fault at once with its place."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -10,9 +11,9 @@ import msgspec
 
 from aicp.errors import Fault, InvalidChain, InvalidTask
 from aicp.model.agent import CAPABILITY_CHARS_MAX, CAPABILITY_PATTERN
-from aicp.model.chain import ChainSpec
+from aicp.model.chain import ChainSpec, FailurePolicy
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
-from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Task
+from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Priority, Task
 
 TASKS_MAX = 10_000
 EDGES_MAX = 50_000
@@ -24,6 +25,7 @@ FAULTS_MAX = 1_000
 GUESSES_MAX = 8
 CYCLES_MAX = 8
 CYCLE_SHOWN_MAX = 16
+_CHOICES: dict[str, type[StrEnum]] = {"priority": Priority, "failure_policy": FailurePolicy}
 CHAIN_FIELDS = frozenset({"tasks", "name", "deadline_s", "failure_policy"})
 
 
@@ -124,7 +126,11 @@ def type_fault(error: msgspec.ValidationError, place: str) -> Fault:
     if path.startswith("`key`"):
         message = f"has a key that is wrong: {message}"
     steps = path.rpartition("`$")[2].rstrip("`").replace("[...]", "/*").replace("[", ".").replace("]", "")
-    return Fault(place + steps.replace(".", "/"), message)
+    choices: Iterable[str] = (
+        _CHOICES.get(steps.rpartition(".")[2], ()) if message.startswith("invalid enum value") else ()
+    )
+    told = f"{message}: choose from {', '.join(choices)}" if choices else message
+    return Fault(place + steps.replace(".", "/"), told)
 
 
 class _Names:

@@ -14,6 +14,7 @@ from aicp.server.auditing import Auditing
 from aicp.server.auth import Keys, check_scopes, host_guard, key_guard, origin_guard
 from aicp.server.body import BODY_BYTES_MAX
 from aicp.server.draining import drain_guard
+from aicp.server.methods import answer_options
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
 from aicp.server.queries import query_guard
 from aicp.server.routes.agents import agents_router
@@ -74,6 +75,7 @@ def make_app(
     guards = [own_pages, key_guard(keys), query_guard(dependencies), drain_guard(node)]
     app = Litestar(
         route_handlers=routers,
+        before_request=answer_options,
         guards=guards if hosts is None else [host_guard(hosts), *guards],
         dependencies=dependencies,
         exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},

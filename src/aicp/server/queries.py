@@ -1,11 +1,13 @@
 """The query of a URL: what no route takes is refused, so that a misspelt filter does not show everything."""
 
 import inspect
-from collections import Counter
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
+import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
@@ -17,8 +19,20 @@ FAULTS_MAX = 100
 _REQUEST = "request"
 
 
+class _Parameter(msgspec.Struct, frozen=True):
+    """What may stand in the query.
+
+    Attributes:
+        is_list: True when it may be repeated.
+        choices: The words that it may be; empty for any.
+    """
+
+    is_list: bool
+    choices: tuple[str, ...]
+
+
 def query_guard(injected: Collection[str]) -> Guard:
-    """The guard that refuses parameters which a route does not take, or which stand twice.
+    """The guard that refuses parameters which a route does not take, which stand twice, or are none of a few words.
 
     Routes that are open to anybody are left alone: who asks whether a server lives may add what it likes.
 
@@ -28,39 +42,46 @@ def query_guard(injected: Collection[str]) -> Guard:
     no_parameters = frozenset({_REQUEST, *injected})
 
     @cache
-    def lists(handler: BaseRouteHandler) -> frozenset[str]:
-        taken = inspect.signature(handler.fn).parameters.values()
-        return frozenset(parameter.name for parameter in taken if _is_list(parameter.annotation))
-
-    @cache
-    def arguments(handler: BaseRouteHandler) -> frozenset[str]:
-        return frozenset(inspect.signature(handler.fn).parameters) - no_parameters
+    def parameters(handler: BaseRouteHandler) -> dict[str, _Parameter]:
+        arguments = inspect.signature(handler.fn).parameters.values()
+        path = {name for path in handler.paths for name in _path_parameters(path)}
+        taken = [argument for argument in arguments if argument.name not in no_parameters | path]
+        return {argument.name: _parameter(argument.annotation) for argument in taken}
 
     async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         if not connection.scope["query_string"] or scope_of(handler) is Scope.OPEN:
             return
-        given = Counter(name for name, _ in connection.query_params.multi_items())
-        taken = sorted(arguments(handler) - connection.path_params.keys())
-        if faults := _faults(given, taken, lists(handler)):
+        given: dict[str, list[str]] = defaultdict(list)
+        for name, value in connection.query_params.multi_items():
+            given[name].append(value)
+        if faults := list(_faults(given, parameters(handler))):
             raise InvalidInput(faults[:FAULTS_MAX])
 
     return check_query
 
 
-def _is_list(annotation: Any) -> bool:
-    """True for `Annotated[list[…], …]` and `Annotated[list[…] | None, …]`: such a parameter may be repeated."""
+def _path_parameters(path: str) -> Iterator[str]:
+    return (part[1:-1].partition(":")[0] for part in path.split("/") if part.startswith("{"))
+
+
+def _parameter(annotation: Any) -> _Parameter:
+    """What `Annotated[…, …]` says, with or without `| None`."""
     kind = annotation.__origin__ if get_origin(annotation) is Annotated else annotation
-    return any(get_origin(each) is list for each in (kind, *get_args(kind)))
+    kinds = (kind, *get_args(kind))
+    choices = next((tuple(each) for each in kinds if isinstance(each, type) and issubclass(each, StrEnum)), ())
+    return _Parameter(any(get_origin(each) is list for each in kinds), choices)
 
 
-def _faults(given: Counter[str], taken: list[str], lists: Collection[str]) -> list[Fault]:
-    told = f"it takes {', '.join(taken)}" if taken else "it takes none"
-    unknown = [Fault(_place(name), f"is no parameter of this route; {told}") for name in given if name not in taken]
-    return unknown + [
-        Fault(_place(name), "stands more than once; keep one")
-        for name, count in given.items()
-        if count > 1 and name in taken and name not in lists
-    ]
+def _faults(given: Mapping[str, list[str]], taken: Mapping[str, _Parameter]) -> Iterator[Fault]:
+    told = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
+    for name, values in given.items():
+        if (parameter := taken.get(name)) is None:
+            yield Fault(_place(name), f"is no parameter of this route; {told}")
+        elif len(values) > 1 and not parameter.is_list:
+            yield Fault(_place(name), "stands more than once; keep one")
+        elif parameter.choices and values[0] not in parameter.choices:
+            value = values[0][:NAME_CHARS_TOLD_MAX]
+            yield Fault(_place(name), f"'{value}' is none: choose from {', '.join(parameter.choices)}")
 
 
 def _place(name: str) -> str:

@@ -64,6 +64,12 @@ _PATH = {
     "agent_id": "Id of an agent.",
     "key_id": "Id of a key; not its secret.",
 }
+_QUERY: dict[str, Schema] = {
+    "capability": CAPABILITY_REF,
+    "kind": {"type": "array", "items": {"type": "string", "enum": list(KINDS)}},
+    "label": {"items": {"type": "string", "pattern": "^[^=]+=."}, "uniqueItems": True},
+}
+_QUERY_TOLD = {"capability": "`name` or `name@major`."}
 _BODY_KINDS = (ChainSpec, Registration, Heartbeat, KeyRequest, LiveEvent, Problem)
 
 
@@ -148,14 +154,10 @@ def _parameters(handler: HTTPRouteHandler, headers: Iterable[str]) -> Iterable[d
 def _query_parameter(name: str, kind: Any, default: Any, told: QueryParameter) -> dict[str, Any]:
     bounds = {"minimum": told.ge, "maximum": told.le, "default": default}
     schema = parameter_schema(kind, {key: value for key, value in bounds.items() if isinstance(value, int | float)})
-    if name == "kind":
-        schema = {"type": "array", "items": {"type": "string", "enum": list(KINDS)}}
-        return {**_parameter(name, "query", schema, told.description or ""), "style": "form", "explode": False}
-    if name == "capability":
-        schema.update(CAPABILITY_REF)
-        description = told.description or "`name` or `name@major`."
-        return _parameter(name, "query", schema, description, required=default == "")
-    return _parameter(name, "query", schema, told.description or "")
+    schema |= _QUERY.get(name, {})
+    parameter = _parameter(name, "query", schema, told.description or _QUERY_TOLD.get(name, ""))
+    # The one list that has commas in it; the others are repeated.
+    return {**parameter, "style": "form", "explode": False} if name == "kind" else parameter
 
 
 def _parameter(name: str, place: str, schema: Schema, description: str, *, required: bool = False) -> dict[str, Any]:
@@ -189,7 +191,7 @@ def _success(handler: HTTPRouteHandler, schema_of: dict[Any, Schema], content: s
         if (example := _example(kind)) is not None:
             told["content"]["application/json"]["example"] = example
     elif content:
-        told["content"] = {content: {"schema": {"type": "string"}}}
+        told["content"] = {content: {"schema": {} if content.endswith("json") else {"type": "string"}}}
     elif handler.status_code != http.HTTPStatus.NO_CONTENT:
         told["content"] = {_media_type(handler): {"schema": {"type": "string"}}}
     return told

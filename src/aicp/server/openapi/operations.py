@@ -94,6 +94,7 @@ _TOLD = {
     "create_key": Told("KeyRequest", (Forbidden, Conflict, StorageError)),
     "revoke_key": Told("", (StorageError,)),
     "list_audit": Told("", (StorageError,)),
+    "document": Told(content="application/json"),
     "events": Told("", (TooManyReaders,), ("Last-Event-ID",), "text/event-stream"),
 }
 

@@ -7,6 +7,16 @@ from typing import Any
 
 import msgspec
 
+from aicp.model.access import (
+    ALLOWED_CAPABILITIES_MAX,
+    CONCURRENCY_MAX,
+    GRANTABLE,
+    KEY_NAME_CHARS_MAX,
+    LIFE_S_MAX,
+    QUEUE_MAX,
+    RATE_MAX,
+    TENANT_PATTERN,
+)
 from aicp.model.agent import (
     AGENT_ID_PATTERN,
     ATTEMPT_TIMEOUT_S_MAX,
@@ -22,7 +32,7 @@ from aicp.model.chain import FailurePolicy
 from aicp.model.live import KINDS
 from aicp.model.outcome import Outcome
 from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Priority, TaskStatus
-from aicp.model.validation import CAPABILITY_REF_CHARS_MAX, LIST_MAX, NAME_CHARS_MAX, TASKS_MAX
+from aicp.model.validation import LIST_MAX, NAME_CHARS_MAX, TASKS_MAX
 from aicp.registry.leases import Liveness
 from aicp.registry.naming import VERSION_PATTERN
 from aicp.resilience.circuit_breaker import CircuitState
@@ -30,7 +40,7 @@ from aicp.resilience.circuit_breaker import CircuitState
 Schema = dict[str, Any]
 
 PREFIX = "#/components/schemas/"
-CAPABILITY_REF = {"pattern": f"^{CAPABILITY_PATTERN.pattern}(?:@[0-9]{{1,6}})?$", "maxLength": CAPABILITY_REF_CHARS_MAX}
+CAPABILITY_REF = {"pattern": f"^{CAPABILITY_PATTERN.pattern}(?:@[0-9]{{1,6}})?$", "maxLength": CAPABILITY_CHARS_MAX}
 CHAIN_FIELDS_OF_TASK = ("id", "depends_on", "on_failure")
 
 _ENUMS: tuple[type[StrEnum], ...] = (TaskStatus, Priority, FailurePolicy, Outcome)
@@ -46,6 +56,7 @@ _BOUNDS: dict[str, dict[str, Schema]] = {
     "Task": {
         "capability": CAPABILITY_REF,
         "id": {"pattern": f"^{TASK_ID_PATTERN.pattern}$"},
+        "depends_on": {"items": {"type": "string", "pattern": f"^{TASK_ID_PATTERN.pattern}$"}},
         "timeout_s": _SPAN,
         "deadline_s": _SPAN,
         "labels": {"maxProperties": LIST_MAX},
@@ -66,10 +77,27 @@ _BOUNDS: dict[str, dict[str, Schema]] = {
         "max_concurrent_tasks": {"minimum": 1, "maximum": SLOTS_MAX},
         "labels": {"maxProperties": LABELS_MAX, "propertyNames": _LABEL},
     },
+    "AgentAuth": {"bearer": {"pattern": "^[!-~]+$"}},
     "Capability": {
         "name": {"pattern": f"^{CAPABILITY_PATTERN.pattern}$", "maxLength": CAPABILITY_CHARS_MAX},
         "version": {"pattern": f"^{VERSION_PATTERN.pattern}$"},
         "timeout_s": {"exclusiveMinimum": 0, "maximum": ATTEMPT_TIMEOUT_S_MAX},
+    },
+    "KeyRequest": {
+        "name": {"minLength": 1, "maxLength": KEY_NAME_CHARS_MAX},
+        "tenant": {"pattern": rf"^(?:\*|{TENANT_PATTERN.pattern})$"},
+        "scopes": {"minItems": 1, "maxItems": len(GRANTABLE), "items": {"type": "string", "enum": list(GRANTABLE)}},
+        "expires_in_s": {"exclusiveMinimum": 0, "maximum": LIFE_S_MAX},
+        "capabilities": {
+            "minItems": 1,
+            "maxItems": ALLOWED_CAPABILITIES_MAX,
+            "items": {"type": "string", **CAPABILITY_REF},
+        },
+    },
+    "KeyLimits": {
+        "rate_per_s": {"exclusiveMinimum": 0, "maximum": RATE_MAX},
+        "concurrency": {"minimum": 1, "maximum": CONCURRENCY_MAX},
+        "queue": {"minimum": 1, "maximum": QUEUE_MAX},
     },
     "AgentView": {"state": _CIRCUIT, "liveness": {"enum": list(Liveness)}},
     "AgentHealth": {"state": _CIRCUIT, "liveness": {"enum": list(Liveness)}},

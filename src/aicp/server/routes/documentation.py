@@ -50,7 +50,6 @@ def _static(request: AnyRequest, content: bytes, media_type: str) -> Response[by
     """A file that browsers keep, and ask whether it is still the same."""
     tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
-    headers |= {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
     if request.headers.get("if-none-match") == tag:
         return Response(b"", status_code=304, headers=headers)
     return Response(content, media_type=media_type, headers=headers)
