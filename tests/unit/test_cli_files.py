@@ -7,8 +7,9 @@ import pytest
 from aicp.errors import InvalidAgent, InvalidChain, SettingsError
 from aicp.model.agent import AgentAuth, Registration
 from aicp.runtime import documents
+from aicp.runtime.agents_file import PythonAgent, read_agents
 from aicp.runtime.documents import read_document
-from aicp.runtime.files import PythonAgent, read_agents, read_chain
+from aicp.runtime.files import read_chain
 
 CHAIN = """\
 name: image analysis
@@ -185,7 +186,7 @@ agents:
     max_concurrent_tasks: 2
 """
     assert read_agents(written(tmp_path, "a.yaml", content)) == [
-        Registration("http://127.0.0.1:9001", auth=AgentAuth("s3cret"), labels={"gpu": "yes"}),
+        Registration("http://127.0.0.1:9001", auth=AgentAuth("s3cret"), labels={"gpu": "yes"}, lease=False),
         PythonAgent("eyes:agent", 2),
     ]
 

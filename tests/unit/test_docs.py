@@ -28,7 +28,8 @@ from aicp.model.live import KINDS, LiveEvent
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, Task
 from aicp.model.wire import AgentDescription, Invocation
-from aicp.runtime.files import PythonAgent, read_agents, read_chain
+from aicp.runtime.agents_file import FileAgent, PythonAgent, read_agents
+from aicp.runtime.files import read_chain
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.server import Keys
@@ -50,6 +51,7 @@ MARKDOWN = MarkdownIt("commonmark").enable("table")
 FIELDS = [
     ("reference/chain-files.md", "The chain", ChainSpec),
     ("reference/chain-files.md", "A task", Task),
+    ("reference/chain-files.md", "An agent of a file", FileAgent),
     ("reference/chain-files.md", "An agent of this Python", PythonAgent),
     ("reference/agent-protocol.md", "The body of a call", Invocation),
     ("reference/agent-protocol.md", "What an agent says of itself", AgentDescription),

@@ -25,7 +25,8 @@ def run(
     output: Output = Format.TABLE,
 ) -> None:
     """Run a chain to its end and show its steps."""
-    from aicp.runtime.files import read_agents, read_chain
+    from aicp.runtime.agents_file import read_agents
+    from aicp.runtime.files import read_chain
 
     spec = read_chain(file)
     from aicp.cli.steps import exit_with, run_at_server, tell_standing, write_steps

@@ -17,7 +17,7 @@ from aicp.model.chain import ChainSpec
 from aicp.model.outcome import Outcome
 from aicp.model.views import ChainView
 from aicp.registry.naming import offered_key, wanted_key
-from aicp.runtime.files import AgentEntry, PythonAgent
+from aicp.runtime.agents_file import AgentEntry, PythonAgent
 from aicp.runtime.node import Node
 
 REASONS_TOLD_MAX = 5

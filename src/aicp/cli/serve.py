@@ -1,5 +1,6 @@
 """`aicp serve`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,10 @@ def serve(
             help="A private network agents may live in, such as 10.0.0.0/8; may be repeated. Else AICP_ALLOW_NETWORKS.",
         ),
     ] = None,
+    agents: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A list of agents to keep registered; read again whenever it changes."),
+    ] = None,
     log_format: Annotated[
         LogFormat | None,
         typer.Option(help="How to log: text for people, json for machines; else AICP_LOG_FORMAT, else text."),
@@ -32,7 +37,7 @@ def serve(
     """
     settings = server_settings(
         host=host, port=port, behind_tls_proxy=behind_tls_proxy, allow_networks=allow_network or (),
-        log_format=log_format,
+        agents_file=agents, log_format=log_format,
     )  # fmt: skip
     from aicp.server import serve_forever
 

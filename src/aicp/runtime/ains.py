@@ -110,7 +110,7 @@ class Ains:
             SettingsError: It has a secret, and there is no key to seal it with; an agent that was not here is not now.
             StorageError: It could not be recorded; it is used, and should register again.
         """
-        profile = msgspec.structs.replace(await self._complete(registration, tenant), owner=owner)
+        profile = msgspec.structs.replace(await self.complete(registration, tenant), owner=owner)
         old = self._directory.find(profile.agent_id)
         if claim is not None:
             profile = claim(profile, old)
@@ -402,7 +402,12 @@ class Ains:
         self._scheduler.set_liveness(agent_id, Liveness.HEARD)
         self._tell(agent_id, "heard")
 
-    async def _complete(self, registration: Registration, tenant: str) -> AgentProfile:
+    async def complete(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> AgentProfile:
+        """The agent as it would be registered, asked for what the registration leaves out; nothing is changed.
+
+        Raises:
+            InvalidAgent: It may not live where it says, or did not say what it is.
+        """
         said = registration
         await self._describer.check(said.endpoint)
         described = None

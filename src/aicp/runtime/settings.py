@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True):
         database: Where it remembers chains and agents; None for memory.
         retention_s: How long a chain is remembered after its end, seconds.
         log_format: How it logs to stderr.
+        agents_file: A list of agents to keep registered; None for none.
         drain_s: How long attempts under way have to end when it is stopped, seconds.
         audit_max: About how many audit records are kept, the newest.
     """
@@ -75,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True):
     log_format: LogFormat = LogFormat.TEXT
     drain_s: float = DEFAULT_DRAIN_S
     audit_max: int = DEFAULT_AUDIT_MAX
+    agents_file: Path | None = None
 
 
 def server_settings(
@@ -83,6 +85,7 @@ def server_settings(
     port: int = DEFAULT_PORT,
     behind_tls_proxy: bool = False,
     allow_networks: Sequence[str] = (),
+    agents_file: Path | None = None,
     log_format: LogFormat | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Settings:
@@ -106,7 +109,7 @@ def server_settings(
     database = choose_database(None, env, directory)
     log_format = log_format or _log_format(env)
     return Settings(
-        host, port, directory, policy, behind_tls_proxy, database, log_format=log_format,
+        host, port, directory, policy, behind_tls_proxy, database, log_format=log_format, agents_file=agents_file,
         retention_s=_seconds(env, RETENTION_VARIABLE, DEFAULT_RETENTION_S, RETENTION_S_MAX),
         drain_s=_seconds(env, DRAIN_VARIABLE, DEFAULT_DRAIN_S, DRAIN_S_MAX),
         audit_max=_audit_max(env),

@@ -17,6 +17,7 @@ from aicp.errors import SettingsError
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers, set_up_logs
 from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, find_or_make_admin_key
+from aicp.runtime.static_agents import static_agents
 from aicp.server.access import Access, access_with
 from aicp.server.app import make_app
 from aicp.server.auth import Keys, loopback_hosts
@@ -118,7 +119,11 @@ async def _serve_until_signal(settings: Settings) -> None:
         (hurried if asked.is_set() else asked).set()
 
     with _signals_call(signalled):
-        async with _node(settings) as node, running_server(settings, node) as server:
+        async with (
+            _node(settings) as node,
+            static_agents(settings.agents_file, node.ains, say),
+            running_server(settings, node) as server,
+        ):
             key = settings.data_dir / ADMIN_KEY_FILE
             say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()
