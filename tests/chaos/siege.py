@@ -17,7 +17,7 @@ from aicp.client.client import RETRIES_MAX
 from aicp.model.event import ChainEnded, TaskEnded
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord
-from tests.chaos.agent_process import fleet
+from tests.chaos.agent_process import FLEET, fleet
 from tests.chaos.deployment import Deployment
 from tests.chaos.door_process import door_to
 from tests.chaos.executions import read_executions
@@ -107,6 +107,13 @@ class Siege:
     async def until_up(self, place: int) -> None:
         """Return when a server that was started serves."""
         await self._ups[place].wait()
+
+    async def until_agents_are_known(self) -> None:
+        """Return when every server knows all agents: those that were not told learn of it from the others."""
+        for server in self.deployment.servers:
+            async with asyncio.timeout(BOUND_S), Client(server.url, server.key) as client:
+                while len(await client.agents()) < len(FLEET):  # noqa: ASYNC110 - known at another process
+                    await asyncio.sleep(STARTED_ASKED_EVERY_S)
 
     async def until_agents_work(self) -> None:
         """Return when agents wrote down something more."""
@@ -217,6 +224,7 @@ async def _besiege(deployment: Deployment, book: Path, plan: Plan, storm: Storm,
     siege = Siege(deployment, random.Random(plan.seed), book)
     async with siege.opened(one_door=plan.one_door):
         with fleet(deployment.told, book):
+            await siege.until_agents_are_known()
             await _weather(siege, plan, storm, tell)
             lasted_s = time.monotonic() - began
             unruly = await _repeat_all(siege)

@@ -140,6 +140,36 @@ def test_replica_that_is_cut_off_for_longer_than_its_lease_hears_of_it_and_joins
     run(main())
 
 
+def test_replicas_cut_off_together_come_back_together_and_none_takes_the_other_for_dead(url: str) -> None:
+    """As when a firewall forgets them: their sessions end, and so do their locks, though both live."""
+
+    async def main() -> None:
+        server = shared_server()
+        async with (
+            way_to(server) as first_way,
+            way_to(server) as second_way,
+            opened(server.through(url, first_way), **IMPATIENT) as first,
+            opened(server.through(url, second_way), **IMPATIENT) as second,
+        ):
+            both, ways = (first, second), (first_way, second_way)
+            await met(*both)
+            numbers = [number_of(journal) for journal in both]
+            for each in range(2):
+                await first.submit(submitted(f"c{each}"))
+                for way in ways:
+                    way.is_hole = True
+                await until(lambda: not any(journal._database.replicas.is_sure for journal in both))
+                for way in ways:
+                    way.is_hole = False
+                await until(lambda: all(journal._database.replicas.is_sure for journal in both))
+                await met(*both)
+            await asyncio.sleep(LEASE["lease_s"])  # the time in which one could be declared dead
+            assert [number_of(journal) for journal in both] == numbers
+            assert list(await second.claim(10)) == []
+
+    run(main())
+
+
 async def recorded(journal: PostgresJournal, chain_id: str, epoch: int) -> None:
     """Append, as a recorder does: again while the disk is in the way."""
     while True:

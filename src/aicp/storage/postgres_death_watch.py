@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from aicp.errors import AicpError
 from aicp.ports import Replica
 from aicp.storage.postgres_faults import Trouble
-from aicp.storage.postgres_lease import CHANNEL, CLAIM, LOCK_CLASS, SERVER_LIFE
+from aicp.storage.postgres_lease import CHANNEL, CLAIM, JUDGE_LIVES, LOCK_CLASS, SERVER_LIFE
 from aicp.storage.postgres_server import Connection, Link, PostgresServer
 
 GRACE_S = 0.05
@@ -22,14 +22,15 @@ LOOK_AGAIN_S = 0.1
 TIMEOUT_S = 2.0
 CLOSE_WAIT_S = 1.0
 
-_KEY = f"{LOCK_CLASS}, ($1::bigint % 2147483647)::int"
-_WAIT = f"SELECT pg_advisory_xact_lock_shared({_KEY})"
+_KEY = LOCK_CLASS + ", ({}::bigint % 2147483647)::int"
+_WAIT = f"SELECT pg_advisory_xact_lock_shared({_KEY.format('$1')})"
 # The shared lock is kept until the verdict is recorded: a replica that comes back waits for it, and then reads it.
 _EXAMINE = f"""
-    WITH lock AS MATERIALIZED (SELECT pg_try_advisory_xact_lock_shared({_KEY}) AS is_free),
+    WITH lock AS MATERIALIZED (SELECT pg_try_advisory_xact_lock_shared({_KEY.format("$2")}) AS is_free),
     declared AS (
         UPDATE replicas SET died_at = clock_timestamp()
-        WHERE number = $1 AND died_at IS NULL AND server_life = {SERVER_LIFE} AND (SELECT is_free FROM lock)
+        WHERE number = $2 AND died_at IS NULL AND server_life = {SERVER_LIFE} AND (SELECT is_free FROM lock)
+            AND {JUDGE_LIVES}
         RETURNING number
     )
     SELECT (SELECT is_free FROM lock) AS is_free, (SELECT count(pg_notify({CHANNEL}, '{CLAIM}')) FROM declared) AS dead
@@ -44,11 +45,15 @@ class DeathWatch:
     Args:
         server: Has the database.
         on_death: Called when a replica was found dead, and is recorded as such.
+        may_judge: False while a free lock proves nothing, since its holder may have been out of touch as this one was.
     """
 
-    def __init__(self, server: PostgresServer, on_death: Callable[[], None]) -> None:
+    def __init__(
+        self, server: PostgresServer, on_death: Callable[[], None], may_judge: Callable[[], bool] = lambda: True
+    ) -> None:
         self._server = server
         self._on_death = on_death
+        self._may_judge = may_judge
         self._link = Link(server)
         self._number = 0
         self._target: Replica | None = None
@@ -70,6 +75,7 @@ class DeathWatch:
 
     def aim(self, own_number: int, alive: Sequence[Replica]) -> None:
         """Choose whom to watch among those alive."""
+        self._number = own_number
         target = next_in_ring(own_number, alive)
         if target != self._target:
             self._target = target
@@ -101,7 +107,10 @@ class DeathWatch:
         connection = await self._link.connection()
         if await self._lock_is_free(connection, target.number):
             await asyncio.sleep(GRACE_S)
-            await self._examine(connection, target)
+            if self._may_judge():
+                await self._examine(connection, target)
+            else:
+                await self._pause()
 
     async def _lock_is_free(self, connection: Connection, number: int) -> bool:
         """Wait for the lock of a replica; False when another one is to be watched instead."""
@@ -122,7 +131,7 @@ class DeathWatch:
                     waiting.result()
 
     async def _examine(self, connection: Connection, target: Replica) -> None:
-        (found,) = await self._server.fetch(connection, _EXAMINE, target.number, timeout_s=TIMEOUT_S)
+        (found,) = await self._server.fetch(connection, _EXAMINE, self._number, target.number, timeout_s=TIMEOUT_S)
         looked, self._looked = self._looked, asyncio.Event()
         looked.set()
         if found["dead"]:

@@ -35,6 +35,11 @@ CLAIM, CANCEL, MEMBERS, NOTICE = "claim", "cancel", "members", "notice"
 SERVER_LIFE = "(SELECT born || ' ' || extract(epoch FROM pg_postmaster_start_time()) FROM server_life)"
 """Changes when the server lost its locks: at a restart, and, the table being unlogged, at a crash or a failover."""
 
+JUDGE_LIVES = """EXISTS (
+    SELECT 1 FROM replicas AS judge WHERE judge.number = $1 AND died_at IS NULL AND alive_until > clock_timestamp()
+)"""
+"""True while replica $1 is alive by the database's clock: a verdict that a network delivers late is none."""
+
 _JOIN = """
     INSERT INTO replicas (name, revision, joined_at, alive_until, session)
     VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3, 0) RETURNING number
@@ -49,7 +54,8 @@ _RENEW = f"""
     ), expired AS (
         UPDATE replicas SET died_at = clock_timestamp() WHERE number IN (
             SELECT number FROM replicas
-            WHERE $3 AND number <> $1 AND died_at IS NULL AND alive_until <= clock_timestamp() FOR UPDATE SKIP LOCKED
+            WHERE $3 AND number <> $1 AND died_at IS NULL AND alive_until <= clock_timestamp() AND {JUDGE_LIVES}
+            FOR UPDATE SKIP LOCKED
         )
         RETURNING number
     )
@@ -114,6 +120,7 @@ class Lease:
         self._alive: tuple[Replica, ...] = ()
         self._sure_until = 0.0
         self._in_touch_since: float | None = None
+        self._was_away = False
         self._pid = 0
         self._keeps_sessions = not server.is_pooled
         self._wake = asyncio.Event()
@@ -138,6 +145,13 @@ class Lease:
     def is_sure(self) -> bool:
         """True while nobody can have declared this replica dead because its lease ran out."""
         return bool(self._number) and asyncio.get_running_loop().time() < self._sure_until
+
+    @property
+    def may_judge(self) -> bool:
+        """True unless this replica was out of touch itself, now or less than a lease ago: others may just come back."""
+        if self._in_touch_since is None:
+            return False
+        return not self._was_away or asyncio.get_running_loop().time() - self._in_touch_since >= self._lease_s
 
     async def join(self) -> None:
         """Become alive.
@@ -194,7 +208,7 @@ class Lease:
             await self._renew()
         except (AicpError, *Trouble) as error:
             self._link.drop()
-            self._in_touch_since = None
+            self._lose_touch()
             if was_well:
                 _log.warning("the lease cannot be renewed, trying on: %s", storage_error(error, self._server.place))
             return False
@@ -208,7 +222,7 @@ class Lease:
         now = asyncio.get_running_loop().time
         if self._in_touch_since is not None and now() > self._sure_until:
             # This process was paused. Others may have been held up as well: nobody is declared dead for a while.
-            self._in_touch_since = None
+            self._lose_touch()
         connection = await self._link.connection()
         if not self._number:
             await self._take_number(connection)
@@ -225,6 +239,9 @@ class Lease:
         if self._in_touch_since is None:
             self._in_touch_since = sent_at
         self._look_at(found)
+
+    def _lose_touch(self) -> None:
+        self._in_touch_since, self._was_away = None, True
 
     async def _take_number(self, connection: Connection) -> None:
         lease = timedelta(seconds=self._lease_s)

@@ -56,11 +56,11 @@ class PostgresReplicas:
         self._news = asyncio.Event()
         self._posted = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
-        self._watch = DeathWatch(server, self._peer_died)
         self._lease = Lease(
             server, name or f"{platform.node()}:{os.getpid()}", on_change=self._changed, on_lost=self._lost,
             on_notice=self._posted.set, lease_s=lease_s, renew_every_s=renew_every_s,
         )  # fmt: skip
+        self._watch = DeathWatch(server, self._peer_died, lambda: self._lease.may_judge)
 
     @property
     def number(self) -> int:
