@@ -1,10 +1,12 @@
 """What cannot be used is refused: 4xx, problem+json, with a place; never 500, never a hang."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from litestar.handlers import BaseRouteHandler
 
 from aicp.server.body import BODY_BYTES_MAX, CHAIN_BYTES_MAX
 from tests.integration.server_kit import Answered, Api, Test, shared_server, with_api
@@ -526,5 +528,19 @@ def test_full_queue_says_when_to_come_again() -> None:
         assert_is_problem(refused, 429, "queue_full")
         assert (refused.body["retryable"], refused.body["retry_after_ms"]) == (True, 1_000)
         assert refused.headers["retry-after"] == "1"
+
+    with_api(test)
+
+
+def test_requests_with_a_query_leave_nothing_behind() -> None:
+    def handlers() -> int:
+        return sum(isinstance(each, BaseRouteHandler) for each in gc.get_objects())
+
+    async def test(api: Api) -> None:
+        await api.get("/api/tasks?limit=1")
+        before = handlers()
+        for _ in range(20):
+            assert (await api.get("/api/tasks?limit=1")).status == 200
+        assert handlers() - before < 20
 
     with_api(test)

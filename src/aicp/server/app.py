@@ -11,7 +11,7 @@ from aicp.errors import AicpError
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.server.auditing import Auditing
-from aicp.server.auth import Keys, check_scopes, host_guard, key_guard, origin_guard
+from aicp.server.auth import Keys, check_scopes, host_guard, in_turn, key_guard, origin_guard
 from aicp.server.body import BODY_BYTES_MAX
 from aicp.server.draining import drain_guard
 from aicp.server.methods import answer_options
@@ -23,6 +23,7 @@ from aicp.server.routes.circuit_breakers import circuit_breakers_router
 from aicp.server.routes.documentation import documentation_router
 from aicp.server.routes.events import events_router
 from aicp.server.routes.keys import keys_router
+from aicp.server.routes.parameters import NodeAndWaits
 from aicp.server.routes.status import status_router
 from aicp.server.routes.tasks import tasks_router
 from aicp.server.waits import Waits
@@ -65,7 +66,7 @@ def make_app(
     """
     dependencies = {
         "node": _provide(node),
-        "waits": _provide(waits or Waits()),
+        "node_and_waits": _provide(NodeAndWaits(node, waits or Waits())),
         "onlookers": _provide(onlookers or Onlookers(node)),
         "keys": _provide(keys),
         "auditing": _provide(auditing or Auditing(node.stores.audit_log, 0)),
@@ -76,7 +77,7 @@ def make_app(
     app = Litestar(
         route_handlers=routers,
         before_request=answer_options,
-        guards=guards if hosts is None else [host_guard(hosts), *guards],
+        guards=[in_turn(guards if hosts is None else [host_guard(hosts), *guards])],
         dependencies=dependencies,
         exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},
         request_max_body_size=BODY_BYTES_MAX,

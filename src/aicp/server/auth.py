@@ -1,6 +1,6 @@
 """Who may do what: the guards that every route passes, and what a route says of itself to them."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from litestar import Litestar
@@ -140,6 +140,16 @@ def host_guard(hosts: frozenset[str]) -> Guard:
             raise HostRefused(f"The Host header '{named[:80]}' does not name this server; use {min(hosts)}.")
 
     return check_host
+
+
+def in_turn(guards: Sequence[Guard]) -> Guard:
+    """One guard for several: Litestar copies the route's handler for each guard of each request."""
+
+    async def check_all(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        for guard in guards:
+            await guard(connection, handler)
+
+    return check_all
 
 
 def loopback_hosts(bound_host: str) -> frozenset[str]:

@@ -4,12 +4,12 @@ import inspect
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
-from functools import cache
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.types import AnyCallable
 
 from aicp.errors import Fault, InvalidInput
 from aicp.server.auth import Guard, Scope, scope_of
@@ -41,12 +41,16 @@ def query_guard(injected: Collection[str]) -> Guard:
     """
     no_parameters = frozenset({_REQUEST, *injected})
 
-    @cache
+    # By the function: Litestar hands each request a copy of the handler, and every copy would be kept for ever.
+    known: dict[AnyCallable, dict[str, _Parameter]] = {}
+
     def parameters(handler: BaseRouteHandler) -> dict[str, _Parameter]:
-        arguments = inspect.signature(handler.fn).parameters.values()
-        path = {name for path in handler.paths for name in _path_parameters(path)}
-        taken = [argument for argument in arguments if argument.name not in no_parameters | path]
-        return {argument.name: _parameter(argument.annotation) for argument in taken}
+        if handler.fn not in known:
+            arguments = inspect.signature(handler.fn).parameters.values()
+            path = {name for path in handler.paths for name in _path_parameters(path)}
+            taken = [argument for argument in arguments if argument.name not in no_parameters | path]
+            known[handler.fn] = {argument.name: _parameter(argument.annotation) for argument in taken}
+        return known[handler.fn]
 
     async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         if not connection.scope["query_string"] or scope_of(handler) is Scope.OPEN:

@@ -19,7 +19,7 @@ from aicp.server.routes.parameters import (
     ListLimit,
     Status,
     TheNode,
-    TheWaits,
+    TheNodeAndWaits,
     WaitS,
     cursor_fault,
 )
@@ -50,9 +50,10 @@ async def list_chains(
 
 @get("/{chain_id:str}", opt=needs(Scope.TASKS_READ))
 async def show_chain(
-    request: CallerRequest, chain_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0
+    request: CallerRequest, chain_id: FromPath[str], node_and_waits: TheNodeAndWaits, wait_s: WaitS = 0.0
 ) -> ChainView:
     """Where a chain and each of its tasks stand."""
+    node, waits = node_and_waits
     return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id, request.user.sees), wait_s)
 
 

@@ -1,6 +1,6 @@
 """What several routes take: the node, who waits on it, who looks on, who may come in, and how long to wait."""
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from litestar.di import NamedDependency
 from litestar.params import QueryParameter
@@ -18,8 +18,16 @@ WAIT_S_MAX = 60
 LISTED_MAX = 1_000
 LISTED = 100
 
+
+class NodeAndWaits(NamedTuple):
+    """Both as one dependency: of several, Litestar resolves each in a task of its own."""
+
+    node: Node
+    waits: Waits
+
+
 TheNode = NamedDependency[Node]
-TheWaits = NamedDependency[Waits]
+TheNodeAndWaits = NamedDependency[NodeAndWaits]
 TheOnlookers = NamedDependency[Onlookers]
 TheKeys = NamedDependency[Keys]
 TheAuditing = NamedDependency[Auditing]

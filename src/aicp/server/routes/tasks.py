@@ -26,7 +26,7 @@ from aicp.server.routes.parameters import (
     ListLimit,
     Status,
     TheNode,
-    TheWaits,
+    TheNodeAndWaits,
     WaitS,
     check_capability,
     cursor_fault,
@@ -83,10 +83,11 @@ async def list_tasks(
 
 @get("/{task_id:str}", opt=needs(Scope.TASKS_READ))
 async def show_task(
-    request: CallerRequest, task_id: FromPath[str], node: TheNode, waits: TheWaits, wait_s: WaitS = 0.0
+    request: CallerRequest, task_id: FromPath[str], node_and_waits: TheNodeAndWaits, wait_s: WaitS = 0.0
 ) -> TaskView:
     """Where a task stands, whatever chain it is part of."""
     chain_id, _ = split_task_id(task_id)
+    node, waits = node_and_waits
     tenant = request.user.sees
     return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id, tenant), wait_s)
 
