@@ -20,6 +20,7 @@ from aicp.coordination.retention import DEFAULT_RETENTION_S, Retention
 from aicp.coordination.run import ChainRun
 from aicp.errors import (
     AicpError,
+    CapabilityRefused,
     ChainNotFound,
     Conflict,
     Fault,
@@ -27,6 +28,7 @@ from aicp.errors import (
     InvalidTask,
     NoCapableAgent,
     OwnershipLost,
+    QueueFull,
     StorageError,
     TaskNotFound,
 )
@@ -49,6 +51,7 @@ GRAPHS_KEPT_MAX = 16
 STOP_WAIT_S = 10.0
 SINGLE_TASK = "task"
 PARALLEL_NAME = "parallel tasks"
+_REFUSALS = (InvalidChain, InvalidTask, CapabilityRefused, NoCapableAgent, QueueFull)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -179,10 +182,9 @@ class TaskCoordinator:
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
         """
-        if (known := await self._known(key)) is not None:
-            return known
         spec = chain.freeze() if isinstance(chain, TaskChain) else chain
-        return await self._submit(spec, tenant, key, retry_of, traceparent=traceparent, grant=grant)
+        submit = self._submit(spec, tenant, key, retry_of, traceparent=traceparent, grant=grant)
+        return await self._unless_known(key, submit)
 
     async def submit_task(
         self,
@@ -202,13 +204,7 @@ class TaskCoordinator:
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
         """
-        chain_id = await self._known(key)
-        if chain_id is None:
-            check_task(task)
-            check_allowed((task,), grant)
-            if misfit := self._router.misfit(task, tenant):
-                raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-            chain_id = await self._submit(single_chain(task), tenant, key, traceparent=traceparent, grant=grant)
+        chain_id = await self._unless_known(key, self._submit_task(task, tenant, key, traceparent, grant))
         return f"{chain_id}.{SINGLE_TASK}"
 
     async def retry(
@@ -407,9 +403,30 @@ class TaskCoordinator:
         """Tasks of a tenant that are accepted and not ended."""
         return self._accepted.of_tenant(tenant)
 
+    async def _unless_known(self, key: SubmitKey | None, submit: Coroutine[Any, Any, str]) -> str:
+        """What a submit comes to: a repeat is answered whatever is true of agents, rights and room by now.
+
+        The journal itself finds a repeat, so that only what is refused has to be looked up.
+        """
+        try:
+            return await submit
+        except _REFUSALS:
+            if (known := await self._known(key)) is None:
+                raise
+            return known
+
     async def _known(self, key: SubmitKey | None) -> str | None:
-        """The chain that was submitted with a key: a repeat is answered whatever is true of agents and room by now."""
+        """The chain that was submitted with a key."""
         return None if key is None else await self._journal.find(key)
+
+    async def _submit_task(
+        self, task: Task, tenant: str, key: SubmitKey | None, traceparent: str | None, grant: Grant
+    ) -> str:
+        check_task(task)
+        check_allowed((task,), grant)
+        if misfit := self._router.misfit(task, tenant):
+            raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
+        return await self._submit(single_chain(task), tenant, key, traceparent=traceparent, grant=grant)
 
     async def _submit(
         self,
