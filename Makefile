@@ -66,7 +66,7 @@ $(READY): pyproject.toml | $(BIN)/python
 
 # What the benchmarks run beside AICP.
 $(PEERS): $(READY)
-	@echo "Installing the durable engines that AICP is measured against …"
+	@echo "Installing the engines and queues that AICP is measured against …"
 	@$(INSTALL) -e '.[dev,engines]'
 	@touch $@
 

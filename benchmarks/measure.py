@@ -11,6 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+AIMS = ("what", "aim", "measured", "")
+"""Columns of a table of aims."""
+
+NONE = "-"
+Row = list[object]
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -33,6 +38,20 @@ def alternate(rounds: int, measured: Mapping[str, Callable[[], float]]) -> dict[
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Median of the ratios, pair by pair: it holds when the machine's speed drifts."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def at_most(what: str, aim: float, value: float | None) -> Row:
+    """A row of a table of aims."""
+    return [what, aim, NONE if value is None else value, _verdict(is_met=value is not None and value <= aim)]
+
+
+def at_least(what: str, aim: float, value: float | None) -> Row:
+    """A row of a table of aims."""
+    return [what, aim, NONE if value is None else value, _verdict(is_met=value is not None and value >= aim)]
+
+
+def _verdict(*, is_met: bool) -> str:
+    return "met" if is_met else "MISSED"
 
 
 def report(name: str, columns: Sequence[str], rows: Sequence[Sequence[object]], packages: Sequence[str] = ()) -> None:

@@ -25,7 +25,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
 
-from benchmarks.measure import ratio, report
+from benchmarks.measure import AIMS, NONE, Row, at_least, at_most, ratio, report
 from benchmarks.peers.engines.engine import Case, Sizes
 from benchmarks.peers.engines.process import Report
 from benchmarks.peers.engines.processes import measure_engine
@@ -43,10 +43,6 @@ IN_MS = (Case.CHAIN, Case.FAN_OUT, Case.NAPS, Case.DAG)
 FSYNCS = 200
 BLOCK = b"x" * 4096
 COLUMNS = ("what", "engine", "size", "median", "min", "max", "unit", "x AICP's time", "notes")
-AIMS = ("what", "aim", "measured", "")
-NONE = "-"
-
-Row = list[object]
 
 
 class Measured(NamedTuple):
@@ -176,18 +172,6 @@ def aims_on_postgres(ours: Sequence[Report]) -> list[Row]:
         ["round trip with one commit of one row, p50, ms", NONE, shares.commit_ms, ""],
         ["fsync of 4 KiB on this disk, p50, ms", NONE, fsync_ms(), ""],
     ]
-
-
-def at_most(what: str, aim: float, value: float | None) -> Row:
-    return [what, aim, NONE if value is None else value, verdict(is_met=value is not None and value <= aim)]
-
-
-def at_least(what: str, aim: float, value: float | None) -> Row:
-    return [what, aim, NONE if value is None else value, verdict(is_met=value is not None and value >= aim)]
-
-
-def verdict(*, is_met: bool) -> str:
-    return "met" if is_met else "MISSED"
 
 
 def main() -> None:

