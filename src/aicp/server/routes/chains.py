@@ -84,6 +84,7 @@ async def retry_chain(request: CallerRequest, chain_id: FromPath[str], node: The
         traceparent=parse_traceparent(request.headers.get(TRACE_HEADER)),
         grant=request.user.grant,
     )
+    tell_object(request, retried)
     return ChainStanding(retried, TaskStatus.PENDING)
 
 
