@@ -214,3 +214,73 @@ def test_admin_key_is_written_once_and_for_its_owner_alone(tmp_path: Path) -> No
 
     with_api(test, data_dir=tmp_path / "data")
     with_api(test, data_dir=tmp_path / "data")
+
+
+# -- pages of elsewhere
+
+
+@pytest.mark.parametrize("route", routes())
+def test_route_refuses_pages_of_another_origin(on_server: OnServer, route: str) -> None:
+    async def test(api: Api) -> None:
+        own = api.url
+        for origin in (
+            "null",
+            "",
+            "https://evil.example",
+            own.replace("http://", "https://"),
+            own.replace("127.0.0.1", "localhost"),
+            f"{own}1",
+            f"{own}/",
+            f"{own}.evil.example",
+            own.rpartition(":")[0],
+        ):
+            refused = await api.send(*asked(route), headers={"Origin": origin})
+            assert (refused.status, refused.code) == (403, "origin_refused"), origin
+            assert not [name for name in refused.headers if name.startswith("access-control")]
+
+    on_server(test)
+
+
+def test_own_pages_and_programs_without_an_origin_are_served(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        for url in (api.url, api.url.replace("127.0.0.1", "localhost")):
+            headers = {"Origin": url, "Host": url.removeprefix("http://")}
+            assert (await api.get("/api/info", headers=headers)).status == 200
+        assert (await api.get("/api/info")).status == 200
+        answered = await api.send("OPTIONS", "/api/tasks", headers={"Origin": "https://evil.example"})
+        assert (answered.status, answered.code) == (403, "origin_refused")
+
+    on_server(test)
+
+
+def test_own_pages_behind_a_proxy_have_https() -> None:
+    async def test(api: Api) -> None:
+        for origin, status in (
+            ("https://aicp.example", 200),
+            ("http://aicp.example", 403),
+            ("https://evil.example", 403),
+        ):
+            answered = await api.get("/api/info", headers={"Host": "aicp.example", "Origin": origin})
+            assert answered.status == status, origin
+
+    with_api(test, behind_tls_proxy=True)
+
+
+@pytest.mark.parametrize("route", [*routes(), "GET /nowhere", "POST /livez"])
+def test_every_answer_says_what_browsers_may_do_with_it(on_server: OnServer, route: str) -> None:
+    async def test(api: Api) -> None:
+        for key in (None, "wrong"):
+            if route == "GET /api/events" and key is None:
+                continue
+            said = (await api.send(*asked(route, "nobody"), key=key)).headers
+            assert said["x-content-type-options"] == "nosniff"
+            assert said["referrer-policy"] == "no-referrer"
+            assert said["cache-control"] == ("no-cache" if route.startswith("GET /docs") else "no-store")
+            policy = said["content-security-policy"]
+            assert policy.startswith("default-src 'none'")
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe" not in policy
+            assert "set-cookie" not in said
+            assert not [name for name in said if name.startswith("access-control")]
+
+    on_server(test)

@@ -174,6 +174,7 @@ def test_live_events_end_with_their_key(how: str) -> None:
         headers = {"Authorization": f"Bearer {made.secret}"}
         async with api.session.get(f"{api.url}/api/events", headers=headers) as response:
             assert response.status == 200
+            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
             assert (await response.content.readline()).startswith(b"id: ")
             if how == "revoked":
                 await api.post(f"/api/keys/{made.key.key_id}/revoke")
@@ -427,6 +428,7 @@ def test_submit_does_not_wait_for_the_audit_log(monkeypatch: pytest.MonkeyPatch)
 
     hanging: list[int] = []
     monkeypatch.setattr(MemoryAuditLog, "append", hang)
+    monkeypatch.setattr("aicp.server.auditing.CLOSE_WAIT_S", 0.1)
 
     began = time.monotonic()
     with_api(test)
