@@ -13,6 +13,7 @@ NAME_CHARS_MAX = 256
 SLOTS_MAX = 10_000
 ATTEMPT_TIMEOUT_S_MAX = 86_400.0
 CAPABILITY_PATTERN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+BEARER_PATTERN = re.compile(r"[!-~]{1,4096}")
 AGENT_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 CAPABILITY_CHARS_MAX = 128
 DEFAULT_TENANT = "default"
@@ -49,7 +50,7 @@ class AgentAuth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What AICP shows to the agent; never printed.
 
     Attributes:
-        bearer: Sent as `Authorization: Bearer …` with every call.
+        bearer: Sent as `Authorization: Bearer …` with every call; 1 to 4,096 printable ASCII characters, no blanks.
     """
 
     bearer: str

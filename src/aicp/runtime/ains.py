@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from aicp.errors import Fault, InvalidAgent, SettingsError, StorageError
-from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
+from aicp.model.agent import BEARER_PATTERN, DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
 from aicp.model.outcome import Outcome
 from aicp.model.views import LeaseTerms, Registered
@@ -409,6 +409,7 @@ class Ains:
             InvalidAgent: It may not live where it says, or did not say what it is.
         """
         said = registration
+        _check_bearer(said.auth)
         await self._describer.check(said.endpoint)
         described = None
         if said.agent_id is None or said.capabilities is None or said.max_concurrent_tasks is None:
@@ -429,6 +430,11 @@ class Ains:
 
     def _tell(self, agent_id: str, change: str) -> None:
         self._observer.notify(AgentChanged(agent_id, change, self._clock.utcnow(), self.tenant_of(agent_id)))
+
+
+def _check_bearer(auth: AgentAuth | None) -> None:
+    if auth is not None and not BEARER_PATTERN.fullmatch(auth.bearer):
+        raise InvalidAgent([Fault("/auth/bearer", "must be 1 to 4,096 printable ASCII characters, without blanks")])
 
 
 def local_profile(

@@ -38,6 +38,7 @@ CONNECTIONS_MAX = 4_000
 SPARE_CONNECTIONS = 64
 OPEN_FILES_WANTED = 65_536
 RETRY_AFTER_S = 1.0
+LEAVE_S = 2.0
 _HEALTH = frozenset({"/livez", "/readyz"})
 
 
@@ -71,6 +72,8 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._head_bytes = 0
         self._is_in_head = False
+        self._is_leaving = False
+        self._closes = False
         self._unsent = 0
         self._taken_at = self.loop.time()
         self._due_at = self._taken_at + self.limits.header_s
@@ -82,6 +85,8 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """More bytes; outside of a request they begin a header, whatever they are."""
+        if self._is_leaving:
+            return
         if self._due_at == math.inf and self._is_between_requests():
             self._due_at = self.loop.time() + self.limits.header_s
         self._head_bytes += len(data)
@@ -104,12 +109,19 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._due_at = self.loop.time() + self.limits.body_s
         super().on_headers_complete()
+        # Closed before the body has come, an answer that did not wait for it would be lost on the way.
+        self._closes = not self.cycle.keep_alive
+        self.cycle.keep_alive = True
 
     def on_message_complete(self) -> None:
         """The body is whole: nothing more is expected of the client."""
         super().on_message_complete()
         self._head_bytes = 0
         self._due_at = math.inf
+        if self._closes:
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
 
     def resume_writing(self) -> None:
         """The client took most of what waited for it."""
@@ -131,7 +143,9 @@ class Connection(HttpToolsProtocol):
             self._give_up()
 
     def _give_up(self) -> None:
-        if self._is_in_head and self._is_between_requests():
+        if self._is_leaving:
+            self._cut_off()
+        elif self._is_in_head and self._is_between_requests():
             self._refuse(HeaderTooSlow())
         elif self._may_still_answer():
             self._refuse(BodyTooSlow())
@@ -155,13 +169,16 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: AicpError) -> None:
         """Say why, as the last words on this connection; what the request's own handler says is dropped."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_leaving:
             return
         if not self._is_between_requests():
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write(_last_words(error))
-        self.transport.close()
+        # Closed while the client still sends, they would be lost on the way.
+        self._is_leaving = True
+        self._due_at = self.loop.time() + LEAVE_S
+        self.transport.write_eof()
 
     def _cut_off(self) -> None:
         self.transport.abort()

@@ -1,14 +1,13 @@
 """What is sent to an agent: its URLs, the headers and the body of a call."""
 
 import math
-import re
 
 import msgspec
 from multidict import istr
 from yarl import URL
 
 from aicp.errors import InvalidAgent
-from aicp.model.agent import AgentAuth
+from aicp.model.agent import BEARER_PATTERN, AgentAuth
 from aicp.model.endpoint import Endpoint
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
@@ -34,7 +33,6 @@ COMMON_HEADERS = {
 # The case-insensitive form, made once: aiohttp would make it for each call.
 _KEY, _DEADLINE, _FENCING, _TRACE = map(istr, (KEY_HEADER, DEADLINE_HEADER, FENCING_HEADER, TRACE_HEADER))
 _AUTHORIZATION, _CONTENT_TYPE = istr("Authorization"), istr("Content-Type")
-_BEARER = re.compile(r"[!-~]+")
 _encoder = msgspec.json.Encoder()
 
 
@@ -76,7 +74,7 @@ def make_route(endpoint_url: str | None, auth: AgentAuth | None) -> Route:
         url = Endpoint.parse(endpoint_url or "").url
     except InvalidAgent as error:
         raise Refused(misconfigured(error.faults[0].message)) from None
-    if auth is not None and not _BEARER.fullmatch(auth.bearer):
+    if auth is not None and not BEARER_PATTERN.fullmatch(auth.bearer):
         raise Refused(misconfigured("its bearer has characters that no header can carry"))
     headers = {} if auth is None else {_AUTHORIZATION: f"Bearer {auth.bearer}"}
     invoke_url, probe_url, describe_url = (

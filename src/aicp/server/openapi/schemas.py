@@ -20,6 +20,7 @@ from aicp.model.access import (
 from aicp.model.agent import (
     AGENT_ID_PATTERN,
     ATTEMPT_TIMEOUT_S_MAX,
+    BEARER_PATTERN,
     CAPABILITIES_MAX,
     CAPABILITY_CHARS_MAX,
     CAPABILITY_PATTERN,
@@ -77,7 +78,7 @@ _BOUNDS: dict[str, dict[str, Schema]] = {
         "max_concurrent_tasks": {"minimum": 1, "maximum": SLOTS_MAX},
         "labels": {"maxProperties": LABELS_MAX, "propertyNames": _LABEL},
     },
-    "AgentAuth": {"bearer": {"pattern": "^[!-~]+$"}},
+    "AgentAuth": {"bearer": {"pattern": f"^{BEARER_PATTERN.pattern}$"}},
     "Capability": {
         "name": {"pattern": f"^{CAPABILITY_PATTERN.pattern}$", "maxLength": CAPABILITY_CHARS_MAX},
         "version": {"pattern": f"^{VERSION_PATTERN.pattern}$"},
