@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from aicp.ports import ChainRecord
-from aicp.storage.postgres_reading import OF_CHAINS, records_of
+from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
+from aicp.storage.rows import decode_records
 
 TASKS_AT_ONCE_MAX = 2_000
 """What one transaction may claim, so that others wait some milliseconds for it."""
@@ -72,6 +73,6 @@ async def claim_chains(connection: Connection, number: int, limit: int, doubts: 
         await connection.execute(_BURY)
         return Claimed([], [], [])
     # A statement of its own: it sees what the last owner recorded while this one waited for its lock.
-    found = list(records_of(await connection.fetch(OF_CHAINS, chain_ids)))
+    found = list(decode_records(await connection.fetch(OF_CHAINS, chain_ids)))
     records = [each for each in found if isinstance(each, ChainRecord)]
     return Claimed(chain_ids, records, [str(each) for each in found if not isinstance(each, ChainRecord)])

@@ -1,18 +1,14 @@
 """What a PostgreSQL database says of chains. Each answer is one statement, and so as of one moment."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, product
-from operator import itemgetter
+from itertools import product
 from typing import Any
 
-import msgspec
-
-from aicp.model.event import ChainSubmitted, Fact
+from aicp.model.event import Fact
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
-from aicp.storage.postgres_server import Connection, Rows
+from aicp.storage.postgres_server import Connection
 from aicp.storage.postgres_sessions import Sessions
-from aicp.storage.rows import decode_facts, decode_outline
+from aicp.storage.rows import decode_outline, decode_record, record_of
 
 FACTS_AT_ONCE = 100
 """How many facts of an outline are in memory at a time."""
@@ -25,7 +21,7 @@ _FACTS = """
 """
 _OF_CHAIN = f"{_FACTS} WHERE chains.chain_id = $1 ORDER BY facts.seq"
 OF_CHAINS = f"{_FACTS} WHERE chains.chain_id = ANY($1::text[]) ORDER BY chains.number, facts.seq"
-"""The rows of several chains, for `records_of`."""
+"""The rows of several chains, for `decode_records`."""
 
 _OUTLINES = """
     SELECT chains.epoch, facts.seq, facts.fact FROM chains JOIN facts ON facts.chain_id = chains.chain_id
@@ -60,7 +56,7 @@ async def read_record(sessions: Sessions, chain_id: str) -> ChainRecord | None:
         msgspec.MsgspecError: What is there is not what was written, or of a newer version.
     """
     rows = await sessions.read(_OF_CHAIN, chain_id)
-    return _record(rows) if rows else None
+    return decode_record(rows) if rows else None
 
 
 async def read_outline(connection: Connection, chain_id: str) -> ChainRecord | None:
@@ -73,7 +69,7 @@ async def read_outline(connection: Connection, chain_id: str) -> ChainRecord | N
     while rows := await connection.fetch(_OUTLINES, chain_id, last, FACTS_AT_ONCE):
         epoch, last = rows[-1]["epoch"], rows[-1]["seq"]
         facts += [decode_outline(row["fact"]) for row in rows]
-    return _record_of(chain_id, epoch, facts) if facts else None
+    return record_of(chain_id, epoch, facts) if facts else None
 
 
 async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSummary]:
@@ -87,41 +83,6 @@ async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSum
     return [_summary(row) for row in await sessions.read(sql, query.tenant, status, query.before, max(0, query.limit))]
 
 
-def records_of(rows: Rows) -> Iterator[ChainRecord | msgspec.MsgspecError]:
-    """Chains from rows that stand together chain by chain; for one that cannot be read, why."""
-    for _, of_chain in groupby(rows, key=itemgetter(0)):
-        try:
-            yield _record(list(of_chain))
-        except msgspec.MsgspecError as error:
-            yield error
-
-
 def _summary(row: Any) -> ChainSummary:
     chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, retry_of = row
     return ChainSummary(chain_id, name, tenant, TaskStatus(status), total_tasks, submitted_at, ended_at, retry_of)
-
-
-def _record(rows: Sequence[Any]) -> ChainRecord:
-    chain_id, epoch = rows[0][0], rows[0][1]
-    return _record_of(chain_id, epoch, decode_facts((row[2] for row in rows), _results(chain_id, rows)))
-
-
-def _record_of(chain_id: str, epoch: int, facts: list[Fact]) -> ChainRecord:
-    submitted = facts[0]
-    if not isinstance(submitted, ChainSubmitted):
-        message = f"chain {chain_id} does not begin with its submit"
-        raise msgspec.ValidationError(message)
-    return ChainRecord(submitted, tuple(facts[1:]), epoch)
-
-
-def _results(chain_id: str, rows: Iterable[Any]) -> dict[int, str]:
-    """The large results by the position of their fact."""
-    results: dict[int, str] = {}
-    for position, (_, _, _, digest, body) in enumerate(rows):
-        if digest is None:
-            continue
-        if body is None:
-            message = f"chain {chain_id} refers to a result that is not there"
-            raise msgspec.ValidationError(message)
-        results[position] = body
-    return results

@@ -1,9 +1,11 @@
 """Facts as rows and back: JSON that a person can read with any SQL shell; large results apart, by digest."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol
 
 import msgspec
 
@@ -11,6 +13,7 @@ from aicp.errors import StorageError
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.task import Attempt, TaskResult, TaskStatus
+from aicp.ports import ChainRecord
 
 INLINE_BYTES_MAX = 64 * 1024
 """A result whose JSON is longer is stored once, by its digest, and its fact holds `null` instead."""
@@ -41,6 +44,14 @@ class _EndOutline(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended
 
 
 _outline_decoder = msgspec.json.Decoder(ChainSubmitted | TaskStarted | _EndOutline | ChainCancelled | ChainEnded)
+
+
+class StoredFact(Protocol):
+    """A fact as any database gives it back: chain id, epoch, JSON, and of its large result the digest and the JSON."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class FactRow(msgspec.Struct, frozen=True, gc=False):
@@ -146,6 +157,38 @@ def decode_outline(fact: str) -> Fact:
     return TaskEnded(decoded.chain_id, decoded.task, TaskResult(**named))
 
 
+def decode_record(rows: Sequence[StoredFact]) -> ChainRecord:
+    """A chain from the rows of all its facts, in their order; at least one.
+
+    Raises:
+        msgspec.MsgspecError: It is not what was written, or of a newer version.
+    """
+    chain_id, epoch = rows[0][0], rows[0][1]
+    return record_of(chain_id, epoch, decode_facts((row[2] for row in rows), _results(chain_id, rows)))
+
+
+def decode_records(rows: Iterable[StoredFact]) -> Iterator[ChainRecord | msgspec.MsgspecError]:
+    """Chains from rows that stand together chain by chain; for one that cannot be read, why."""
+    for _, of_chain in groupby(rows, key=itemgetter(0)):
+        try:
+            yield decode_record(list(of_chain))
+        except msgspec.MsgspecError as error:
+            yield error
+
+
+def record_of(chain_id: str, epoch: int, facts: Sequence[Fact]) -> ChainRecord:
+    """A chain from all its facts, at least one.
+
+    Raises:
+        msgspec.ValidationError: It does not begin with its submit.
+    """
+    submitted = facts[0]
+    if not isinstance(submitted, ChainSubmitted):
+        message = f"chain {chain_id} does not begin with its submit"
+        raise msgspec.ValidationError(message)
+    return ChainRecord(submitted, tuple(facts[1:]), epoch)
+
+
 def timestamp(at: datetime) -> str:
     """RFC 3339 in UTC, always 27 characters, so that texts sort as times do."""
     return at.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
@@ -162,6 +205,19 @@ def _encode_fact(fact: Fact, results: list[ResultRow]) -> FactRow:
     results.append(ResultRow(digest, body.decode()))
     without = msgspec.structs.replace(fact, result=msgspec.structs.replace(fact.result, result=None))
     return FactRow(_encode(without, fact.chain_id).decode(), digest)
+
+
+def _results(chain_id: str, rows: Iterable[StoredFact]) -> dict[int, str]:
+    """The large results by the position of their fact."""
+    results: dict[int, str] = {}
+    for position, (_, _, _, digest, body) in enumerate(rows):
+        if digest is None:
+            continue
+        if body is None:
+            message = f"chain {chain_id} refers to a result that is not there"
+            raise msgspec.ValidationError(message)
+        results[position] = body
+    return results
 
 
 def _with_result(fact: Fact, body: str) -> Fact:

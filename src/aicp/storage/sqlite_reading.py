@@ -2,14 +2,13 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
-from itertools import groupby, product
-from operator import itemgetter
+from itertools import product
 
 import msgspec
 
-from aicp.model.event import ChainSubmitted, Fact
+from aicp.model.event import Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
-from aicp.storage.rows import decode_facts, decode_outline
+from aicp.storage.rows import decode_outline, decode_record, decode_records, record_of
 from aicp.storage.sqlite_book import KEY_USE, Key, KeyUse
 
 _FACTS = """
@@ -57,7 +56,6 @@ LIST_BY_FILTERS = {
 """The statement for whether a query names a tenant and a status and wants unfinished chains only; each walks an index
 and sorts nothing. Among the unfinished, those of other tenants are looked at too."""
 
-_Row = tuple[str, int, str, bytes | None, str | None]
 _summaries_decoder = msgspec.json.Decoder(list[ChainSummary])
 
 
@@ -69,7 +67,7 @@ def read_record(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | 
         msgspec.MsgspecError: What is there is not what was written, or of a newer version.
     """
     rows = connection.execute(_OF_CHAIN, (chain_id,)).fetchall()
-    return _record(rows) if rows else None
+    return decode_record(rows) if rows else None
 
 
 def read_key_use(connection: sqlite3.Connection, key: Key) -> KeyUse | None:
@@ -90,11 +88,7 @@ def read_unfinished(
     Raises:
         sqlite3.Error: They could not be read.
     """
-    for _, rows in groupby(connection.execute(_UNFINISHED, (after, up_to)), key=itemgetter(0)):
-        try:
-            yield _record(list(rows))
-        except msgspec.MsgspecError as error:
-            yield error
+    return decode_records(connection.execute(_UNFINISHED, (after, up_to)))
 
 
 def read_outlines(connection: sqlite3.Connection, chain_ids: Iterable[str]) -> list[ChainRecord]:
@@ -105,7 +99,7 @@ def read_outlines(connection: sqlite3.Connection, chain_ids: Iterable[str]) -> l
         msgspec.MsgspecError: What is there is not what was written, or of a newer version.
     """
     found = ((chain_id, _outline(connection, chain_id)) for chain_id in chain_ids)
-    return [_record_of(chain_id, epoch, facts) for chain_id, (epoch, facts) in found if facts]
+    return [record_of(chain_id, epoch, facts) for chain_id, (epoch, facts) in found if facts]
 
 
 def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[ChainSummary]:
@@ -121,34 +115,8 @@ def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[Ch
     return _summaries_decoder.decode(listed)
 
 
-def _record(rows: list[_Row]) -> ChainRecord:
-    chain_id, epoch = rows[0][:2]
-    return _record_of(chain_id, epoch, decode_facts((row[2] for row in rows), _results(chain_id, rows)))
-
-
 def _outline(connection: sqlite3.Connection, chain_id: str) -> tuple[int, list[Fact]]:
     epoch, facts = 0, list[Fact]()
     for epoch, fact in connection.execute(_OUTLINE, (chain_id,)):  # noqa: B007 - the same in every row
         facts.append(decode_outline(fact))
     return epoch, facts
-
-
-def _record_of(chain_id: str, epoch: int, facts: list[Fact]) -> ChainRecord:
-    submitted = facts[0]
-    if not isinstance(submitted, ChainSubmitted):
-        message = f"chain {chain_id} does not begin with its submit"
-        raise msgspec.ValidationError(message)
-    return ChainRecord(submitted, tuple(facts[1:]), epoch)
-
-
-def _results(chain_id: str, rows: Iterable[_Row]) -> dict[int, str]:
-    """The large results by the position of their fact."""
-    results: dict[int, str] = {}
-    for position, (_, _, _, digest, body) in enumerate(rows):
-        if digest is None:
-            continue
-        if body is None:
-            message = f"chain {chain_id} refers to a result that is not there"
-            raise msgspec.ValidationError(message)
-        results[position] = body
-    return results
