@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -20,6 +18,7 @@ from aicp.ports import Clock, Observer, Registrations
 from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, Leases, Liveness
 from aicp.resilience.board import CircuitBoard
+from aicp.runtime.remembered import Remembered
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 SWEEP_EVERY_S = 1.0
@@ -76,14 +75,9 @@ class Ains:
         self._describer = describer
         self._clock = clock
         self._observer = observer
-        self._registrations = registrations
+        self._remembered = Remembered(registrations, self.is_current)
         self._registered_at: dict[str, datetime] = {}
-        self._saved: set[str] = set()
-        self._to_save: dict[str, AgentProfile] | None = {}
-        self._to_forget: set[str] = set()
         self._to_ask: dict[str, AgentProfile] = {}
-        self._changing = Counter[str]()
-        self._changed: set[str] = set()
         self.on_heartbeat: Callable[[str, str], None] = lambda _agent_id, _instance_id: None
 
     async def register(
@@ -114,12 +108,12 @@ class Ains:
         old = self._directory.find(profile.agent_id)
         if claim is not None:
             profile = claim(profile, old)
-        with self._change_of(profile.agent_id):
+        with self._remembered.change_of(profile.agent_id):
             self.put(profile)
             if profile.lease:
                 self._leases.grant(profile.agent_id, profile.instance_id)
             try:
-                await self._save(profile)
+                await self._remembered.save(profile)
             except SettingsError:
                 if old is None:
                     self.remove(profile.agent_id)
@@ -135,15 +129,10 @@ class Ains:
             SettingsError: A secret cannot be unsealed.
             StorageError: They could not be read, or those before not be recorded.
         """
-        if self._registrations is None:
-            return
-        for profile in await self._registrations.load():
-            self._saved.add(profile.agent_id)
+        for profile in await self._remembered.load():
             if profile.agent_id not in self._directory:
                 self._restore(profile)
-        waiting, self._to_save = self._to_save or {}, None
-        for profile in waiting.values():
-            await self._save(profile)
+        await self._remembered.save_waiting()
 
     async def forget_removed(self) -> None:
         """Have those be forgotten for good who were removed, or are no longer to be remembered.
@@ -151,11 +140,7 @@ class Ains:
         Raises:
             StorageError: Some could not be forgotten; it is tried again every second.
         """
-        while self._registrations is not None and self._to_forget:
-            agent_id = next(iter(self._to_forget))
-            with self._change_of(agent_id):
-                await self._registrations.forget(agent_id)
-            self._to_forget.discard(agent_id)
+        await self._remembered.forget_removed()
 
     @property
     def terms(self) -> LeaseTerms:
@@ -169,12 +154,12 @@ class Ains:
             InvalidAgent: It cannot be used; nothing was changed.
         """
         old = self._put(profile)
-        self._let_go(profile.agent_id)
+        self._remembered.let_go(profile.agent_id)
         self._tell(profile.agent_id, "registered" if old is None else "updated")
 
     def expect_news(self) -> None:
         """What other replicas changed is about to be read: what is changed here from now on may not be in it."""
-        self._changed = set(self._changing)
+        self._remembered.expect_news()
 
     def take_in(self, profile: AgentProfile) -> bool:
         """Another replica registered an agent: put it to use here too, unless this process has one of its own.
@@ -183,27 +168,27 @@ class Ains:
             False when it is being changed here: look again, then it is clear which is the later word.
         """
         agent_id = profile.agent_id
-        if agent_id in self._changed or agent_id in self._to_forget:
+        if self._remembered.is_changing(agent_id):
             return False
         known = self._directory.find(agent_id)
-        if known == profile or (known is not None and agent_id not in self._saved):
+        if known == profile or (known is not None and agent_id not in self._remembered):
             return True
         try:
             self._put(profile)
         except InvalidAgent as error:
             _log.warning("agent %s, which another replica registered, cannot be used here: %s", agent_id, error)
             return True
-        self._saved.add(agent_id)
+        self._remembered.saved_elsewhere(agent_id)
         if profile.lease:
             self._leases.grant(agent_id, profile.instance_id)
         return True
 
     def take_out(self, agent_id: str) -> bool:
         """Another replica removed an agent: forget it here too; False as for `take_in`."""
-        if agent_id in self._changed:
+        if self._remembered.is_changing(agent_id):
             return False
-        if agent_id in self._saved:
-            self._saved.discard(agent_id)
+        if agent_id in self._remembered:
+            self._remembered.forgotten_elsewhere(agent_id)
             self._remove(agent_id)
         return True
 
@@ -241,7 +226,7 @@ class Ains:
         """
         tenant = self.tenant_of(agent_id)
         self._remove(agent_id)
-        self._let_go(agent_id)
+        self._remembered.let_go(agent_id)
         self._observer.notify(AgentChanged(agent_id, "removed", self._clock.utcnow(), tenant))
 
     def get(self, agent_id: str) -> AgentProfile:
@@ -345,41 +330,6 @@ class Ains:
         self._board.remove(agent_id)
         self._registered_at.pop(agent_id, None)
         self._to_ask.pop(agent_id, None)
-
-    @contextmanager
-    def _change_of(self, agent_id: str) -> Iterator[None]:
-        """While this lasts, and until the next look at what others changed begins, this replica's word counts."""
-        self._changing[agent_id] += 1
-        self._changed.add(agent_id)
-        try:
-            yield
-        finally:
-            self._changing[agent_id] -= 1
-            if not self._changing[agent_id]:
-                del self._changing[agent_id]
-
-    async def _save(self, profile: AgentProfile) -> None:
-        if self._registrations is None:
-            return
-        agent_id = profile.agent_id
-        if self._to_save is not None:
-            # The store is not open before the start.
-            self._to_save[agent_id] = profile
-            return
-        self._to_forget.discard(agent_id)
-        self._saved.add(agent_id)
-        await self._registrations.save(profile)
-        if not self.is_current(profile):
-            # Removed or replaced while it was written: the later word counts.
-            self._to_forget.add(agent_id)
-
-    def _let_go(self, agent_id: str) -> None:
-        """It is not to be remembered, unless it is saved again."""
-        if self._to_save:
-            self._to_save.pop(agent_id, None)
-        if agent_id in self._saved:
-            self._saved.discard(agent_id)
-            self._to_forget.add(agent_id)
 
     def _restore(self, profile: AgentProfile) -> None:
         try:
