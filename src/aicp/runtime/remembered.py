@@ -11,8 +11,8 @@ from aicp.ports import Registrations
 class Remembered:
     """The agents that this node and its replicas remember over a restart.
 
-    Agents that register before `load` are saved by `save_waiting`: the store is not open before the start. Whom it could
-    not forget yet it keeps until it can.
+    Agents that register before `load` are saved by `save_waiting`: the store is not open before the start. Whom it
+    could not forget yet it keeps until it can.
 
     Args:
         registrations: Remembers them; None for nobody.
