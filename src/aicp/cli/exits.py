@@ -18,8 +18,11 @@ EPILOG = (
 )
 
 _REFUSED = frozenset(
-    {"server_unreachable", "server_refused", "access_denied", "queue_full", "storage_error", "nobody_alive"}
-)
+    {
+        "server_unreachable", "server_refused", "access_denied", "forbidden", "capability_refused", "queue_full",
+        "storage_error", "nobody_alive",
+    }
+)  # fmt: skip
 _FAILED = frozenset(
     {"error", "routing_error", "no_agent_available", "all_agents_failed", "deadline_exceeded", "circuit_open"}
 )

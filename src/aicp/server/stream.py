@@ -1,11 +1,13 @@
 """Live events as Server-Sent Events: what one reader gets for as long as it stays connected."""
 
 import asyncio
+import contextlib
 from typing import Protocol
 
 from litestar.types import Receive, Scope, Send
 
 STREAM_S_MAX = 900.0
+END_S_MAX = 1.0
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -66,6 +68,8 @@ class EventStream:
             await _cancelled(telling, leaving, ending)
         if not telling.cancelled():
             telling.result()
+        elif self._key_ended.is_set():
+            await _end_soon(send)
 
     async def _tell(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
@@ -75,7 +79,7 @@ class EventStream:
         await _send_some(send, _place(self._reader.last_id))
         while loop.time() < ends_at and (batch := await self._reader.next_batch()) is not None:
             await _send_some(send, batch.frames or _place(batch.last_id))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await _end(send)
 
 
 def _place(last_id: str) -> bytes:
@@ -84,6 +88,17 @@ def _place(last_id: str) -> bytes:
 
 async def _send_some(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _end(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _end_soon(send: Send) -> None:
+    """A client that does not read is not waited for: its connection is cut."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(END_S_MAX):
+            await _end(send)
 
 
 async def _until_gone(receive: Receive) -> None:
