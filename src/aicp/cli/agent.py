@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aicp.cli.completion import agent_ids
 from aicp.cli.connection import ask
 from aicp.cli.output import Format, Output, Sheet, facts, write
 from aicp.cli.pairs import pairs_of
@@ -15,7 +16,7 @@ from aicp.runtime.bearers import bearer_in_file
 app = typer.Typer(help="Agents: run one, make one known, see who is there.", no_args_is_help=True)
 
 DRAIN_S = 30.0
-AgentId = Annotated[str, typer.Argument(metavar="AGENT_ID", help="Which.")]
+AgentId = Annotated[str, typer.Argument(metavar="AGENT_ID", help="Which.", autocompletion=agent_ids)]
 LabelOptions = Annotated[
     list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label; may be repeated.")
 ]

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from aicp.cli.completion import chain_ids
 from aicp.cli.connection import ask
 from aicp.cli.lists import LIMIT, Limit, Status, show_chains
 from aicp.cli.output import Format, Output, facts, write, write_plain
 
 app = typer.Typer(help="Chains of tasks.", no_args_is_help=True)
 
-ChainId = Annotated[str, typer.Argument(help="The id that `aicp chain run` told.")]
+ChainId = Annotated[str, typer.Argument(help="The id that `aicp chain run` told.", autocompletion=chain_ids)]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for its end, and say by the exit code how that was.")]
 
 

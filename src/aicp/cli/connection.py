@@ -10,8 +10,12 @@ RETRIES_MAX = 2
 T = TypeVar("T")
 
 
-def ask(work: Callable[[Any], Awaitable[T]]) -> T:
+def ask(work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
     """Run `work` with an `aicp.client.Client` of the server at `AICP_URL`.
+
+    Args:
+        work: What to do.
+        options: Of the client, in place of its own.
 
     Raises:
         AicpError: What the server refused, or that it cannot be reached, with what to do.
@@ -22,7 +26,7 @@ def ask(work: Callable[[Any], Awaitable[T]]) -> T:
     url = server_url()
 
     async def main() -> T:
-        async with Client(url, api_key(url), retries_max=RETRIES_MAX) as client:
+        async with Client(url, api_key(url), **{"retries_max": RETRIES_MAX, **options}) as client:
             return await work(client)
 
     try:

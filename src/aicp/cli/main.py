@@ -8,8 +8,10 @@ from types import TracebackType
 import typer
 
 from aicp.cli import agent, breaker, chain, db, key, scheduler, task
+from aicp.cli.doctor import doctor
 from aicp.cli.exits import BAD_INPUT, DEFECT, EPILOG, INTERRUPTED, code_of, say
 from aicp.cli.serve import serve
+from aicp.cli.top import top
 from aicp.cli.version import version
 from aicp.errors import AicpError
 
@@ -32,6 +34,8 @@ def make_app() -> typer.Typer:
         app.add_typer(group.app, name=name, epilog=EPILOG)
     for name, group in (("breaker", breaker), ("scheduler", scheduler), ("key", key), ("db", db)):
         app.add_typer(group.app, name=name, epilog=EPILOG)
+    app.command(epilog=EPILOG)(top)
+    app.command(epilog=EPILOG)(doctor)
     app.command(epilog=EPILOG)(version)
     return app
 

@@ -122,7 +122,7 @@ def _cell(value: Any) -> Any:
 
     text = _told(value)
     shown = printable(" ".join(text.split()))[:CELL_CHARS_MAX]
-    return Text(shown, style=_STYLES.get(shown, ""))
+    return Text(shown, style=STYLES.get(shown, ""))
 
 
 def _told(value: Any) -> str:
@@ -137,7 +137,7 @@ def _told(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-_STYLES = {
+STYLES = {
     "COMPLETED": "green",
     "FAILED": "red",
     "CANCELLED": "yellow",
@@ -149,4 +149,7 @@ _STYLES = {
     "FORCED_OPEN": "red",
     "UNHEARD": "yellow",
     "OFFLINE": "red",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "bold red",
 }

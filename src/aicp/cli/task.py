@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from aicp.cli.completion import capabilities, task_ids
 from aicp.cli.connection import ask
 from aicp.cli.exits import OK, WORK_FAILED, say
 from aicp.cli.lists import LIMIT, Limit, Status, show_tasks
@@ -17,12 +18,14 @@ from aicp.model.views import Candidate, Choice, LinePlace
 
 app = typer.Typer(help="Tasks on their own.", no_args_is_help=True)
 
-TaskId = Annotated[str, typer.Argument(help="The id that `aicp task run` told.")]
+TaskId = Annotated[str, typer.Argument(help="The id that `aicp task run` told.", autocompletion=task_ids)]
 
 
 @app.command()
 def run(
-    capability: Annotated[str, typer.Argument(help="What is wanted: name, or name@major.")],
+    capability: Annotated[
+        str, typer.Argument(help="What is wanted: name, or name@major.", autocompletion=capabilities)
+    ],
     params: Annotated[str, typer.Option(help="JSON object for the agent, or @FILE with one.")] = "{}",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and show the result.")] = False,
     priority: Annotated[Priority, typer.Option(help="Place in line.")] = Priority.NORMAL,
