@@ -18,6 +18,7 @@ from aicp.model.agent import AgentAuth, AgentProfile, Capability
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
+from aicp.model.trace import task_traceparent
 from aicp.model.wire import ANSWER_BYTES_MAX
 from aicp.testing.faulty_servers import (
     Behaviour,
@@ -150,7 +151,7 @@ def test_call_is_sent_as_the_wire_contract_has_it() -> None:
         epoch=7,
         timeout_s=2.0,
         remaining_s=90.0,
-        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        parent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
 
     async def main() -> None:
@@ -170,7 +171,7 @@ def test_call_is_sent_as_the_wire_contract_has_it() -> None:
             "idempotency-key": "chain.task",
             "x-aicp-deadline-ms": "2000",
             "x-aicp-fencing-token": "7.3",
-            "traceparent": asked.traceparent,
+            "traceparent": task_traceparent("chain.task", asked.parent),
             "authorization": "Bearer s3cret",
         }
         assert {name: request.headers.get(name) for name in expected} == expected
@@ -178,11 +179,20 @@ def test_call_is_sent_as_the_wire_contract_has_it() -> None:
     asyncio.run(main())
 
 
-def test_agent_without_auth_or_trace_is_sent_neither() -> None:
+def test_agent_without_auth_is_sent_none() -> None:
     async def main() -> None:
         async with FaultyServer(answers()) as server, http_transport() as transport:
             await transport.invoke(agent_at(server.url), call())
-        assert not {"authorization", "traceparent", "cookie"} & server.requests[0].headers.keys()
+        assert not {"authorization", "cookie"} & server.requests[0].headers.keys()
+
+
+def test_task_without_a_submitters_trace_goes_with_its_chains_own() -> None:
+    asked = call()
+
+    async def main() -> None:
+        async with FaultyServer(answers()) as server, http_transport() as transport:
+            await transport.invoke(agent_at(server.url), asked)
+        assert server.requests[0].headers["traceparent"] == task_traceparent(asked.task_id)
 
     asyncio.run(main())
 

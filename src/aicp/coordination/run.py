@@ -18,7 +18,7 @@ from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskSt
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
-from aicp.model.trace import Subject, subject, task_traceparent
+from aicp.model.trace import Subject, subject
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.failover_router import FailoverRouter
@@ -276,7 +276,7 @@ class ChainRun:
             tenant=self.tenant,
             epoch=self._epoch,
             announce=functools.partial(self._announce, task) if self._until_sure or not task.idempotent else None,
-            traceparent=task_traceparent(task_id, self.submitted.traceparent),
+            parent=self.submitted.traceparent,
         )
 
     def _ready(self, task: str) -> tuple[float, datetime]:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from aicp.model.outcome import Outcome, TaskError
+from aicp.model.trace import task_traceparent
 
 TASK_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEFAULT_ATTEMPT_TIMEOUT_S = 60.0
@@ -100,7 +101,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         timeout_s: How long the transport may wait, seconds.
         remaining_s: What is left of the task's deadline, seconds.
         idempotent: False when the work must not be sent twice.
-        traceparent: W3C trace context, or None.
+        parent: Trace context of whoever submitted it, as `parse_traceparent` gives it; None for the chain's own trace.
     """
 
     task_id: str
@@ -111,7 +112,12 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     timeout_s: float = DEFAULT_ATTEMPT_TIMEOUT_S
     remaining_s: float = DEFAULT_TASK_DEADLINE_S
     idempotent: bool = True
-    traceparent: str | None = None
+    parent: str | None = None
+
+    @property
+    def traceparent(self) -> str:
+        """The W3C trace context that goes with it; made when asked for."""
+        return task_traceparent(self.task_id, self.parent)
 
     @property
     def fencing_token(self) -> str:

@@ -47,7 +47,7 @@ class Attempts:
         """
         began, began_utc = self._clock.monotonic(), self._clock.utcnow()
         call = self._call(work, lease, began)
-        before = subject.set(Subject(work.chain_id, work.task_id, lease.agent.agent_id, work.traceparent))
+        before = subject.set(Subject(work.chain_id, work.task_id, lease.agent.agent_id, work.parent))
         work.agent_id, work.since = lease.agent.agent_id, began_utc
         self._tell_start(work, lease, call, began_utc)
         reply = Reply(Outcome.CANCELLED, reason="the caller cancelled", evidence=False)
@@ -79,7 +79,7 @@ class Attempts:
             timeout_s=min(lease.timeout_s, remaining_s),
             remaining_s=remaining_s,
             idempotent=work.task.idempotent,
-            traceparent=work.traceparent,
+            parent=work.parent,
         )
 
     async def _guarded(self, work: Work, lease: Lease, call: Call) -> Reply:

@@ -17,7 +17,6 @@ from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.reference import Reference, scan
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Priority, Task, TaskResult, TaskStatus
-from aicp.model.trace import task_traceparent
 from aicp.model.validation import check_task
 from aicp.model.views import Choice, Failure, FleetHealth, Outlook
 from aicp.ports import Clock, Observer, SystemClock, Transport
@@ -114,7 +113,6 @@ class FailoverRouter:
             ready_at_utc=self._clock.utcnow(),
             deadline=now + (task.deadline_s or DEFAULT_TASK_DEADLINE_S),
             accepted=wait,
-            traceparent=task_traceparent(task_id),
         )
         result = await self.route(work)
         if result.error is not None and (error := self._as_error(work, result.error)) is not None:

@@ -40,14 +40,14 @@ class Work:
         suspects: Agents that failed it so that their circuits learned of it.
         doubted: The first agent's no, while a second opinion is asked.
         announce: Asked once, right before it is first sent; False keeps it from being sent. None when nobody asks.
-        traceparent: W3C trace context that goes with every attempt, or None.
+        parent: Trace context of whoever submitted it; None for the chain's own trace.
         is_lost: True when an agent knows a newer fencing token: another owner has the task.
     """
 
     __slots__ = (
         "accepted", "agent_id", "announce", "attempts", "choices", "deadline", "dispatches", "doubted", "epoch",
-        "is_lost", "number", "ready_at", "ready_at_utc", "real_attempts", "rounds", "since", "suspects", "task",
-        "task_id", "tenant", "traceparent", "tried",
+        "is_lost", "number", "parent", "ready_at", "ready_at_utc", "real_attempts", "rounds", "since", "suspects",
+        "task", "task_id", "tenant", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -62,7 +62,7 @@ class Work:
         epoch: int = 1,
         accepted: bool = True,
         announce: Callable[[], Awaitable[bool]] | None = None,
-        traceparent: str | None = None,
+        parent: str | None = None,
     ) -> None:
         self.task = task
         self.task_id = task_id
@@ -73,7 +73,7 @@ class Work:
         self.deadline = deadline
         self.accepted = accepted
         self.announce = announce
-        self.traceparent = traceparent
+        self.parent = parent
         self.attempts: list[Attempt] = []
         self.choices: list[Choice] = []
         self.agent_id: str | None = None

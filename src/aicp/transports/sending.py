@@ -100,13 +100,11 @@ def encode(call: Call) -> bytes:
 
 def headers_of(call: Call, route: Route) -> dict[istr, str]:
     """The headers of a call: key, time left, fencing token, trace and auth."""
-    headers = {
+    return {
         _CONTENT_TYPE: JSON,
         _KEY: call.task_id,
         _DEADLINE: str(math.ceil(min(call.timeout_s, call.remaining_s) * 1000)),
         _FENCING: call.fencing_token,
+        _TRACE: call.traceparent,
         **route.auth_headers,
     }
-    if call.traceparent is not None:
-        headers[_TRACE] = call.traceparent
-    return headers
