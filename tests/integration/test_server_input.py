@@ -544,3 +544,23 @@ def test_requests_with_a_query_leave_nothing_behind() -> None:
         assert handlers() - before < 20
 
     with_api(test)
+
+
+# -- what agents answer
+
+
+@pytest.mark.parametrize(("levels", "status"), [(64, "COMPLETED"), (65, "FAILED"), (1_000, "FAILED")])
+def test_result_of_an_agent_may_be_nested_as_deep_as_is_allowed(levels: int, status: str) -> None:
+    async def deep(params: dict[str, Any]) -> Any:
+        return nested(levels)
+
+    async def test(api: Api) -> None:
+        await api.node.add_agent("deep-1", {"text.deep": deep})
+        task_id = (await api.post("/api/tasks", {"capability": "text.deep", "idempotent": False})).body["task_id"]
+        view = (await api.get(f"/api/tasks/{task_id}?wait_s=30")).body
+        assert view["status"] == status
+        if status == "FAILED":
+            assert view["attempts"][0]["outcome"] == "AGENT_FAULT"
+            assert "deep" in view["attempts"][0]["reason"]
+
+    with_api(test)

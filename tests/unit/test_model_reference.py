@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aicp.model.agent import AgentCapability
-from aicp.model.reference import NESTING_MAX, PointsNowhere, Reference, freeze, look_up, place_of, scan, substitute
+from aicp.model.nesting import NESTING_MAX
+from aicp.model.reference import PointsNowhere, Reference, freeze, look_up, place_of, scan, substitute
 
 RESULT = {
     "image": {"w": 640, "tags": ["cat", "mat", "hat"]},

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import msgspec
 
 from aicp.errors import AicpError
+from aicp.model.nesting import NESTING_MAX
 
 RESULT_KEY = "$result"
 PATH_KEY = "path"
-NESTING_MAX = 64
 PATH_CHARS_SHOWN = 256
 
 Trail = tuple[Any, ...]

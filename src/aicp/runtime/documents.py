@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 from aicp.errors import SettingsError
-from aicp.model.reference import NESTING_MAX
+from aicp.model.nesting import NESTING_MAX
 
 FILE_BYTES_MAX = 8 * 1024 * 1024
 SUFFIXES = (".json", ".yaml", ".yml", ".toml")

@@ -12,7 +12,7 @@ from litestar.datastructures import State
 from litestar.exceptions import InternalServerException
 
 from aicp.errors import Fault, InvalidInput
-from aicp.model.reference import NESTING_MAX
+from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.validation import type_fault
 from aicp.model.wire import KEY_HEADER
 from aicp.ports import SubmitKey
@@ -44,7 +44,7 @@ async def read_document(request: CallerRequest) -> Any:
         raise InvalidJson(_TOO_DEEP) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJson(f"The body is not usable JSON: {error}.") from None
-    if is_deeper_than(document, NESTING_MAX):
+    if is_too_deep(document, body):
         raise InvalidJson(_TOO_DEEP)
     if doubles := faults_of_doubles(body):
         raise InvalidInput(doubles)
@@ -78,21 +78,7 @@ def submit_key(request: CallerRequest, document: Any) -> SubmitKey | None:
     return SubmitKey(request.user.tenant, key, hashlib.sha256(canonical).digest())
 
 
-def is_deeper_than(value: Any, levels_max: int) -> bool:
-    """True when objects and lists are nested deeper than `levels_max`; linear in their number."""
-    level = [value] if isinstance(value, dict | list) else []
-    for _ in range(levels_max):
-        if not level:
-            return False
-        level = [inner for outer in level for inner in _inside(outer) if isinstance(inner, dict | list)]
-    return bool(level)
-
-
 _TOO_DEEP = f"The body is nested deeper than {NESTING_MAX}."
-
-
-def _inside(value: dict[str, Any] | list[Any]) -> Any:
-    return value.values() if isinstance(value, dict) else value
 
 
 def _check_media_type(request: CallerRequest) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from aicp.model.agent import AgentProfile
+from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
 from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
@@ -19,6 +20,8 @@ from aicp.transports.replies import SHUT_DOWN, fault, late, local_trouble, misco
 from aicp.transports.under_way import UnderWay, is_being_cancelled
 
 THREADS_MAX = 64
+
+_TOO_DEEP = f"result is nested deeper than {NESTING_MAX}"
 
 Handler = Callable[[dict[str, Any]], Any]
 """Takes the params and returns the result, JSON-like; or an awaitable of it."""
@@ -125,13 +128,18 @@ def _own_copy(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(result: Any) -> Reply:
-    """A result as it would have come over the wire: plain JSON values of at most 16 MiB."""
+    """A result as it would have come over the wire: plain JSON of at most 16 MiB, nested at most 64 deep."""
     try:
         encoded = msgspec.json.encode(result)
         if len(encoded) > ANSWER_BYTES_MAX:
             return fault(f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken")
-        return Reply(Outcome.SUCCESS, msgspec.json.decode(encoded))
-    except (TypeError, ValueError, RecursionError) as error:
+        value = msgspec.json.decode(encoded)
+        if is_too_deep(value, encoded):
+            return fault(_TOO_DEEP)
+        return Reply(Outcome.SUCCESS, value)
+    except RecursionError:
+        return fault(_TOO_DEEP)
+    except (TypeError, ValueError) as error:
         return fault(f"result is not JSON: {error}")
 
 

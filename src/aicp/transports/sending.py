@@ -9,6 +9,7 @@ from yarl import URL
 from aicp.errors import InvalidAgent
 from aicp.model.agent import BEARER_PATTERN, AgentAuth
 from aicp.model.endpoint import Endpoint
+from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
 from aicp.model.wire import (
@@ -87,7 +88,7 @@ def encode(call: Call) -> bytes:
     """The body of a call.
 
     Raises:
-        Refused: The params are no JSON, or larger than 16 MiB.
+        Refused: The params are no JSON, larger than 16 MiB, or nested deeper than 64.
     """
     try:
         body = _encoder.encode(Invocation(call.task_id, call.capability, call.params, call.attempt))
@@ -95,6 +96,8 @@ def encode(call: Call) -> bytes:
         raise Refused(Reply(Outcome.CALLER_FAULT, reason=one_line(f"params are not JSON: {error}"))) from None
     if len(body) > PARAMS_BYTES_MAX:
         raise Refused(Reply(Outcome.CALLER_FAULT, reason=f"params are larger than {PARAMS_BYTES_MAX >> 20} MiB"))
+    if is_too_deep(call.params, body):
+        raise Refused(Reply(Outcome.CALLER_FAULT, reason=f"params are nested deeper than {NESTING_MAX}"))
     return body
 
 

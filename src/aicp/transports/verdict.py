@@ -4,13 +4,12 @@ import errno
 import socket
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 import aiohttp
 import msgspec
 
+from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
-from aicp.model.reference import NESTING_MAX
 from aicp.model.task import Call
 from aicp.model.wire import STALE_TOKEN, AgentError, Answer, Refusal
 from aicp.transports.connector import Dial
@@ -48,7 +47,7 @@ def of_answer(body: bytes, call: Call) -> Reply:
         return refusal(answer.error)
     if answer.result is msgspec.UNSET:
         return fault("answer has neither result nor error")
-    if _is_nested_deeper(answer.result, body):
+    if is_too_deep(answer.result, body):
         return fault(_TOO_DEEP)
     return Reply(Outcome.SUCCESS, answer.result)
 
@@ -206,24 +205,6 @@ def _died_idle(error: Exception, dial: Dial) -> bool:
         # Otherwise the message is the half of an answer that had arrived.
         return isinstance(error.message, str)
     return isinstance(error, aiohttp.ClientOSError | aiohttp.ClientConnectionResetError)
-
-
-def _is_nested_deeper(value: Any, body: bytes) -> bool:
-    # Brackets in the text bound the depth, and counting them is nearly free: most answers end here.
-    if body.count(b"[") + body.count(b"{") <= NESTING_MAX:
-        return False
-    level = [value]
-    for _ in range(NESTING_MAX + 1):
-        level = [inner for outer in level for inner in _containers_in(outer)]
-        if not level:
-            return False
-    return True
-
-
-def _containers_in(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [inner for inner in value.values() if isinstance(inner, dict | list)]
-    return [inner for inner in value if isinstance(inner, dict | list)] if isinstance(value, list) else []
 
 
 def _named(error: Exception) -> str:
