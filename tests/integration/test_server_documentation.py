@@ -1,6 +1,10 @@
-"""The server shows its API: a document to who has a key, a page to everybody."""
+"""The server shows its API: a document to who has a key, a page to everybody, its methods to who asks a path."""
+
+import re
 
 from tests.integration.server_kit import Api, with_api
+
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
 
 
 def test_document_is_for_any_key() -> None:
@@ -30,5 +34,20 @@ def test_page_that_a_browser_has_already_is_not_sent_again() -> None:
         first = await api.get("/docs")
         again = await api.get("/docs", headers={"If-None-Match": first.headers["etag"]})
         assert (again.status, again.body) == (304, "")
+
+    with_api(test)
+
+
+def test_every_path_tells_all_of_its_methods_and_refuses_the_others() -> None:
+    async def test(api: Api) -> None:
+        for template, operations in (await api.get("/openapi.json")).body["paths"].items():
+            path = re.sub(r"\{\w+\}", "a", template)
+            taken = {method.upper() for method in operations}
+            asked = await api.send("OPTIONS", path)
+            assert (asked.status, set(asked.headers["allow"].split(", "))) == (204, taken | {"OPTIONS"})
+            for method in METHODS - taken:
+                refused = await api.send(method, path)
+                assert (refused.status, refused.code) == (405, "method_not_allowed")
+                assert set(refused.headers["allow"].split(", ")) == taken | {"OPTIONS"}
 
     with_api(test)
