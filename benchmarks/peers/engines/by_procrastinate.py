@@ -13,6 +13,8 @@ from benchmarks.peers.engines.postgres import RECORD, fresh_postgres
 
 SLOTS = 300
 CONNECTIONS_MAX = 20
+# Left to itself it looks every 5 s, and one in forty jobs waits for that although it was notified of it.
+POLL_S = 0.05
 NO_RESULTS = "it has jobs, but keeps no results that another job could read"
 
 
@@ -40,7 +42,11 @@ class Procrastinate(Engine):
             self._nap = app.task(name="nap")(self._sleep)
             async with app.open_async():
                 await app.schema_manager.apply_schema_async()
-                worker = asyncio.create_task(app.run_worker_async(concurrency=SLOTS, install_signal_handlers=False))
+                worker = asyncio.create_task(
+                    app.run_worker_async(
+                        concurrency=SLOTS, fetch_job_polling_interval=POLL_S, install_signal_handlers=False
+                    )
+                )
                 try:
                     yield
                 finally:
