@@ -1,5 +1,6 @@
 """Where a PostgreSQL database is: reads its URL and says it again without secrets."""
 
+import os
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ _HARMLESS = frozenset({
 _PROTECTING = frozenset({"channel_binding", "require_auth", "requirepeer", "requiressl", "sslcertmode"})
 """Parameters of libpq that protect, and that AICP's driver does not know: to ignore one would be to lie."""
 
+_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _PROTECTS_NOT = frozenset({"", "0", "allow", "disable", "prefer"})
 
 
@@ -36,15 +38,28 @@ class PostgresAddress(msgspec.Struct, frozen=True):
         url: For the driver; it may hold a password.
         place: For people: without user, password and parameters.
         connect_timeout_s: How long making a connection may take.
+        files: What it names for TLS, by the name of the parameter.
     """
 
     url: str
     place: str
     connect_timeout_s: float = CONNECT_TIMEOUT_S
+    files: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         """As people may see it."""
         return f"PostgresAddress({self.place})"
+
+
+def require_files(address: PostgresAddress) -> None:
+    """Make sure that the files for TLS can be read: the driver does not say which one it did not find.
+
+    Raises:
+        SettingsError: One cannot.
+    """
+    for name, path in address.files.items():
+        if not os.access(path, os.R_OK):
+            raise SettingsError(f"The database URL names a file as {name}, which cannot be read: {_shown(path)}.")
 
 
 def parse_postgres_url(url: str) -> PostgresAddress:
@@ -72,7 +87,8 @@ def parse_postgres_url(url: str) -> PostgresAddress:
     known = {name: value for name, value in params.items() if name not in _HARMLESS | _PROTECTING | {"connect_timeout"}}
     # Not `urlunsplit`, which drops the slashes of a URL without a host.
     query = f"?{urllib.parse.urlencode(known)}" if known else ""
-    return PostgresAddress(f"postgresql://{parts.netloc}{parts.path}{query}", _place(parts, params), timeout_s)
+    files = {name: params[name] for name in _FILES if params.get(name)}
+    return PostgresAddress(f"postgresql://{parts.netloc}{parts.path}{query}", _place(parts, params), timeout_s, files)
 
 
 def _refuse_protection(params: Mapping[str, str]) -> None:

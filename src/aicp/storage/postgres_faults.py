@@ -17,6 +17,14 @@ _TOO_FEW_RIGHTS = (
     "the user has too few rights: let it own the database, or grant it CREATE on the schema and all on its tables"
 )
 
+_ANOTHER_HOST = "the server's certificate is for another host: name the server in the URL as its certificate does"
+_NOT_TRUSTED = "the server's certificate is not trusted: check sslrootcert of the URL"
+_NO_TLS = "the server offers no TLS: switch it on there, or ask for none with sslmode=disable"
+_NAME_MISMATCHES = frozenset({62, 64})
+"""What OpenSSL calls a certificate whose names, or whose addresses, are others."""
+_REFUSES_TLS = "rejected SSL upgrade"
+"""What the driver says, and has no class for."""
+
 _OF_SETTINGS: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.InvalidPasswordError, "the password is wrong, or the server wants one: check the URL, or ~/.pgpass"),
     (asyncpg.InvalidAuthorizationSpecificationError, _NOT_LET_IN),
@@ -64,7 +72,9 @@ def is_lost(error: BaseException) -> bool:
 
 def is_of_settings(error: BaseException) -> bool:
     """True when trying again helps nobody: something was set up wrongly."""
-    return isinstance(error, SettingsError) or any(isinstance(error, kind) for kind, _ in _OF_SETTINGS)
+    if isinstance(error, SettingsError) or _of_tls(error):
+        return True
+    return any(isinstance(error, kind) for kind, _ in _OF_SETTINGS)
 
 
 def storage_error(error: BaseException, place: str) -> AicpError:
@@ -95,11 +105,20 @@ def too_old_error(version: str, place: str) -> SettingsError:
 
 def _told(error: BaseException, place: str) -> str:
     sentences = (*_PASSING, *_OF_SETTINGS)
-    what = next((told for kind, told in sentences if isinstance(error, kind)), None)
+    what = _of_tls(error) or next((told for kind, told in sentences if isinstance(error, kind)), None)
     if what is None:
         what = f"the connection was lost; {_NOT_ACKNOWLEDGED}" if is_lost(error) else "PostgreSQL refused"
     detail = _detail(error)
     return f"The database {place} cannot be used: {what}{f' ({detail})' if detail else ''}."
+
+
+def _of_tls(error: BaseException) -> str | None:
+    """What is wrong with the server's proof of who it is, or that it has none."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _ANOTHER_HOST if error.verify_code in _NAME_MISMATCHES else _NOT_TRUSTED
+    if isinstance(error, ConnectionError) and _REFUSES_TLS in str(error):
+        return _NO_TLS
+    return None
 
 
 def _detail(error: BaseException) -> str:

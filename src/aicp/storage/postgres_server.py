@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from aicp.errors import SettingsError, StorageError
-from aicp.storage.postgres_address import PostgresAddress
+from aicp.storage.postgres_address import PostgresAddress, require_files
 from aicp.storage.postgres_faults import VERSION_MIN, Trouble, opening_error, storage_error, too_old_error
 
 RETRY_FIRST_S = 0.05
@@ -79,6 +79,7 @@ class PostgresServer:
         """
         if asyncio.get_running_loop().time() < self._try_again_at:
             raise opening_error(self._refusal, self.place)
+        require_files(self._address)
         try:
             connection = await self._connect()
         except Trouble as error:
