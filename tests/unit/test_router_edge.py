@@ -16,7 +16,7 @@ from aicp.model.outcome import Outcome
 from aicp.model.task import TaskStatus
 from aicp.registry.leases import Liveness
 from aicp.resilience.circuit_breaker import CircuitState
-from aicp.scheduling import task_scheduler
+from aicp.scheduling import serving
 from aicp.testing.faulty_agents import ScriptedAgent, fault, misconfigured, ok, overloaded, unavailable
 from tests.unit.flow_kit import ECHO, Flow, now, task, virtual
 
@@ -180,7 +180,7 @@ class TestAllAgentsFailed:
 class TestQueueFull:
     @virtual
     async def test_a_full_line_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(task_scheduler, "WAITING_MAX", 1)
+        monkeypatch.setattr(serving, "WAITING_MAX", 1)
         async with Flow(ScriptedAgent("a", otherwise=ok(after_s=5.0))) as flow:
             calls = [asyncio.create_task(flow.router.route_task(task())) for _ in range(2)]
             await asyncio.sleep(1)

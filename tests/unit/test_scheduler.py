@@ -9,7 +9,7 @@ from aicp.model.agent import Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import Priority
 from aicp.resilience.circuit_breaker import BreakerPolicy, CircuitState
-from aicp.scheduling import task_scheduler
+from aicp.scheduling import serving
 from aicp.scheduling.lease import Lease, Unscheduled
 from aicp.scheduling.task_scheduler import PROBE_LEASE_GRACE_S, SLOT_LEASE_GRACE_S
 from tests.unit.flow_kit import ECHO, SOON_S, Stage, agent, granted, now, task, virtual
@@ -402,7 +402,7 @@ class TestDeadlinesAndBounds:
 
     @virtual
     async def test_a_full_line_refuses(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(task_scheduler, "WAITING_MAX", 3)
+        monkeypatch.setattr(serving, "WAITING_MAX", 3)
         async with Stage(agent("a")) as stage:
             lease = await stage.lease()
             asked = [stage.asking() for _ in range(3)]

@@ -15,7 +15,7 @@ from aicp.model.task import Priority
 from aicp.registry.leases import Liveness
 from aicp.scheduling.fleet import NOWHERE, Member, Pool, Seat
 from aicp.scheduling.lease import Lease, Unscheduled
-from aicp.scheduling.task_scheduler import WELL_KNOWN
+from aicp.scheduling.serving import WELL_KNOWN
 from aicp.scheduling.waiting_line import Waiter, WaitingLine
 from tests.unit.flow_kit import Stage, agent, now, task, virtual
 
@@ -160,7 +160,7 @@ class Chaos:
         self.stage.scheduler.share_slots(self.replicas)
 
     def collect(self) -> None:
-        self.holds_seen += len(self.stage.scheduler._holds)
+        self.holds_seen += len(self.stage.scheduler._serving.holds)
         for asked in [each for each in self.asked if each.done()]:
             self.asked.remove(asked)
             tenant = self.tenants.pop(asked)
@@ -223,7 +223,7 @@ def check_waiter(stage: Stage, key: str, waiter: Waiter) -> None:
     theirs = [seat for seat in candidates if seat.agent_id not in waiter.tried]
     for seat in theirs:
         # Only who takes anybody may wait beside a free agent, and only while a timer looks after it.
-        is_held = waiter.selector is None and seat.pool in stage.scheduler._holds
+        is_held = waiter.selector is None and seat.pool in stage.scheduler._serving.holds
         assert seat.bucket == NOWHERE or is_held, f"{waiter.task} beside {seat.agent_id}"
     assert waiter.deadline > now() - 1e-6
     assert waiter.patient_until <= waiter.deadline

@@ -9,7 +9,7 @@ import pytest
 from aicp.model.outcome import Outcome
 from aicp.model.task import Priority
 from aicp.scheduling.lease import Lease
-from aicp.scheduling.task_scheduler import WELL_KNOWN
+from aicp.scheduling.serving import WELL_KNOWN
 from tests.unit.flow_kit import SOON_S, Stage, agent, granted, now, task, virtual
 
 FAST_S, MEDIUM_S, SLOW_S = 1.0, 9.0, 100.0
@@ -186,7 +186,7 @@ class TestHeld:
             await asyncio.sleep(SOON_S)
             asked.cancel()
             await asyncio.sleep(2 * SLOW_S)
-            assert stage.scheduler._holds == {}
+            assert stage.scheduler._serving.holds == {}
             free_all(stage, [busy])
 
 

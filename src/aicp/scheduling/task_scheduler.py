@@ -22,7 +22,8 @@ from aicp.scheduling.explain import outlook, place_of
 from aicp.scheduling.fleet import FINE, NOWHERE, ON_TRIAL, Fleet, Member, Pool, Seat
 from aicp.scheduling.latency import LAST_RESORT
 from aicp.scheduling.lease import Lease, Leases, Unscheduled
-from aicp.scheduling.roster import NOBODY, Outage, Roster, check_profile, suits
+from aicp.scheduling.roster import NOBODY, Outage, Roster, check_profile
+from aicp.scheduling.serving import Serving
 from aicp.scheduling.standing import Judge
 from aicp.scheduling.status import scheduler_status
 from aicp.scheduling.waiting_line import Waiter, WaitingLine
@@ -34,9 +35,6 @@ COOL_DOWN_FIRST_S = 1.0
 COOL_DOWN_FACTOR = 1.5
 COOL_DOWN_MIN_S = 0.05
 COOL_DOWN_MAX_S = 300.0
-WAITING_MAX = 100_000
-WELL_KNOWN = 10
-WORTH_WAITING = 2.0
 
 
 class TaskScheduler:
@@ -71,11 +69,10 @@ class TaskScheduler:
         self.on_set_aside = on_set_aside
         self._roster = Roster()
         self._judge = Judge(board)
-        self._leases = Leases(self._clock, self._expired)
-        self._lines: dict[str, WaitingLine] = {}
+        self._leases = Leases(self._clock, self._take_back)
+        self._serving = Serving(self._roster, self._clock, self._draw, self._hand_over, self._take_back)
+        self._lines = self._serving.lines
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._holds: dict[Pool, asyncio.TimerHandle] = {}
-        self._waiting = 0
         self._replicas = 1
 
     async def schedule_task(
@@ -145,7 +142,7 @@ class TaskScheduler:
         seat, member = lease.seat, lease.seat.member
         seat.pool.ended(lease.bucket)
         if member.is_gone:
-            self._let_go(seat.pool)
+            self._serving.let_go(seat.pool)
             return
         if lease.agent is not member.profile:
             seat = member.seat(lease.key) or seat
@@ -235,6 +232,7 @@ class TaskScheduler:
             replicas: How many are alive, this one counted.
         """
         self._replicas = max(1, replicas)
+        self._serving.waits_for_faster = self._replicas == 1
         for member in list(self._roster.members.values()):
             slots = self._share_of(member.profile)
             if slots != member.slots:
@@ -242,8 +240,7 @@ class TaskScheduler:
                     seat.pool.resize(seat, slots)
                 member.slots = slots
                 self.refresh(member.profile.agent_id)
-        for pool in list(self._holds):
-            self._let_go(pool)
+        self._serving.let_all_go()
 
     def refresh(self, agent_id: str) -> None:
         """Look again whether an agent may be used: something was said about it, or a wait is over."""
@@ -253,7 +250,7 @@ class TaskScheduler:
         now = self._clock.monotonic()
         self._look_at_all(member, now)
         self._set_timer(member, now)
-        self._serve(member)
+        self._serving.serve(member)
         self._note_outages(seat.pool for seat in member)
 
     def outage(self, task: Task, tenant: str = DEFAULT_TENANT) -> Outage:
@@ -365,48 +362,20 @@ class TaskScheduler:
 
     def close(self) -> None:
         """Stop every timer; waiting tasks are their owners' to cancel."""
-        for timer in (*self._timers.values(), *self._holds.values()):
+        for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._holds.clear()
+        self._serving.close()
         self._leases.close()
 
     async def _find_or_wait(self, waiter: Waiter, key: str) -> Lease | Unscheduled:
         if (lease := self._pick_for(waiter)) is not None:
             return lease
-        if (refusal := self._hopeless(waiter)) is not None:
+        if (refusal := self._serving.hopeless(waiter)) is not None:
             return refusal
-        if self._waiting >= WAITING_MAX:
+        if self._serving.is_full:
             return Unscheduled.LINE_FULL
-        return await self._stand_in_line(waiter, key)
-
-    async def _stand_in_line(self, waiter: Waiter, key: str) -> Lease | Unscheduled:
-        line = self._lines.setdefault(key, WaitingLine())
-        line.join(waiter)
-        self._waiting += 1
-        timer = None
-        if waiter.deadline < math.inf:
-            patience_s = max(0.0, waiter.deadline - self._clock.monotonic())
-            timer = asyncio.get_running_loop().call_later(patience_s, _decide, waiter, Unscheduled.DEADLINE)
-        try:
-            self._serve_newcomer(waiter)
-            return await waiter.seat_future
-        except asyncio.CancelledError:
-            self._give_back(waiter)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
-            line.leave(waiter)
-            self._waiting -= 1
-            if not line:
-                self._lines.pop(key, None)
-
-    def _give_back(self, waiter: Waiter) -> None:
-        """The caller left at the very moment it was served."""
-        future = waiter.seat_future
-        if future.done() and not future.cancelled() and isinstance(lease := future.result(), Lease):
-            self.complete_task(lease, Outcome.CANCELLED)
+        return await self._serving.stand_in_line(waiter, key)
 
     def _pick_for(self, waiter: Waiter) -> Lease | None:
         """For a choosy task: a free seat that suits it. Who is free already wakes nobody: it has to be found now."""
@@ -418,12 +387,6 @@ class TaskScheduler:
                 if (lease := self._hand_over(seat, waiter.task, now)) is not None:
                     return lease
         return None
-
-    def _serve_newcomer(self, waiter: Waiter) -> None:
-        """Agents may be free though tasks wait, for faster ones: one more in line may change that."""
-        if waiter.selector is None:
-            for pool in self._roster.pools(waiter.task, waiter.tenant):
-                self._serve_from(pool)
 
     def _hand_over(self, seat: Seat, task: Task, now: float) -> Lease | None:
         """Take the permit and the slot; when the circuit refuses, the seat is no longer among the free."""
@@ -477,7 +440,7 @@ class TaskScheduler:
             return
         self._put_all(member, now)
         if self._lines:
-            self._serve(member)
+            self._serving.serve(member)
 
     def _put_all(self, member: Member, now: float) -> None:
         for seat in member:
@@ -488,99 +451,6 @@ class TaskScheduler:
         for seat in member:
             if seat.bucket != NOWHERE:
                 seat.pool.put(seat, now)
-
-    def _serve(self, member: Member) -> None:
-        """Give the member's free slots to who waits for it, the most urgent first."""
-        now = self._clock.monotonic()
-        while self._lines and member.has_room:
-            found = self._next_for(member, now)
-            if found is None:
-                break
-            waiter, seat = found
-            self._give(waiter, seat, now)
-        if self._holds:
-            for pool in [seat.pool for seat in member]:
-                self._let_go(pool)
-
-    def _next_for(self, member: Member, now: float) -> tuple[Waiter, Seat] | None:
-        """Who is next of those in the lines of the member's capabilities, and the seat it would get."""
-        waiting = [(*found, seat) for seat in member if (found := self._next_in_line(seat, now)) is not None]
-        _, waiter, seat = min(waiting, key=lambda entry: entry[0], default=(0.0, None, None))
-        return (waiter, seat) if waiter is not None and seat is not None else None
-
-    def _next_in_line(self, seat: Seat, now: float) -> tuple[float, Waiter] | None:
-        """Who is next for a free seat in the line of its capability, with its urgency.
-
-        While those who take anybody wait for faster agents, who asked for this very one goes.
-        """
-        line = self._lines.get(seat.pool.key)
-        if line is None or seat.bucket == NOWHERE:
-            return None
-        fits, tenant = _suiting(seat), seat.pool.tenant
-        found = line.first(fits, tenant)
-        if found is not None and self._is_held(found[1], seat, now):
-            return line.first(fits, tenant, choosy=True)
-        return found
-
-    def _serve_from(self, pool: Pool) -> None:
-        """Give free seats of a pool to who waits for any, in order, until they had better wait for faster ones."""
-        now = self._clock.monotonic()
-        while (seat := pool.pick(self._draw)) is not None and (found := self._next_in_line(seat, now)) is not None:
-            self._give(found[1], seat, now)
-
-    def _give(self, waiter: Waiter, seat: Seat, now: float) -> None:
-        lease = self._hand_over(seat, waiter.task, now)
-        if lease is not None and waiter.is_waiting:
-            self._lines[lease.key].serve(waiter, lease)
-        elif lease is not None:
-            # Asking moved the circuit, and its listener told this waiter that nobody is left.
-            self.complete_task(lease, Outcome.CANCELLED)
-
-    def _is_held(self, waiter: Waiter, seat: Seat, now: float) -> bool:
-        """True when the next in line had better wait for a faster agent than leave with this one.
-
-        So it is when this agent is well known, and the faster ones, at the rate they end tasks, would be through with
-        theirs and with all that wait here in half the time it takes; and nobody waits longer for it than it could win.
-        Once somebody waited in vain nobody else does, until one of the faster answers again.
-        """
-        pool = seat.pool
-        if waiter.selector is not None or seat.samples < WELL_KNOWN or not pool.has_faster_busy(seat.bucket):
-            return False
-        tasks, tasks_per_s = pool.faster_busy(seat)
-        waiting = self._lines[pool.key].waiting(pool.tenant)
-        slow_s = seat.estimate_s(now)
-        if self._replicas > 1 or not tasks or WORTH_WAITING * (waiting + tasks) / tasks_per_s >= slow_s:
-            return False
-        if pool.answered_at(seat.bucket) < pool.in_vain_at:
-            return False
-        if waiter.held_since is None:
-            waiter.held_since = now
-        won_until = waiter.held_since + slow_s - tasks / tasks_per_s
-        if now >= won_until:
-            pool.in_vain_at = now
-        waiter.patient_until = min(won_until, waiter.deadline - slow_s)
-        if now >= waiter.patient_until:
-            return False
-        self._look_again(pool, waiter.patient_until, now)
-        return True
-
-    def _look_again(self, pool: Pool, at: float, now: float) -> None:
-        loop = asyncio.get_running_loop()
-        timer = self._holds.get(pool)
-        if timer is not None and timer.when() <= loop.time() + at - now:
-            return
-        if timer is not None:
-            timer.cancel()
-        self._holds[pool] = loop.call_later(at - now, self._hold_is_over, pool)
-
-    def _let_go(self, pool: Pool) -> None:
-        """Something changed: whoever is held from this pool may have no reason to wait any more."""
-        if pool in self._holds:
-            self._serve_from(pool)
-
-    def _hold_is_over(self, pool: Pool) -> None:
-        del self._holds[pool]
-        self._serve_from(pool)
 
     def _look_at(self, seat: Seat, now: float) -> None:
         """Decide whether a seat may be used, and whether it is among the free."""
@@ -619,20 +489,6 @@ class TaskScheduler:
         else:
             self.refresh(agent_id)
 
-    def _hopeless(self, waiter: Waiter) -> Unscheduled | None:
-        """Why waiting makes no sense for this task now; None when it does."""
-        if not waiter.is_impatient:
-            return None
-        task, tenant, roster = waiter.task, waiter.tenant, self._roster
-        if roster.usable_besides(task, tenant, waiter.tried):
-            return None
-        is_anybody = any(True for _ in roster.candidates(task, tenant))
-        if waiter.tried and is_anybody and not (waiter.gives_up and not roster.usable_besides(task, tenant, NOBODY)):
-            return Unscheduled.NOBODY_ELSE
-        if is_anybody:
-            return Unscheduled.ALL_OUT
-        return Unscheduled.NOBODY_CAPABLE if waiter.gives_up else None
-
     def _note_outages(self, pools: Iterable[Pool]) -> None:
         """Say loudly who has nobody any more, or somebody again; tell those in line for whom nobody is left."""
         for pool in list(pools):
@@ -643,19 +499,13 @@ class TaskScheduler:
                 if self.on_outage is not None and pool.seats:
                     self.on_outage(pool, is_out)
             if pool.out or not pool.seats:
-                self._wake_hopeless(pool.key)
+                self._serving.wake_hopeless(pool.key)
 
     def _note_losses(self, pools: list[Pool]) -> None:
         """An agent went or changed: those in line who wanted just this one are told as well."""
         self._note_outages(pools)
         for pool in pools:
-            self._wake_hopeless(pool.key)
-
-    def _wake_hopeless(self, key: str) -> None:
-        line = self._lines.get(key)
-        for waiter in list(line.impatient) if line is not None else ():
-            if (refusal := self._hopeless(waiter)) is not None:
-                _decide(waiter, refusal)
+            self._serving.wake_hopeless(pool.key)
 
     def _settle_permit(self, lease: Lease, outcome: Outcome, elapsed_s: float | None, *, evidence: bool) -> None:
         agent_id, board = lease.agent.agent_id, self._board
@@ -710,7 +560,7 @@ class TaskScheduler:
         if was_aside and self.on_set_aside is not None:
             self.on_set_aside(profile, "", None)
 
-    def _expired(self, lease: Lease) -> None:
+    def _take_back(self, lease: Lease) -> None:
         self.complete_task(lease, Outcome.CANCELLED)
 
     def _share_of(self, profile: AgentProfile) -> int:
@@ -725,13 +575,3 @@ _ANSWERS = frozenset({Outcome.SUCCESS, Outcome.TASK_FAILED, Outcome.CALLER_FAULT
 def rest_s(retry_after_s: float) -> float:
     """How long an agent is left alone that asked for so many seconds: 50 ms to 5 minutes."""
     return min(max(retry_after_s, COOL_DOWN_MIN_S), COOL_DOWN_MAX_S)
-
-
-def _suiting(seat: Seat) -> Callable[[Waiter], bool]:
-    agent_id = seat.agent_id
-    return lambda waiter: agent_id not in waiter.tried and suits(seat, waiter.task)
-
-
-def _decide(waiter: Waiter, refusal: Unscheduled) -> None:
-    if waiter.is_waiting:
-        waiter.seat_future.set_result(refusal)
