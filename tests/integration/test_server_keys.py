@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from aicp.client import Client
-from aicp.errors import CapabilityRefused, Conflict, Forbidden, InvalidInput, KeyNotFound, QueueFull
+from aicp.errors import CapabilityRefused, Conflict, Forbidden, InvalidInput, KeyNotFound, QueueFull, StorageError
 from aicp.model.access import AuditRecord, KeyLimits, KeyRequest, Scope
 from aicp.model.task import Task, TaskStatus
 from aicp.runtime.node import Node
@@ -375,6 +375,30 @@ def test_refusals_are_counted_and_heartbeats_are_not_kept() -> None:
         records = (await api.get("/api/audit")).body["records"]
         told = {(each["key_id"], each["tenant"], each["action"], each["status"], each["count"]) for each in records}
         assert told == {("", "", "list_tasks", 401, 5), (reader.key.key_id, "acme", "submit_task", 403, 5)}
+
+    with_api(test)
+
+
+def test_change_that_failed_here_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
+        raise StorageError
+
+    async def test(api: Api) -> None:
+        monkeypatch.setattr(api.node.stores.journal, "submit", fail)
+        for _ in range(5):
+            assert (await api.post("/api/tasks", ECHO)).status == 503
+        (record,) = (await api.get("/api/audit")).body["records"]
+        assert (record["action"], record["status"], record["count"], record["object_id"]) == ("submit_task", 503, 5, "")
+
+    with_api(test)
+
+
+def test_admin_of_the_default_tenant_is_not_told_what_the_operator_did() -> None:
+    async def test(api: Api) -> None:
+        boss = await api.new_key("default", Scope.ADMIN)
+        await api.post("/ains/agents/echo-1/drain")
+        assert (await api.get("/api/audit", key=boss)).body["records"] == []
+        assert [each["tenant"] for each in (await api.get("/api/audit")).body["records"]] == ["*"]
 
     with_api(test)
 

@@ -145,9 +145,9 @@ class AuditRecord(msgspec.Struct, frozen=True):
     """What somebody did, or tried without the right to.
 
     Attributes:
-        at: When, UTC; for counted refusals the first of them.
+        at: When, UTC; of what is counted, the first time.
         key_id: Of the key; empty when there was none.
-        tenant: Of the key; empty when there was none.
+        tenant: Of the key, `*` for one of every tenant; empty when there was none.
         action: The route's name; `lost` for records that did not fit the buffer.
         object_id: What it was done to; empty where that is unknown.
         status: Of the answer.

@@ -26,9 +26,9 @@ _log = logging.getLogger(__name__)
 class Auditing:
     """Gathers records and appends them once a second, up to 1,000 in a transaction.
 
-    Of refusals nothing is kept but their number, by key, action and status, written once a minute: whoever guesses at
-    keys cannot fill the disk. What does not fit into memory while the store does not answer is counted as lost. What a
-    process that is killed had gathered in its last second is lost, too.
+    Of refusals, and of changes that failed here, nothing is kept but their number, by key, action and status, written
+    once a minute: whoever guesses at keys cannot fill the disk. What does not fit into memory while the store does not
+    answer is counted as lost. What a process that is killed had gathered in its last second is lost, too.
 
     Args:
         log: Remembers the records.
@@ -54,7 +54,7 @@ class Auditing:
         self._waiting.append(AuditRecord(at, key_id, tenant, action, _plain(object_id), status))
 
     def refused(self, key_id: str, tenant: str, action: str, status: int) -> None:
-        """Somebody tried something without the right to."""
+        """Somebody tried something without the right to, or in vain."""
         which = (key_id, tenant, action, status)
         before = self._refusals.get(which)
         if before is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from aicp.model.access import EVERY_TENANT
 from aicp.server.auditing import Auditing
 from aicp.server.auth import holder_of, is_audited, object_of
 
@@ -27,6 +28,7 @@ ASGIApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 _REFUSED = frozenset({401, 403})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_CALLERS_FAULT = 400
 _NO_ANSWER = 500
 
 
@@ -76,9 +78,10 @@ def _audit(auditing: Auditing, scope: Scope, status: int) -> None:
     if handler is None:
         return
     caller = scope.get("user")
-    key_id, tenant = ("", "") if caller is None else (caller.key_id, caller.sees or caller.tenant)
+    key_id, tenant = ("", "") if caller is None else (caller.key_id, caller.sees or EVERY_TENANT)
     action = getattr(handler, "handler_name", "")
-    if status in _REFUSED:
+    is_change = scope["method"] not in _READING and is_audited(handler)
+    if status in _REFUSED or (is_change and status >= _NO_ANSWER):
         auditing.refused(key_id, tenant, action, status)
-    elif scope["method"] not in _READING and is_audited(handler) and (status < 400 or status >= 500):
+    elif is_change and status < _CALLERS_FAULT:
         auditing.changed(key_id, tenant, action, object_of(scope), status)
