@@ -27,6 +27,7 @@ UNKNOWN_MESSAGES = (
     "expected `int",  # 4.0 is an integer to a schema, and none to us
     "must be the id of a task",  # a reference in params
     "tells of every tenant",  # a scope that needs another tenant
+    "printable characters",  # as Unicode has it, which no pattern says
 )
 
 
