@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -173,6 +174,8 @@ def test_agent_taken_out_of_the_file_ends_the_task_it_has(tmp_path: Path) -> Non
         (listing(entry("b", more=", auth: {bearer_env: AICP_TEST_NOWHERE}")), "AICP_TEST_NOWHERE is not set"),
         (listing(entry("b", more=", auth: {bearer: x, bearer_env: HOME}")), "must have one of"),
         (listing(entry("b", more=", auth: {}")), "must have one of"),
+        (listing(entry("b", more=", auth: {bearer: 'two words'}")), "one line of printable ASCII"),
+        (listing(entry("b", more=", auth: {bearer_file: .}")), "it is no file"),
     ],
 )
 def test_broken_file_is_told_in_a_sentence_and_changes_nothing(
@@ -226,6 +229,20 @@ def test_file_is_taken_over_only_once_nobody_writes_any_more(tmp_path: Path, mon
             assert seen[:6] == looks
 
     monkeypatch.setattr(static_agents, "_look_at", look)
+    run(main)
+
+
+def test_pipe_in_place_of_the_file_is_not_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with kept(tmp_path / "agents.yaml", listing(entry("a"))) as keeping:
+            keeping.file.unlink()
+            os.mkfifo(keeping.file)
+            await until(lambda: "is no file that can be read again" in caplog.text or "cannot be read" in caplog.text)
+            assert keeping.agents == ["a"]
+            keeping.file.unlink()
+            keeping.write(listing(entry("b")))
+            await until(lambda: keeping.agents == ["b"])
+
     run(main)
 
 
@@ -416,3 +433,9 @@ def test_agent_without_heartbeats_that_dies_is_found_out_before_any_task_is_sent
 
 async def _well(exchange: Any) -> None:
     await exchange.send(http(200))
+
+
+def test_example_of_the_repository_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXT_TOKEN", "s3cret")
+    example = Path(__file__).parents[2] / "examples" / "agents.yaml"
+    assert list(read_static_agents(example).agents) == ["http://127.0.0.1:9001", "text-1"]

@@ -184,3 +184,18 @@ def test_labels_are_bounded() -> None:
     labels = {f"label-{number}": "x" for number in range(65)}
     assert faults_of(agent("a", labels=labels)) == [("/labels", "has 65 entries; at most 64 are allowed")]
     directory(agent("a", labels={"zone": ""}))
+
+
+def test_whoever_is_found_fits_in_everything_that_is_asked() -> None:
+    known = directory(
+        agent("a", "nlp", labels={"zone": "x", "gpu": "yes"}),
+        agent("b", "nlp@2.1", labels={"zone": "x"}),
+        agent("c", "nlp", name="a", labels={"zone": "y"}),
+    )
+    assert ids(list(known.find_all())) == ["a", "b", "c"]
+    assert ids(list(known.find_all(labels={"zone": "x"}))) == ["a", "b"]
+    assert ids(list(known.find_all("nlp@2", labels={"zone": "x"}))) == ["b"]
+    assert ids(list(known.find_all(name="a"))) == ["a", "c"]
+    assert ids(list(known.find_all(name="c"))) == []
+    assert ids(list(known.find_all("nlp", "a", {"zone": "x", "gpu": "yes"}))) == ["a"]
+    assert ids(list(known.find_all("nlp", "a", {"gpu": "no"}))) == []

@@ -160,3 +160,14 @@ def test_a_change_says_who_and_what() -> None:
     rig = Rig("a")
     rig.clock.advance(15.0)
     assert rig.leases.sweep() == [LivenessChange("a", UNHEARD)]
+
+
+def test_silence_is_told_of_those_who_promised_to_be_heard() -> None:
+    rig = Rig("a")
+    rig.leases.grant("never", "first", UNHEARD, ends=False)
+    rig.after(20.0)
+    assert rig.leases.silent_s("a") == 20.0
+    rig.leases.renew("a", "first")
+    assert rig.leases.silent_s("a") == 0.0
+    assert rig.leases.silent_s("never") is None
+    assert rig.leases.silent_s("nobody") is None

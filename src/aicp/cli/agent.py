@@ -154,6 +154,8 @@ def _facts(agent: AgentView) -> Sheet:
         success=_percent(agent),
         draining=agent.draining,
         shared=agent.shared,
+        tenant=agent.tenant,
+        owner=agent.owner,
         labels=", ".join(f"{key}={value}" for key, value in agent.labels.items()),
         registered=agent.registered_at,
         instance=agent.instance_id,

@@ -13,7 +13,7 @@ from aicp.model.endpoint import Endpoint
 from aicp.model.validation import type_fault
 from aicp.registry.directory import Directory
 from aicp.registry.schemas import Schemas
-from aicp.runtime.bearers import bearer_in_file, bearer_in_variable
+from aicp.runtime.bearers import bearer_in_file, bearer_in_variable, sound_bearer
 from aicp.runtime.documents import Document, read_document
 from aicp.runtime.files import placed
 
@@ -133,6 +133,8 @@ def read_static_agents(path: Path) -> AgentList:
         SettingsError: The file cannot be read, or has no list of agents.
         InvalidAgent: An entry cannot be used, or two are the same; every fault has its file and line.
     """
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{path} is no file that can be read again and again.")
     document = read_document(path)
     bearer_files: list[Path] = []
 
@@ -226,9 +228,9 @@ def _auth(told: Bearer, place: str, file: Path) -> AgentAuth:
             return bearer_in_file(file.parent / told.bearer_file)
         if told.bearer_env is not None:
             return bearer_in_variable(told.bearer_env)
+        return sound_bearer(sources[0], "The value of `bearer`")
     except SettingsError as error:
         raise InvalidAgent([Fault(place, error.message.rstrip("."))]) from None
-    return AgentAuth(sources[0])
 
 
 def _refuse_open_secret(agent: FileAgent, place: str, file: Path) -> None:

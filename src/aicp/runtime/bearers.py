@@ -16,13 +16,15 @@ def bearer_in_file(path: Path) -> AgentAuth:
     Raises:
         SettingsError: The file cannot be read, or holds none.
     """
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"The token file {path} cannot be read: it is no file.")
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(BEARER_CHARS_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
         told = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not text"
         raise SettingsError(f"The token file {path} cannot be read: {told}.") from error
-    return _sound(text.strip(), f"The token file {path}")
+    return sound_bearer(text.strip(), f"The token file {path}")
 
 
 def bearer_in_variable(name: str, environ: Mapping[str, str] | None = None) -> AgentAuth:
@@ -34,10 +36,15 @@ def bearer_in_variable(name: str, environ: Mapping[str, str] | None = None) -> A
     env = os.environ if environ is None else environ
     if name not in env:
         raise SettingsError(f"The variable {name[:80]} is not set.")
-    return _sound(env[name].strip(), f"The variable {name[:80]}")
+    return sound_bearer(env[name].strip(), f"The variable {name[:80]}")
 
 
-def _sound(bearer: str, source: str) -> AgentAuth:
+def sound_bearer(bearer: str, source: str) -> AgentAuth:
+    """The bearer, if a header can carry it.
+
+    Raises:
+        SettingsError: It cannot; the bearer is not repeated.
+    """
     if not (bearer and bearer.isascii() and bearer.isprintable() and " " not in bearer):
         raise SettingsError(f"{source} holds no token: it is one line of printable ASCII without spaces.")
     if len(bearer) > BEARER_CHARS_MAX:

@@ -58,6 +58,7 @@ class StaticAgents:
         self._seen = Seen(b"", 0, ())
         self._list = AgentList({})
         self._known: dict[str, AgentProfile] = {}
+        self._keys: dict[str, str] = {}
         self._troubles: dict[str, str] = {}
 
     async def begin(self) -> None:
@@ -135,6 +136,8 @@ class StaticAgents:
 
     async def _register_each(self, keys: Iterator[str]) -> None:
         for key in keys:
+            # Ten thousand that need not be asked would keep everything else waiting for a second.
+            await asyncio.sleep(0)
             try:
                 await self._use(key, self._list.agents[key])
             except AicpError as error:
@@ -151,17 +154,21 @@ class StaticAgents:
             self._remove(key)
         self._ains.put(profile)
         self._known[key] = profile
+        self._keys[profile.agent_id] = key
         self._troubles.pop(key, None)
 
     def _refuse_namesake(self, key: str, agent_id: str) -> None:
-        for other, known in self._known.items():
-            if known.agent_id == agent_id and other != key:
-                raise InvalidAgent(f"it is '{agent_id}' like that at {known.endpoint}; give one another id")
+        other = self._keys.get(agent_id, key)
+        if other != key:
+            raise InvalidAgent(f"it is '{agent_id}' like that at {self._known[other].endpoint}; give one another id")
 
     def _remove(self, key: str) -> None:
         self._troubles.pop(key, None)
         profile = self._known.pop(key, None)
-        if profile is not None and self._ains.is_current(profile):
+        if profile is None:
+            return
+        del self._keys[profile.agent_id]
+        if self._ains.is_current(profile):
             self._ains.remove(profile.agent_id)
 
     def _note_trouble(self, key: str, told: str) -> None:
@@ -197,6 +204,9 @@ def _why(error: AicpError) -> str:
 
 
 def _look_at(file: Path, bearer_files: Iterable[Path]) -> Seen:
+    if not file.is_file():
+        # A pipe would be waited for; whoever reads it next says what it is.
+        return Seen(b"", 0, ())
     try:
         with file.open("rb") as opened:
             content = opened.read(FILE_BYTES_MAX + 1)
