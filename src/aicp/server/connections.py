@@ -14,6 +14,7 @@ holds a connection for ever. Here each connection is looked at ten times a secon
 """
 
 import asyncio
+import logging
 import math
 import resource
 from collections.abc import Iterable
@@ -40,6 +41,10 @@ OPEN_FILES_WANTED = 65_536
 RETRY_AFTER_S = 1.0
 LEAVE_S = 2.0
 _HEALTH = frozenset({"/livez", "/readyz"})
+
+# What clients do wrong is answered and not logged: anybody could fill the disk with it.
+_log = logging.getLogger("uvicorn.error.requests")
+_log.setLevel(logging.ERROR)
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -70,6 +75,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's is the same
         """It is open: the first header has its time from now on, and when there are too many, a refusal waits."""
         super().connection_made(transport)
+        self.logger = _log
         self._head_bytes = 0
         self._is_in_head = False
         self._is_leaving = False

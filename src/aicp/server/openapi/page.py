@@ -28,6 +28,7 @@ def page(document: Document) -> str:
     return _templates().get_template("page.html").render(document=document, routes=_routes_by_tag(document))
 
 
+@cache
 def style() -> bytes:
     """The style sheet of the page."""
     return (files(__package__) / STYLE).read_bytes()
