@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from typing import Any
@@ -16,7 +17,7 @@ from aicp.testing.faulty_servers import FaultyServer, answers, http
 from aicp.testing.transport_contract import CAPABILITY, call
 from aicp.transports.http import HttpTransport
 from aicp.transports.lookup import LOOKUP_TIMEOUT_S
-from tests.integration.server_kit import Answered, Api, Test, shared_server, with_api
+from tests.integration.server_kit import BOUND_S, Answered, Api, Test, shared_server, with_api
 
 MACHINE, PRIVATE, LINK, METADATA, MULTICAST, RESERVED = (
     "this machine itself", "a private address", "a link-local address", "metadata address", "a multicast address",
@@ -229,15 +230,31 @@ def test_name_that_leads_nowhere_cannot_be_registered(monkeypatch: pytest.Monkey
         asyncio.run(checked(REBOUND, AddressPolicy()))
 
 
-def test_resolver_that_never_answers_holds_no_registration(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(loop, "getaddrinfo", lambda *_, **__: asyncio.Event().wait())
-        with pytest.raises(InvalidAgent, match="no answer within"):
-            await checked(REBOUND, AddressPolicy())
+def test_resolver_that_never_answers_holds_no_registration_and_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
 
+    def never_answers(host: str, port: int, *args: Any, **options: Any) -> Any:
+        if str(host).endswith(".example"):
+            released.wait(BOUND_S)
+        return real(host, port, *args, **options)
+
+    async def main() -> None:
+        transport = HttpTransport(AddressPolicy(loopback=True))
+        async with FaultyServer(answers("good")) as server:
+            checks = (transport.check(f"http://a{number}.example") for number in range(50))
+            refusals = await asyncio.gather(*checks, return_exceptions=True)
+            assert {str(refusal).rpartition(": ")[2] for refusal in refusals} == {"no answer within 0.05 s"}
+            agent = AgentProfile("agent", (Capability(CAPABILITY),), endpoint=f"http://localhost:{server.port}")
+            assert (await transport.invoke(agent, call())).result == "good"
+            await transport.close()
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", never_answers)
     monkeypatch.setattr("aicp.transports.lookup.LOOKUP_TIMEOUT_S", LOOKUP_TIMEOUT_S / 100)
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    finally:
+        released.set()
 
 
 def test_name_that_leads_elsewhere_the_second_time_is_never_connected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,3 +331,14 @@ def resolver(known: dict[str, list[str]]) -> Callable[..., Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in known[host]]
 
     return getaddrinfo
+
+
+def test_registration_at_a_transport_that_is_closed_is_refused() -> None:
+    async def main() -> None:
+        transport = HttpTransport(AddressPolicy(loopback=True))
+        await transport.check("http://localhost")
+        await transport.close()
+        with pytest.raises(InvalidAgent, match="cannot be looked up"):
+            await transport.check("http://localhost")
+
+    asyncio.run(main())

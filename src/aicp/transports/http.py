@@ -19,7 +19,7 @@ from aicp.model.wire import ANSWER_BYTES_MAX, AgentDescription
 from aicp.ports import Clock, SystemClock
 from aicp.transports import verdict
 from aicp.transports.connector import Dial, PolicedConnector, current_dial
-from aicp.transports.lookup import check_endpoint
+from aicp.transports.lookup import EndpointCheck
 from aicp.transports.reading import Unusable, begun, let_go, read_json, read_refusal
 from aicp.transports.replies import SHUT_DOWN, fault
 from aicp.transports.sending import COMMON_HEADERS, Refused, Route, encode, headers_of, make_route
@@ -62,6 +62,7 @@ class HttpTransport:
         clock: Clock | None = None,
     ) -> None:
         self._policy = policy
+        self._endpoints = EndpointCheck(policy)
         self._connections_max = connections_max
         self._connect_timeout_s = connect_timeout_s
         self._clock = clock or SystemClock()
@@ -97,7 +98,7 @@ class HttpTransport:
         Raises:
             InvalidAgent: It cannot be used, or leads nowhere within 5 s, or only where the policy allows no agent.
         """
-        await check_endpoint(endpoint_url, self._policy)
+        await self._endpoints.check(endpoint_url)
 
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
         """Ask an agent what it can do, within 5 s and 1 MiB.
@@ -123,6 +124,7 @@ class HttpTransport:
 
     async def close(self) -> None:
         """End calls under way as local trouble and give every connection back; later calls are local trouble too."""
+        self._endpoints.close()
         await self._under_way.close()
         for session in self._sessions.values():
             await session.close()
