@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import pytest
+
 from tests.integration.test_server_connections import ROOT, limited_server
 
 HOOKS = "tests.integration.schemathesis_hooks"
@@ -13,6 +15,7 @@ EXAMPLES_OF_EACH_ROUTE = "2"
 SEED = os.environ.get("SCHEMATHESIS_SEED", "1")
 
 
+@pytest.mark.timeout(300)
 def test_server_keeps_to_its_own_document(tmp_path: Path) -> None:
     with limited_server(tmp_path / "data", header_s=10.0, body_s=30.0) as (_, url, key):
         document = tmp_path / "openapi.json"
@@ -28,6 +31,6 @@ def test_server_keeps_to_its_own_document(tmp_path: Path) -> None:
         # Beside the hooks, the root of the tests must be found by a command that knows nothing of them.
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
         ran = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False
         )
     assert ran.returncode == 0, f"seed {SEED}\n{ran.stdout[-20_000:]}{ran.stderr[-2_000:]}"
