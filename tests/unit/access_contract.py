@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
 from aicp.errors import Conflict
 from aicp.model.access import ApiKey, AuditRecord, KeyLimits, Scope
@@ -122,11 +123,8 @@ class AccessContract(abc.ABC):
         """The first stays."""
         await stores.keys.create(stored("k1"))
         for second in (stored("k1", name="other"), StoredKey(stored("k2").key, stored("k1").digest)):
-            try:
+            with pytest.raises(Conflict):
                 await stores.keys.create(second)
-            except Conflict:
-                continue
-            raise AssertionError(f"{second} was taken")
         found = await stores.keys.read()
         assert found is not None
         assert found.keys == (stored("k1"),)
@@ -141,6 +139,20 @@ class AccessContract(abc.ABC):
         await stores.keys.revoke("revoked", AT)
         await stores.keys.create(stored("next", at=AT + DEAD_KEYS_KEPT + 2 * SECOND))
         assert sorted(await _ids(stores.keys)) == ["good", "later", "next"]
+
+    @_rule
+    async def test_one_key_too_many_is_refused_until_one_has_ended_long_ago(self, stores: AccessStores) -> None:
+        """What is there stays as it is."""
+        with pytest.MonkeyPatch.context() as patch:
+            for module in ("memory_access", "sqlite_access", "postgres_access"):
+                patch.setattr(f"aicp.storage.{module}.KEYS_MAX", 2)
+            await stores.keys.create(stored("k1"))
+            await stores.keys.create(stored("k2", expires_at=AT + SECOND))
+            with pytest.raises(Conflict, match="the most that are kept"):
+                await stores.keys.create(stored("k3", at=AT + 2 * SECOND))
+            assert await _ids(stores.keys) == ["k1", "k2"]
+            await stores.keys.create(stored("k3", at=AT + DEAD_KEYS_KEPT + 2 * SECOND))
+            assert await _ids(stores.keys) == ["k1", "k3"]
 
     @_rule
     async def test_records_are_read_newest_first_and_page_by_page(self, stores: AccessStores) -> None:
