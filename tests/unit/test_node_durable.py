@@ -22,7 +22,7 @@ from aicp.runtime.settings import secret_key, server_settings
 from tests.unit.sqlite_kit import ask, refused, run
 
 ECHO = "test.echo"
-SECRET = "a bearer that nobody shall read"
+SECRET = "a-bearer-that-nobody-shall-read"
 
 
 async def echo(params: dict[str, Any]) -> Any:
