@@ -167,6 +167,15 @@ def test_top_that_nobody_watches_is_one_look(fleet: Shell) -> None:
     assert fleet.run("top", "-o", "json").data["health"]["total_agents"] == 1
 
 
+def test_key_that_may_only_see_agents_is_enough(fleet: Shell) -> None:
+    made = fleet.call("key", "create", "watcher", "--scope", "agents:read", "-o", "json")
+    assert made.code == 0, made.err
+    key = made.data["secret"]
+    snapshot = fleet.call("top", "-o", "json", AICP_API_KEY=key).data
+    assert (snapshot["chains"], list(snapshot["health"]["agents"])) == (None, ["eyes-1"])
+    assert {each["verdict"] for each in found_by(fleet, AICP_API_KEY=key).values()} == {"ok"}
+
+
 @pytest.mark.parametrize("output", ["table", "json", "jsonl"])
 def test_top_of_a_server_that_never_was_there_is_one_sentence(fleet: Shell, output: str) -> None:
     ran = fleet.call("top", "-o", output, AICP_URL="http://127.0.0.1:9")
@@ -202,6 +211,7 @@ def test_doctor_tells_what_is_wrong_and_what_to_do(fleet: Shell, tmp_path: Path)
     failing("server", "nobody listens", "aicp serve", AICP_URL="http://127.0.0.1:9")
     failing("server", "must begin with http", "AICP_URL", AICP_URL="nonsense")
     failing("key", "valid key", "AICP_API_KEY", AICP_API_KEY="wrong")
+    failing("key", "one word", "AICP_API_KEY", AICP_API_KEY="two\nwords")
     failing("data directory", "written by anybody", "chmod 700", AICP_DATA_DIR=str(data))
     failing("admin.key", "read by others", "chmod 600", AICP_DATA_DIR=str(data))
     failing("settings", "AICP_ALLOW_NETWORKS", "correct", AICP_ALLOW_NETWORKS="127.0.0.0/8")

@@ -65,6 +65,9 @@ def check_server(url: str) -> Iterator[Finding]:
     if key is None:
         yield Finding("key", Verdict.FAIL, "there is none", "set AICP_API_KEY, or AICP_DATA_DIR to the server's")
         return
+    if not (key.isascii() and key.isprintable() and " " not in key and key):
+        yield Finding("key", Verdict.FAIL, "it is not one word of printable ASCII characters", "set AICP_API_KEY")
+        return
     yield _check_readiness(url, key)
     yield from asyncio.run(_check_inside(url, key))
 
