@@ -124,6 +124,7 @@ async def _serve_until_signal(settings: Settings) -> None:
             static_agents(settings.agents_file, node.ains, say),
             running_server(settings, node) as server,
         ):
+            _collect_garbage_rarely()
             key = settings.data_dir / ADMIN_KEY_FILE
             say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()
