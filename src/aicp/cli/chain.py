@@ -1,13 +1,13 @@
 """`aicp chain …`."""
 
-import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aicp.cli.completion import chain_ids
-from aicp.cli.connection import ask
+from aicp.cli.connection import ask, run_to_end
 from aicp.cli.lists import LIMIT, Limit, Status, show_chains
 from aicp.cli.output import Format, Output, facts, write, write_plain
 
@@ -37,7 +37,7 @@ def run(
     else:
         from aicp.cli.embedded import run_embedded
 
-        view = asyncio.run(run_embedded(spec, read_agents(agents), agents))
+        view = run_to_end(partial(run_embedded, spec, read_agents(agents), agents))
     write_steps(view, output)
     tell_standing(view)
     raise exit_with(view)

@@ -1,7 +1,7 @@
 """Asks the server that the environment names, and says what to do when it does not answer."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from aicp.errors import AccessDenied, Forbidden
@@ -30,7 +30,7 @@ def ask(work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
             return await work(client)
 
     try:
-        return asyncio.run(main())
+        return run_to_end(main)
     except ServerUnreachable as error:
         raise ServerUnreachable(f"{error.message} Start it with `aicp serve`, or set AICP_URL.") from error
     except Forbidden:
@@ -38,3 +38,14 @@ def ask(work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
     except AccessDenied as error:
         told = "set AICP_API_KEY, or AICP_DATA_DIR to the data directory of the server"
         raise AccessDenied(f"{url} does not accept the key: {told}.") from error
+
+
+def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """As `asyncio.run(main())`, but interrupted before it began it ends without a word about what was never awaited."""
+    with asyncio.Runner() as runner:
+        runner.get_loop()
+        work = main()
+        try:
+            return runner.run(work)
+        finally:
+            work.close()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from aicp.cli.connection import run_to_end
 from aicp.cli.exits import OK, say
 from aicp.cli.output import Format, Output, Sheet, write
 
@@ -61,7 +62,7 @@ def _run_to_the_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return await running
 
     try:
-        return asyncio.run(main())
+        return run_to_end(main)
     except asyncio.CancelledError:
         say("Terminated; every agent has ended.")
         raise typer.Exit(TERMINATED) from None

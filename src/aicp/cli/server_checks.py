@@ -1,16 +1,17 @@
 """What `aicp doctor` finds out by asking the server."""
 
-import asyncio
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 import msgspec
 
+from aicp.cli.connection import run_to_end
 from aicp.errors import AccessDenied, AicpError
 from aicp.model.views import FleetHealth, Info
 from aicp.runtime.checkup import Finding, Verdict
@@ -69,7 +70,7 @@ def check_server(url: str) -> Iterator[Finding]:
         yield Finding("key", Verdict.FAIL, "it is not one word of printable ASCII characters", "set AICP_API_KEY")
         return
     yield _check_readiness(url, key)
-    yield from asyncio.run(_check_inside(url, key))
+    yield from run_to_end(partial(_check_inside, url, key))
 
 
 def _unreached(url: str, error: Exception) -> Finding:
