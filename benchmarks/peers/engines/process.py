@@ -67,18 +67,17 @@ class Writer:
         self._path.write_bytes(msgspec.json.encode(self._report))
 
 
-def tune_interpreter() -> None:
-    """As `aicp serve` does, for every engine: collect garbage rarely, and let threads take turns often."""
+def collect_garbage_rarely() -> None:
+    """As `aicp serve` does, for every engine."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    sys.setswitchinterval(0.001)
 
 
 async def go_through(engine: Engine, directory: Path, sizes: Sizes, writer: Writer) -> None:
     async with engine.opened(directory):
         engine.prepare(WARM_UP)
         engine.prepare(sizes)
-        tune_interpreter()
+        collect_garbage_rarely()
         for case, measure in MEASURES.items():
             if case in engine.lacks:
                 writer.note(case, engine.lacks[case])

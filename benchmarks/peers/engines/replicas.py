@@ -24,7 +24,7 @@ from aicp import Node, TaskStatus
 from benchmarks.measure import ratio
 from benchmarks.peers.engines.by_aicp import SLOTS, add_one, chain_of
 from benchmarks.peers.engines.postgres import fresh_postgres
-from benchmarks.peers.engines.process import tune_interpreter
+from benchmarks.peers.engines.process import collect_garbage_rarely
 from tests.postgres_server import PostgresServer
 
 CHAINS = 300
@@ -161,7 +161,7 @@ async def replica(url: str, seconds: float) -> None:
     """Run chains for a while, after a warm-up; tells what that came to."""
     async with Node(database=url) as node:
         await node.add_agent("worker", {"add_one": add_one}, max_concurrent_tasks=SLOTS)
-        tune_interpreter()
+        collect_garbage_rarely()
         await _run_chains(node, WARM_UP_S)
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)

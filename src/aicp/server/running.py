@@ -29,7 +29,6 @@ GRACE_S = 5
 STOP_S_MAX = GRACE_S + 5.0
 SILENT_DRAIN_S = 0.5
 BACKLOG = 2048
-SWITCH_INTERVAL_S = 0.001
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("aicp.server")
 
@@ -125,7 +124,7 @@ async def _serve_until_signal(settings: Settings) -> None:
             static_agents(settings.agents_file, node.ains, say),
             running_server(settings, node) as server,
         ):
-            _tune_interpreter()
+            _collect_garbage_rarely()
             key = settings.data_dir / ADMIN_KEY_FILE
             say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()
@@ -150,16 +149,10 @@ async def _drain(node: Node, within_s: float, hurried: asyncio.Event, say: Calla
         await asyncio.wait((draining, hurrying))
 
 
-def _tune_interpreter() -> None:
-    """Collect garbage rarely, and let threads take turns often.
-
-    Little of what a server holds is in cycles, and looking through 80,000 waiting tasks stops it for a second. The
-    thread that writes the journal needs the interpreter several times a transaction; by default a busy event loop lets
-    go of it only after 5 ms each time, and everybody waits for the transaction.
-    """
+def _collect_garbage_rarely() -> None:
+    """Little of what a server holds is in cycles, and looking through 80,000 waiting tasks stops it for a second."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def _node(settings: Settings) -> Node:
