@@ -9,22 +9,31 @@ from aicp.ports import Clock, SystemClock
 from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent, encode_agent
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_faults import storage_error
+from aicp.storage.postgres_lease import CHANNEL, NOTICE
 
-_SAVE = """
+_SAVE = f"""
     WITH back AS (DELETE FROM removed_agents WHERE agent_id = $1),
-        resumed AS (DELETE FROM agent_orders WHERE agent_id = $1 AND subject = 'intake')
-    INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at, changed_in)
-    VALUES ($1, $2, $3, $4, pg_current_xact_id()::text::bigint)
-    ON CONFLICT (agent_id) DO UPDATE SET profile = excluded.profile, sealed_auth = excluded.sealed_auth,
-        saved_at = excluded.saved_at, changed_in = excluded.changed_in
-"""
-_FORGET = """
+        resumed AS (DELETE FROM agent_orders WHERE agent_id = $1 AND subject = 'intake'),
+        saved AS (
+            INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at, changed_in)
+            VALUES ($1, $2, $3, $4, pg_current_xact_id()::text::bigint)
+            ON CONFLICT (agent_id) DO UPDATE SET profile = excluded.profile, sealed_auth = excluded.sealed_auth,
+                saved_at = excluded.saved_at, changed_in = excluded.changed_in
+            RETURNING agent_id
+        )
+    SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM saved
+"""  # noqa: S608 - constants
+_FORGET = f"""
     WITH gone AS (DELETE FROM registrations WHERE agent_id = $1 RETURNING agent_id),
-        pardoned AS (DELETE FROM agent_orders WHERE agent_id = $1)
-    INSERT INTO removed_agents (agent_id, removed_at, changed_in)
-    SELECT agent_id, clock_timestamp(), pg_current_xact_id()::text::bigint FROM gone
-    ON CONFLICT (agent_id) DO UPDATE SET removed_at = excluded.removed_at, changed_in = excluded.changed_in
-"""
+        pardoned AS (DELETE FROM agent_orders WHERE agent_id = $1),
+        removed AS (
+            INSERT INTO removed_agents (agent_id, removed_at, changed_in)
+            SELECT agent_id, clock_timestamp(), pg_current_xact_id()::text::bigint FROM gone
+            ON CONFLICT (agent_id) DO UPDATE SET removed_at = excluded.removed_at, changed_in = excluded.changed_in
+            RETURNING agent_id
+        )
+    SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM removed
+"""  # noqa: S608 - constants
 _LOAD = 'SELECT profile, sealed_auth FROM registrations ORDER BY agent_id COLLATE "C"'
 
 
