@@ -136,7 +136,7 @@ def test_wrong_types_are_told_of_every_task_at_once() -> None:
         ("/tasks/1/params", "expected `object`, got `array`"),
         ("/tasks/2/labels/*", "expected `str`, got `int`"),
         ("/tasks/3/depends_on/1", "expected `str`, got `int`"),
-        ("/tasks/4/priority", "invalid enum value 'urgent'"),
+        ("/tasks/4/priority", "invalid enum value 'urgent': choose from high, normal, low"),
         ("/tasks/5/on_failure", "object contains unknown field `then`"),
         ("/tasks/6", "object contains unknown field `retries`"),
         ("/tasks/7/params", "has a key that is wrong: expected `str`, got `int`"),
