@@ -358,6 +358,18 @@ def test_agent_whose_key_is_good_no_more_is_taken_over_by_another_of_its_tenant_
     with_api(test)
 
 
+def test_agent_stays_its_tenants_however_often_the_operator_registers_it() -> None:
+    async def test(api: Api) -> None:
+        first = await api.make_key("acme")
+        await api.post("/ains/agents", registration("far-1"), key=first.secret)
+        await api.post(f"/api/keys/{first.key.key_id}/revoke")
+        for _ in range(3):
+            assert (await api.post("/ains/agents", registration("far-1"))).status == 201
+            assert api.node.ains.get("far-1").tenant == "acme"
+
+    with_api(test)
+
+
 def test_agent_that_came_without_a_key_is_the_admins() -> None:
     async def test(api: Api) -> None:
         key = await api.new_key("default")

@@ -84,7 +84,7 @@ def claim_check(keys: Keys, caller: Caller) -> Callable[[AgentProfile, AgentProf
             raise Conflict(f"The agent id '{old.agent_id}' cannot be used here: choose another one.")
         if not _owns(keys, caller, old):
             raise NotOwner(f"Agent '{old.agent_id}' was registered with another key: use that one, or another id.")
-        return new if old.owner in {"", caller.key_id} else _left_with_its_owner(keys, new, old)
+        return _left_with_its_owner(keys, new, old)
 
     return check
 
@@ -97,6 +97,5 @@ def _owns(keys: Keys, caller: Caller, profile: AgentProfile) -> bool:
 
 
 def _left_with_its_owner(keys: Keys, new: AgentProfile, old: AgentProfile) -> AgentProfile:
-    tenant = old.tenant
-    owner = old.owner if keys.is_good(old.owner) else new.owner
-    return replace(new, tenant=tenant, owner=owner)
+    """A key of every tenant makes new agents for a tenant of its own, and these are somebody's."""
+    return replace(new, tenant=old.tenant, owner=old.owner if keys.is_good(old.owner) else new.owner)
