@@ -192,6 +192,22 @@ def test_what_is_no_http_is_refused(sent: bytes) -> None:
     with_limits(test, Limits())
 
 
+@pytest.mark.parametrize(
+    ("second", "refused"),
+    [("Host: evil.example", (421, "host_refused")), ("Origin: https://evil.example", (403, "origin_refused"))],
+)
+def test_field_that_stands_twice_is_refused_when_either_is_somebody_elses(
+    second: str, refused: tuple[int, str]
+) -> None:
+    async def test(api: Api) -> None:
+        own = api.url.removeprefix("http://")
+        sent = f"GET /livez HTTP/1.1\r\nConnection: close\r\nHost: {own}\r\nOrigin: {api.url}\r\n"
+        assert (await ends_with(api, f"{sent}\r\n".encode())).startswith(b"HTTP/1.1 200")
+        assert told(await ends_with(api, f"{sent}{second}\r\n\r\n".encode())) == refused
+
+    with_limits(test, Limits())
+
+
 def test_client_that_takes_nothing_of_its_answers_is_cut_off() -> None:
     async def test(api: Api) -> None:
         task = {"capability": "text.echo", "params": {"x": "y" * 900_000}}

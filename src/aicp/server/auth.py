@@ -121,12 +121,10 @@ def origin_guard(scheme: str) -> Guard:
     """
 
     async def check_origin(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-        origin = connection.headers.get("origin")
-        if origin is None:
-            return
         own = f"{scheme}://{connection.headers.get('host', '')}".lower()
-        if origin.lower() != own:
-            raise OriginRefused(f"Pages of '{origin[:80]}' may not use this server; its own are at {own[:80]}.")
+        for origin in connection.headers.getall("origin", []):
+            if origin.lower() != own:
+                raise OriginRefused(f"Pages of '{origin[:80]}' may not use this server; its own are at {own[:80]}.")
 
     return check_origin
 
@@ -135,9 +133,9 @@ def host_guard(hosts: frozenset[str]) -> Guard:
     """The guard that refuses a Host header naming somebody else: a page in a browser that had its name rebound."""
 
     async def check_host(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
-        named = connection.headers.get("host", "")
-        if _without_port(named) not in hosts:
-            raise HostRefused(f"The Host header '{named[:80]}' does not name this server; use {min(hosts)}.")
+        for named in connection.headers.getall("host", [""]):
+            if _without_port(named) not in hosts:
+                raise HostRefused(f"The Host header '{named[:80]}' does not name this server; use {min(hosts)}.")
 
     return check_host
 
