@@ -120,7 +120,7 @@ class PostgresJournal:
         """
         self._database.require_open()
         try:
-            return await read_record(self._database.sessions, chain_id)
+            return await read_record(self._database.sessions, storable(chain_id))
         except msgspec.MsgspecError as error:
             raise storage_error(error, self._database.place) from error
 
@@ -168,7 +168,7 @@ class PostgresJournal:
 
     async def _outline(self, chain_id: str) -> ChainRecord | None:
         return await self._database.sessions.in_transaction(
-            lambda connection: read_outline(connection, chain_id), snapshot=True
+            lambda connection: read_outline(connection, storable(chain_id)), snapshot=True
         )
 
     async def _claim(self, limit: int, doubts: list[str]) -> Claimed:

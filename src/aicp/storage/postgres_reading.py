@@ -6,6 +6,7 @@ from typing import Any
 from aicp.model.event import Fact
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
+from aicp.storage.postgres_batch import storable
 from aicp.storage.postgres_server import Connection
 from aicp.storage.postgres_sessions import Sessions
 from aicp.storage.rows import decode_outline, decode_record, record_of
@@ -80,7 +81,8 @@ async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSum
     """
     sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished]
     status = None if query.status is None else query.status.value
-    return [_summary(row) for row in await sessions.read(sql, query.tenant, status, query.before, max(0, query.limit))]
+    before = None if query.before is None else storable(query.before)
+    return [_summary(row) for row in await sessions.read(sql, query.tenant, status, before, max(0, query.limit))]
 
 
 def _summary(row: Any) -> ChainSummary:

@@ -106,6 +106,15 @@ class JournalContract(abc.ABC):
         _expect(await journal.read("") is None, "the empty id must read as None")
 
     @_rule
+    async def test_no_id_is_too_strange_to_be_unknown(self, journal: Journal) -> None:
+        """Anybody may ask for anything, a NUL included."""
+        await journal.submit(chain("chain"))
+        for strange in ("\0", "chain\0", "\N{REPLACEMENT CHARACTER}", "'; --", "%"):
+            _expect(await journal.read(strange) is None, f"{strange!r} must read as None")
+            _expect(await journal.outlines([strange]) == [], f"{strange!r} must have no outline")
+            _expect(await _page(journal, before=strange) == [], f"there are chains before {strange!r}")
+
+    @_rule
     async def test_facts_come_back_whole_and_in_order(self, journal: Journal) -> None:
         """Every kind of fact, within one append and over several."""
         await journal.submit(chain("chain"))
