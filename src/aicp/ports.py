@@ -207,11 +207,20 @@ class Journal(Protocol):
         """
 
 
+Claim = Callable[[AgentProfile, AgentProfile | None], AgentProfile]
+"""Takes a new agent and the one that it would replace, if any; gives the one to put there, or raises why not."""
+
+
 class Registrations(Protocol):
     """Remembers which agents are registered."""
 
-    async def save(self, profile: AgentProfile) -> None:
+    async def save(self, profile: AgentProfile, claim: Claim | None = None) -> None:
         """Record an agent, in place of what was known of it.
+
+        Args:
+            profile: The agent.
+            claim: Asked once more where others may have recorded one since: with whom they did, and no other agent of
+                this id is recorded meanwhile. What it raises is raised here, and nothing was recorded.
 
         Raises:
             SettingsError: It has a secret, and there is no key to seal it with.

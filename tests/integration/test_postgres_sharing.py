@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aicp.client import Client
-from aicp.errors import AgentReplaced
+from aicp.errors import AgentReplaced, Conflict
 from aicp.model.agent import AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.live import LiveEvent
 from aicp.model.notice import Notice, Order, Relayed
@@ -161,6 +161,10 @@ def _has_successes(replica: Replica, count: int) -> bool:
     return replica.node.health().agents["eyes"].success_count == count
 
 
+def _are_of(everybody: list[Replica], agent_id: str, tenant: str) -> bool:
+    return all(knows(replica, agent_id) and replica.node.ains.get(agent_id).tenant == tenant for replica in everybody)
+
+
 def _has_slots(replica: Replica, slots: int) -> bool:
     return replica.node.scheduler.member("eyes").slots == slots
 
@@ -201,6 +205,32 @@ def test_new_instance_and_removal_reach_the_other_replica() -> None:
             await one.node.tell_replicas()
             await until(lambda: not knows(other, instance_id="i2"))
             assert not one.node.ains.agents()
+
+    run(main())
+
+
+def test_agent_id_that_two_tenants_register_at_two_replicas_in_one_moment_is_one_of_thems() -> None:
+    def claim(new: AgentProfile, old: AgentProfile | None) -> AgentProfile:
+        if old is not None and old.tenant != new.tenant:
+            raise Conflict
+        return new
+
+    async def registered(replica: Replica, tenant: str, agent_id: str) -> bool:
+        try:
+            await replica.node.ains.register(registration(agent_id), tenant, claim=claim)
+        except Conflict:
+            return False
+        return True
+
+    async def main() -> None:
+        async with replicas() as both:
+            for number in range(20):
+                agent_id = f"eyes-{number}"
+                trying = (registered(*each, agent_id) for each in zip(both, ("ours", "theirs"), strict=True))
+                got_it = await asyncio.gather(*trying)
+                assert sorted(got_it) == [False, True]
+                winner = "ours" if got_it[0] else "theirs"
+                await until(partial(_are_of, both, agent_id, winner))
 
     run(main())
 

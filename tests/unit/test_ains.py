@@ -11,7 +11,7 @@ from aicp.model.agent import AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded
 from aicp.model.outcome import Outcome
 from aicp.model.wire import AgentDescription
-from aicp.ports import Registrations
+from aicp.ports import Claim, Registrations
 from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, LEASE_TTL_S, Leases, Liveness
 from aicp.registry.schemas import Schemas
@@ -43,7 +43,7 @@ class Describer:
 class Keyless:
     """Has no key to seal secrets with."""
 
-    async def save(self, profile: AgentProfile) -> None:
+    async def save(self, profile: AgentProfile, _claim: Claim | None = None) -> None:
         raise SettingsError(f"The secret of {profile.agent_id} cannot be sealed: set AICP_SECRET_KEY.")
 
     async def forget(self, agent_id: str) -> None:

@@ -10,6 +10,7 @@ from aicp.model.agent import AgentProfile
 from aicp.model.event import AgentChanged
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
+from aicp.ports import Claim
 from aicp.registry.directory import Directory
 from aicp.registry.leases import Leases, Liveness
 from aicp.registry.schemas import Schemas
@@ -30,7 +31,7 @@ class Remembered:
     def __init__(self, *profiles: AgentProfile) -> None:
         self.profiles = {profile.agent_id: profile for profile in profiles}
 
-    async def save(self, profile: AgentProfile) -> None:
+    async def save(self, profile: AgentProfile, _claim: Claim | None = None) -> None:
         self.profiles[profile.agent_id] = profile
 
     async def forget(self, agent_id: str) -> None:

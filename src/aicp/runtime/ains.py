@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aicp.errors import Fault, InvalidAgent, SettingsError, StorageError
+from aicp.errors import Conflict, Fault, Forbidden, InvalidAgent, SettingsError, StorageError
 from aicp.model.agent import BEARER_PATTERN, DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
 from aicp.model.outcome import Outcome
 from aicp.model.views import LeaseTerms, Registered
 from aicp.model.wire import AgentDescription
-from aicp.ports import Clock, Observer, Registrations
+from aicp.ports import Claim, Clock, Observer, Registrations
 from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, Leases, Liveness
 from aicp.resilience.board import CircuitBoard
@@ -22,7 +22,6 @@ from aicp.runtime.remembered import Remembered
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 SWEEP_EVERY_S = 1.0
-Claim = Callable[[AgentProfile, AgentProfile | None], AgentProfile]
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +96,8 @@ class Ains:
             tenant: Whose tasks it serves.
             owner: The id of the API key that registers it; empty for none.
             claim: Asked with its profile and that of the agent it would replace, or None: gives the profile to use, or
-                raises what is then raised here, and nothing was changed.
+                raises what is then raised here, and nothing was changed. It is asked again when another replica may
+                have registered one of this id in the same moment: of two that may not have it both, one gets it.
 
         Raises:
             InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
@@ -113,10 +113,13 @@ class Ains:
             if profile.lease:
                 self._leases.grant(profile.agent_id, profile.instance_id)
             try:
-                await self._remembered.save(profile)
+                await self._remembered.save(profile, claim)
             except SettingsError:
                 if old is None:
-                    self.remove(profile.agent_id)
+                    self._take_back(profile)
+                raise
+            except (Conflict, Forbidden):
+                self._take_back(profile)
                 raise
         return Registered(profile.agent_id, self.terms if profile.lease else None)
 
@@ -330,6 +333,14 @@ class Ains:
         self._board.remove(agent_id)
         self._registered_at.pop(agent_id, None)
         self._to_ask.pop(agent_id, None)
+
+    def _take_back(self, profile: AgentProfile) -> None:
+        """It was put to use and not recorded; what is on record is somebody else's, and comes with the next news."""
+        agent_id, tenant = profile.agent_id, self.tenant_of(profile.agent_id)
+        if self.is_current(profile):
+            self._remembered.forgotten_elsewhere(agent_id)
+            self._remove(agent_id)
+            self._observer.notify(AgentChanged(agent_id, "removed", self._clock.utcnow(), tenant))
 
     def _restore(self, profile: AgentProfile) -> None:
         try:

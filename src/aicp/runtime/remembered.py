@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from aicp.model.agent import AgentProfile
-from aicp.ports import Registrations
+from aicp.ports import Claim, Registrations
 
 
 class Remembered:
@@ -53,8 +53,12 @@ class Remembered:
         for profile in waiting.values():
             await self.save(profile)
 
-    async def save(self, profile: AgentProfile) -> None:
+    async def save(self, profile: AgentProfile, claim: Claim | None = None) -> None:
         """Remember an agent.
+
+        Args:
+            profile: The agent.
+            claim: Asked with whom another replica may have recorded since; what it raises is raised here.
 
         Raises:
             SettingsError: It has a secret, and there is no key to seal it with.
@@ -69,7 +73,7 @@ class Remembered:
         self._to_forget.discard(agent_id)
         self._saved.add(agent_id)
         with self.change_of(agent_id):
-            await self._registrations.save(profile)
+            await self._registrations.save(profile, claim)
         if not self._is_current(profile):
             # Removed or replaced while it was written: the later word counts.
             self._to_forget.add(agent_id)

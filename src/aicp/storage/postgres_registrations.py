@@ -1,15 +1,17 @@
 """Registered agents in a PostgreSQL database, known to every replica; their secrets sealed."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import msgspec
 
 from aicp.model.agent import AgentProfile
-from aicp.ports import Clock, SystemClock
+from aicp.ports import Claim, Clock, SystemClock
 from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent, encode_agent
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_faults import storage_error
 from aicp.storage.postgres_lease import CHANNEL, NOTICE
+from aicp.storage.postgres_server import Connection
 
 _SAVE = f"""
     WITH back AS (DELETE FROM removed_agents WHERE agent_id = $1),
@@ -34,6 +36,8 @@ _FORGET = f"""
         )
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM removed
 """  # noqa: S608 - constants
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('aicp.agent.' || current_schema() || '.' || $1))"
+_FIND = "SELECT profile FROM registrations WHERE agent_id = $1"
 _LOAD = 'SELECT profile, sealed_auth FROM registrations ORDER BY agent_id COLLATE "C"'
 
 
@@ -60,18 +64,26 @@ class PostgresRegistrations:
         self._unseal = unseal
         self._clock = clock or SystemClock()
 
-    async def save(self, profile: AgentProfile) -> None:
-        """Record an agent, in place of what was known of it.
+    async def save(self, profile: AgentProfile, claim: Claim | None = None) -> None:
+        """Record an agent, in place of what was known of it, by this replica or another.
+
+        Args:
+            profile: The agent.
+            claim: Asked with whom it would replace on record, while nobody else can register one of this id; what it
+                raises is raised here.
 
         Raises:
             SettingsError: It has a secret, and there is no key to seal it with.
             StorageError: It could not be recorded.
         """
-        row = encode_agent(profile, self._seal)
+        if claim is None:
+            self._database.require_open()
+            await self._database.sessions.execute(_SAVE, *self._row(profile))
+            return
+        # A secret that cannot be sealed is refused before anybody is locked out.
+        self._row(profile)
         self._database.require_open()
-        await self._database.sessions.execute(
-            _SAVE, profile.agent_id, row.profile, row.sealed_auth, self._clock.utcnow()
-        )
+        await self._database.sessions.in_transaction(lambda connection: self._claim(connection, profile, claim))
 
     async def forget(self, agent_id: str) -> None:
         """Remove an agent; one that is not there is no error.
@@ -95,3 +107,16 @@ class PostgresRegistrations:
             return [decode_agent(AgentRow(profile, sealed), self._unseal) for profile, sealed in rows]
         except msgspec.MsgspecError as error:
             raise storage_error(error, self._database.place) from error
+
+    async def _claim(self, connection: Connection, profile: AgentProfile, claim: Claim) -> None:
+        await connection.execute(_LOCK, profile.agent_id)
+        told = await connection.fetchval(_FIND, profile.agent_id)
+        try:
+            found = None if told is None else decode_agent(AgentRow(told, None), None)
+        except msgspec.MsgspecError as error:
+            raise storage_error(error, self._database.place) from error
+        await connection.execute(_SAVE, *self._row(claim(profile, found)))
+
+    def _row(self, profile: AgentProfile) -> tuple[str, str, bytes | None, datetime]:
+        row = encode_agent(profile, self._seal)
+        return (profile.agent_id, row.profile, row.sealed_auth, self._clock.utcnow())

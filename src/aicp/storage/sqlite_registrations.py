@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from aicp.model.agent import AgentProfile
-from aicp.ports import Clock, SystemClock
+from aicp.ports import Claim, Clock, SystemClock
 from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent, encode_agent
 from aicp.storage.rows import timestamp
 from aicp.storage.sqlite_book import Book, Row
@@ -43,8 +43,8 @@ class SqliteRegistrations:
         self._unseal = unseal
         self._clock = clock or SystemClock()
 
-    async def save(self, profile: AgentProfile) -> None:
-        """Record an agent, in place of what was known of it.
+    async def save(self, profile: AgentProfile, _claim: Claim | None = None) -> None:
+        """Record an agent, in place of what was known of it; nobody else records any in this file.
 
         Raises:
             SettingsError: It has a secret, and there is no key to seal it with.
