@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aicp.client import Client
-from aicp.errors import AgentReplaced, Conflict
+from aicp.errors import AgentReplaced, Conflict, StorageError
 from aicp.model.agent import AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.live import LiveEvent
 from aicp.model.notice import Notice, Order, Relayed
@@ -26,7 +26,7 @@ from aicp.runtime.settings import SECRET_KEY_VARIABLE, Settings
 from aicp.server import RunningServer, running_server
 from tests.integration.postgres_kit import run, shared_server, way_to
 from tests.integration.postgres_pooler import pooler_of
-from tests.postgres_server import ask
+from tests.postgres_server import PostgresServer, ask, postgres_server
 
 ENDPOINT = "http://127.0.0.1:1"
 LABEL = "image.label"
@@ -74,6 +74,10 @@ class Replica:
 
     def missed(self) -> None:
         self.missed_times += 1
+
+    @property
+    def told_of(self) -> set[str | None]:
+        return {event.agent_id for event in self.told}
 
     @property
     def alive(self) -> int:
@@ -481,6 +485,37 @@ def test_notices_are_read_once_and_forgotten_after_a_minute() -> None:
             assert len(other.told) == 1
 
     run(main())
+
+
+def test_what_is_told_after_the_server_lost_its_power_is_news_though_its_notices_are_counted_anew() -> None:
+    async def main(server: PostgresServer) -> None:
+        async with replicas(url=server.fresh_url()) as (one, other):
+            await one.node.ains.register(registration())
+            await until(lambda: knows(other))
+            await _relay(one, "before")
+            await until(lambda: "before" in other.told_of)
+            await asyncio.to_thread(server.suffer, "crash of a session")
+            await until(lambda: one.node.is_ready and other.node.is_ready, within_s=30)
+            await _relay(one, "after")
+            await until(lambda: "after" in other.told_of)
+
+    with postgres_server() as server:
+        run(main(server))
+
+
+async def _relay(replica: Replica, agent_id: str) -> None:
+    """Tell of an event, as often as the database does not answer."""
+    bulletin = replica.node.stores.bulletin
+    assert bulletin is not None
+    event = LiveEvent("agent_changed", datetime.now(UTC), agent_id=agent_id, change="registered")
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await bulletin.post(Notice(events=(Relayed(event, None),)))
+            except StorageError:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 def test_backup_of_another_server_is_no_news_for_ever() -> None:

@@ -65,7 +65,7 @@ _LOOK = f"""
     UNION ALL
     SELECT 'ordered', changed_in, agent_id, command, NULL, 0 FROM agent_orders WHERE changed_in >= $2
     UNION ALL
-    SELECT 'told', number, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8
+    SELECT 'told', posted_in, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8
     FROM notices WHERE posted_in >= $1 AND replica <> $3
 """  # noqa: S608 - constants
 _PRUNE = f"""
@@ -136,6 +136,8 @@ class PostgresBulletin:
             StorageError: The database could not be asked.
         """
         self._database.require_open()
+        # Before anything is read: what fails here must not take with it what would count as seen.
+        await self._prune()
         own = self._database.replicas.living_number
         rows = await self._database.sessions.read(_LOOK, self._mark, self._orders_mark, own)
         now = _now()
@@ -145,7 +147,6 @@ class PostgresBulletin:
             raise storage_error(error, self._database.place) from error
         self._next_mark = next(row["number"] for row in rows if row["kind"] == "mark")
         self._looked_at = now
-        await self._prune(now)
         return news
 
     def accept(self) -> None:
@@ -177,7 +178,10 @@ class PostgresBulletin:
                 _log.warning("an agent that another replica registered cannot be used here: %s", error)
 
     def _unseen(self, rows: Rows) -> Iterator[Posted]:
-        """Those not read before, in order; a transaction that takes long lets the same ones come again and again."""
+        """Those not read before, in order; a transaction that takes long lets the same ones come again and again.
+
+        Each is known by its transaction: their own numbers begin anew when the server crashed, as their table does.
+        """
         for row in sorted(rows, key=lambda row: row["number"]):
             if row["number"] not in self._seen:
                 self._seen[row["number"]] = None
@@ -185,7 +189,8 @@ class PostgresBulletin:
         while len(self._seen) > REMEMBERED_MAX:
             self._seen.popitem(last=False)
 
-    async def _prune(self, now: float) -> None:
+    async def _prune(self) -> None:
+        now = _now()
         if now - self._pruned_at >= PRUNE_EVERY_S:
             self._pruned_at = now
             await self._database.sessions.execute(_PRUNE)
