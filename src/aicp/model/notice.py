@@ -16,6 +16,11 @@ class Order(StrEnum):
     RESET = "reset"
     DRAIN = "drain"
 
+    @property
+    def subject(self) -> str:
+        """What it is about, `circuit` or `intake`: of the orders about one subject of an agent, the last holds."""
+        return "intake" if self is Order.DRAIN else "circuit"
+
 
 class Opening(msgspec.Struct, frozen=True):
     """A circuit opened.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aicp.errors import Conflict, Fault, Forbidden, InvalidAgent, SettingsError, StorageError
+from aicp.errors import Conflict, Fault, Forbidden, InvalidAgent, SettingsError
 from aicp.model.agent import BEARER_PATTERN, DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
 from aicp.model.outcome import Outcome
@@ -19,6 +19,7 @@ from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, Leases, Liveness
 from aicp.resilience.board import CircuitBoard
 from aicp.runtime.remembered import Remembered
+from aicp.runtime.supervision import keep_doing
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 SWEEP_EVERY_S = 1.0
@@ -295,14 +296,10 @@ class Ains:
         return self._directory.find(profile.agent_id) is profile
 
     async def keep_watch(self) -> None:
-        """Look every second who fell silent, for ever."""
-        while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            self.sweep()
-            try:
-                await self.forget_removed()
-            except StorageError as error:
-                _log.warning("removed agents cannot be forgotten, trying on: %s", error)
+        """Look every second who fell silent, and forget who was removed, for ever; neither waits for the other."""
+        async with asyncio.TaskGroup() as watching:
+            watching.create_task(keep_doing(self._sweep_soon, "who fell silent cannot be put aside"))
+            watching.create_task(keep_doing(self._forget_soon, "removed agents cannot be forgotten"))
 
     def sweep(self) -> None:
         """Put aside whoever fell silent, forget whoever was silent for a day."""
@@ -313,6 +310,14 @@ class Ains:
                 self._scheduler.set_liveness(change.agent_id, change.liveness)
                 self._tell(change.agent_id, change.liveness.lower())
                 _log.warning("agent %s is %s", change.agent_id, change.liveness.lower())
+
+    async def _sweep_soon(self) -> None:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        self.sweep()
+
+    async def _forget_soon(self) -> None:
+        await asyncio.sleep(SWEEP_EVERY_S)
+        await self.forget_removed()
 
     def _put(self, profile: AgentProfile) -> AgentProfile | None:
         """Put an agent to use; returns whom it replaces."""

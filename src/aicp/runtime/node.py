@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.coordination.task_coordinator import TaskCoordinator
-from aicp.errors import InvalidAgent, StorageError
+from aicp.errors import AicpError, InvalidAgent
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Registration
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.event import CapabilityChanged, CircuitChanged, JournalCommitted
@@ -32,6 +32,7 @@ from aicp.runtime.ains import Ains, local_profile
 from aicp.runtime.database_url import DatabaseUrl
 from aicp.runtime.health_watch import HealthWatch
 from aicp.runtime.observers import Observers
+from aicp.runtime.orders import Orders
 from aicp.runtime.outbox import Outbox
 from aicp.runtime.peers import Listener, Peers
 from aicp.runtime.settings import data_dir, secret_key
@@ -123,7 +124,8 @@ class Node:
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
             observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,
         )  # fmt: skip
-        self._peers = Peers(self.ains, self.board, self.scheduler, self._obey)
+        self._orders = Orders(self._obey, self.stores.bulletin)
+        self._peers = Peers(self.ains, self.board, self.scheduler, self._orders)
         self._outbox = Outbox(self.board, self.scheduler)
         self._sharing = self._make_sharing()
         self._running = AsyncExitStack()
@@ -137,10 +139,9 @@ class Node:
     @property
     def why_unready(self) -> tuple[str, ...]:
         """Each part that keeps it from accepting work, in words; empty while it is ready."""
-        is_sure = self.stores.replicas is None or self.stores.replicas.is_sure
         parts = {
             "the journal is not open": not self._has_started,
-            "the database does not answer": self._has_started and not is_sure,
+            "the database does not answer": self.has_lost_database,
             "the server is stopping": self._is_draining,
         }
         return tuple(part for part, is_in_the_way in parts.items() if is_in_the_way)
@@ -260,7 +261,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._order(agent_id, Order.DRAIN)
+        self._orders.give(agent_id, Order.DRAIN)
 
     def remove_agent(self, agent_id: str) -> None:
         """Forget an agent; tasks it has go on.
@@ -269,6 +270,7 @@ class Node:
             AgentNotFound: There is none.
         """
         self.ains.remove(agent_id)
+        self._orders.withdraw(agent_id)
         self._local.remove(agent_id)
 
     def reset_agent(self, agent_id: str) -> None:
@@ -277,7 +279,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._order(agent_id, Order.RESET)
+        self._orders.give(agent_id, Order.RESET)
 
     def open_agent(self, agent_id: str) -> None:
         """Admit nobody to it until it is reset.
@@ -285,7 +287,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._order(agent_id, Order.OPEN)
+        self._orders.give(agent_id, Order.OPEN)
 
     def disable_agent(self, agent_id: str) -> None:
         """Admit everybody to it, whatever its failures, until it is reset.
@@ -293,7 +295,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._order(agent_id, Order.DISABLE)
+        self._orders.give(agent_id, Order.DISABLE)
 
     async def tell_replicas(self) -> None:
         """Return when what was ordered and removed here is on record, so that every replica does it within a second.
@@ -304,8 +306,7 @@ class Node:
             StorageError: It cannot be recorded now; it is tried again every second.
         """
         await self.ains.forget_removed()
-        if self._sharing is not None:
-            await self._sharing.tell_orders()
+        await self._orders.tell()
 
     def health(self, tenant: str | None = None) -> FleetHealth:
         """The fleet's health, as all replicas see it together; linear in agents, capabilities and replicas.
@@ -340,12 +341,7 @@ class Node:
             return None
         self._observers.add(self._outbox)
         self.ains.on_heartbeat = self._outbox.heard
-        return Sharing(self.stores.bulletin, self.stores.replicas, self._outbox, self._peers)
-
-    def _order(self, agent_id: str, order: Order) -> None:
-        self._obey(agent_id, order)
-        if self._sharing is not None:
-            self._sharing.order(agent_id, order)
+        return Sharing(self.stores.bulletin, self.stores.replicas, self._outbox, self._orders, self._peers)
 
     def _obey(self, agent_id: str, order: Order) -> None:
         """Do what was ordered, here."""
@@ -365,7 +361,7 @@ class Node:
     async def _forget_removed(self) -> None:
         try:
             await self.ains.forget_removed()
-        except StorageError as error:
+        except AicpError as error:
             _log.warning("removed agents could not be forgotten, and are restored at the next start: %s", error)
 
     def _set_stopped(self) -> None:

@@ -63,9 +63,13 @@ class Outbox:
         if isinstance(event, CircuitChanged):
             self._note_circuit(event)
         elif isinstance(event, AgentChanged) and event.change == "removed":
-            self._open.pop(event.agent_id, None)
+            self.forget(event.agent_id)
         if isinstance(event, CircuitChanged | AttemptEnded | AgentChanged):
             self._touched[event.agent_id] = None
+
+    def forget(self, agent_id: str) -> None:
+        """An agent was removed, here or elsewhere: when it comes again, the first opening is news."""
+        self._open.pop(agent_id, None)
 
     def heard(self, agent_id: str, instance_id: str) -> None:
         """An agent sent a heartbeat."""
@@ -108,6 +112,7 @@ class Outbox:
     def put_back(self, notice: Notice) -> None:
         """A notice could not be told: what still counts is told later, and its events are lost."""
         self._heard = notice.heard | self._heard
+        self._opened = {(opening.agent_id, opening.capability): None for opening in notice.openings} | self._opened
         self._touched = dict.fromkeys(notice.health) | self._touched
         self._lost += notice.lost + len(notice.events)
 

@@ -1,25 +1,18 @@
 """What other replicas told, taken in: their agents, their heartbeats, their open circuits, their events."""
 
-import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from aicp.errors import AgentNotFound
 from aicp.model.live import LiveEvent
-from aicp.model.notice import Opening, Order
+from aicp.model.notice import Opening
 from aicp.model.views import AgentHealth
-from aicp.ports import News, Ordered, Posted, Replica
+from aicp.ports import News, Posted, Replica
 from aicp.resilience.board import CircuitBoard
 from aicp.runtime.ains import Ains
+from aicp.runtime.orders import Orders
 from aicp.scheduling.task_scheduler import TaskScheduler
-
-OBEYED_MAX = 10_000
-
-Obey = Callable[[str, Order], None]
-_log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -39,15 +32,14 @@ class Peers:
         ains: Takes in agents that others registered.
         board: Lets circuits rest that are open elsewhere.
         scheduler: Shares slots.
-        obey: Does what an operator ordered for an agent.
+        orders: Does what an operator ordered elsewhere.
     """
 
-    def __init__(self, ains: Ains, board: CircuitBoard, scheduler: TaskScheduler, obey: Obey) -> None:
+    def __init__(self, ains: Ains, board: CircuitBoard, scheduler: TaskScheduler, orders: Orders) -> None:
         self._ains = ains
         self._board = board
         self._scheduler = scheduler
-        self._obey = obey
-        self._obeyed: OrderedDict[Ordered, None] = OrderedDict()
+        self._orders = orders
         self._names: Mapping[int, str] = {}
         self._health: dict[int, dict[str, AgentHealth]] = {}
         self._listeners: tuple[Listener, ...] = ()
@@ -81,26 +73,14 @@ class Peers:
         """Make it so here; False when some of it has to be looked at again, being changed here at this moment."""
         registered = [self._ains.take_in(profile) for profile in news.registered]
         removed = [self._ains.take_out(agent_id) for agent_id in news.removed]
-        for ordered in news.orders:
-            self.obey_once(ordered)
+        obeyed = [self._orders.take_in(ordered) for ordered in news.orders]
         for posted in news.posted:
             self._hear(posted)
+        for agent_id in news.removed:
+            self._forget(agent_id)
         if news.has_gap:
             self.missed()
-        return all(registered) and all(removed)
-
-    def obey_once(self, ordered: Ordered, *, is_done: bool = False) -> None:
-        """Do what was ordered, unless it was done already."""
-        if ordered in self._obeyed:
-            return
-        self._obeyed[ordered] = None
-        if len(self._obeyed) > OBEYED_MAX:
-            self._obeyed.popitem(last=False)
-        try:
-            if not is_done:
-                self._obey(ordered.agent_id, ordered.order)
-        except AgentNotFound:
-            _log.info("agent %s, for which '%s' was ordered elsewhere, is not here", ordered.agent_id, ordered.order)
+        return all(registered) and all(removed) and all(obeyed)
 
     def missed(self) -> None:
         """Something may have happened elsewhere that nobody told."""
@@ -114,13 +94,22 @@ class Peers:
         for opening in notice.openings:
             self._rest(opening, posted.age_s)
         if posted.replica in self._names:
-            self._health.setdefault(posted.replica, {}).update(notice.health)
+            self._learn(posted.replica, notice.health)
         for relayed in notice.events:
             event = msgspec.structs.replace(relayed.event, replica=self._names.get(posted.replica))
             for listener in self._listeners:
                 listener.relayed(event, relayed.tenant)
         if notice.lost:
             self.missed()
+
+    def _learn(self, replica: int, health: Mapping[str, AgentHealth]) -> None:
+        """How agents fare there, of those that are here: nothing would ever end what is kept of others."""
+        known = self._health.setdefault(replica, {})
+        known.update({agent: health[agent] for agent in health if self._scheduler.find_member(agent) is not None})
+
+    def _forget(self, agent_id: str) -> None:
+        for health in self._health.values():
+            health.pop(agent_id, None)
 
     def _rest(self, opening: Opening, age_s: float) -> None:
         wait_s = opening.wait_s - age_s

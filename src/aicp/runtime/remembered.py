@@ -1,6 +1,6 @@
 """Which agents are on record: saved when they register, forgotten when they are removed, if need be a little later."""
 
-from collections import Counter
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,7 +25,7 @@ class Remembered:
         self._saved: set[str] = set()
         self._waiting: dict[str, AgentProfile] | None = {}
         self._to_forget: set[str] = set()
-        self._changing = Counter[str]()
+        self._changing: dict[str, _Change] = {}
         self._changed: set[str] = set()
 
     def __contains__(self, agent_id: str) -> bool:
@@ -54,7 +54,7 @@ class Remembered:
             await self.save(profile)
 
     async def save(self, profile: AgentProfile, claim: Claim | None = None) -> None:
-        """Remember an agent.
+        """Remember an agent; one that was removed or replaced while this waited for its turn is not.
 
         Args:
             profile: The agent.
@@ -72,11 +72,10 @@ class Remembered:
             return
         self._to_forget.discard(agent_id)
         self._saved.add(agent_id)
-        with self.change_of(agent_id):
-            await self._registrations.save(profile, claim)
-        if not self._is_current(profile):
-            # Removed or replaced while it was written: the later word counts.
-            self._to_forget.add(agent_id)
+        with self.change_of(agent_id) as turn:
+            async with turn:
+                if self._is_current(profile):
+                    await self._registrations.save(profile, claim)
 
     def let_go(self, agent_id: str) -> None:
         """It is not to be remembered, unless it is saved again."""
@@ -94,9 +93,11 @@ class Remembered:
         """
         while self._registrations is not None and self._to_forget:
             agent_id = next(iter(self._to_forget))
-            with self.change_of(agent_id):
-                await self._registrations.forget(agent_id)
-            self._to_forget.discard(agent_id)
+            with self.change_of(agent_id) as turn:
+                async with turn:
+                    if agent_id in self._to_forget:
+                        await self._registrations.forget(agent_id)
+                        self._to_forget.discard(agent_id)
 
     # -- beside other replicas
 
@@ -117,13 +118,27 @@ class Remembered:
         self._saved.discard(agent_id)
 
     @contextmanager
-    def change_of(self, agent_id: str) -> Iterator[None]:
-        """While this lasts, and until the next look at what others changed begins, this replica's word counts."""
-        self._changing[agent_id] += 1
+    def change_of(self, agent_id: str) -> Iterator[asyncio.Lock]:
+        """While this lasts, and until the next look at what others changed begins, this replica's word counts.
+
+        Gives what lets one write at a time: the record ends as the last word says, however long the one before took.
+        """
+        change = self._changing.setdefault(agent_id, _Change())
+        change.parts += 1
         self._changed.add(agent_id)
         try:
-            yield
+            yield change.turn
         finally:
-            self._changing[agent_id] -= 1
-            if not self._changing[agent_id]:
+            change.parts -= 1
+            if not change.parts:
                 del self._changing[agent_id]
+
+
+class _Change:
+    """What goes on about one agent: how many are at it, of whom one writes."""
+
+    __slots__ = ("parts", "turn")
+
+    def __init__(self) -> None:
+        self.parts = 0
+        self.turn = asyncio.Lock()

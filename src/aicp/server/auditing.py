@@ -6,9 +6,10 @@ from collections import deque
 
 import msgspec
 
-from aicp.errors import StorageError
+from aicp.errors import AicpError
 from aicp.model.access import AuditRecord
 from aicp.ports import AuditLog, Clock, SystemClock
+from aicp.runtime.supervision import keep_doing
 
 FLUSH_S = 1.0
 BATCH_MAX = 1_000
@@ -66,9 +67,7 @@ class Auditing:
 
     async def keep_on(self) -> None:
         """Write what was gathered every second, for ever."""
-        while True:
-            await asyncio.sleep(FLUSH_S)
-            await self._flush_if_possible()
+        await keep_doing(self._flush_soon, "the audit log cannot be written, and its records wait")
 
     async def flush(self) -> None:
         """Write all that was gathered, refusals of the last minute included.
@@ -84,14 +83,12 @@ class Auditing:
         try:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self.flush()
-        except (StorageError, TimeoutError) as error:
+        except (AicpError, TimeoutError) as error:
             _log.warning("%d audit records are lost: %s", len(self._waiting), error)
 
-    async def _flush_if_possible(self) -> None:
-        try:
-            await self._flush()
-        except StorageError as error:
-            _log.warning("the audit log cannot be written, %d records wait: %s", len(self._waiting), error)
+    async def _flush_soon(self) -> None:
+        await asyncio.sleep(FLUSH_S)
+        await self._flush()
 
     async def _flush(self) -> None:
         self._gather_refusals()
@@ -106,7 +103,7 @@ class Auditing:
 
     def _gather_refusals(self) -> None:
         now = self._clock.monotonic()
-        if now < self._refusals_due:
+        if now < self._refusals_due or len(self._waiting) >= WAITING_MAX:
             return
         self._refusals_due = now + REFUSALS_TOLD_S
         self._waiting.extend(self._refusals.values())

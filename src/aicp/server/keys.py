@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import msgspec
 
-from aicp.errors import Forbidden, KeyNotFound, StorageError
+from aicp.errors import AicpError, Forbidden, KeyNotFound, StorageError
 from aicp.model.access import (
     ANYTHING,
     EVERY_TENANT,
@@ -25,6 +25,7 @@ from aicp.model.access import (
 from aicp.model.agent import DEFAULT_TENANT, AgentProfile
 from aicp.ports import ApiKeys, Clock, KeySet, StoredKey, SystemClock
 from aicp.registry.naming import wanted_key
+from aicp.runtime.supervision import keep_doing
 from aicp.server.key_requests import check_request
 from aicp.server.limits import Usage
 
@@ -190,9 +191,7 @@ class Keys:
 
     async def keep_fresh(self) -> None:
         """Refresh every second, for ever."""
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            await self._refresh_if_possible()
+        await keep_doing(self._refresh_soon, "keys cannot be read anew, and those known go on")
 
     @property
     def _stored(self) -> ApiKeys:
@@ -203,8 +202,12 @@ class Keys:
     async def _refresh_if_possible(self) -> None:
         try:
             await self.refresh()
-        except StorageError as error:
+        except AicpError as error:
             _log.warning("keys cannot be read anew, those known go on: %s", error)
+
+    async def _refresh_soon(self) -> None:
+        await asyncio.sleep(REFRESH_S)
+        await self.refresh()
 
     def _is_good(self, holder: KeyHolder) -> bool:
         key = holder.key

@@ -27,8 +27,6 @@ PRUNE_EVERY_S = 10.0
 PRUNED_AT_ONCE = 10_000
 REMEMBERED_MAX = 100_000
 
-_CIRCUIT, _INTAKE = "circuit", "intake"
-_SUBJECTS = {Order.OPEN: _CIRCUIT, Order.DISABLE: _CIRCUIT, Order.RESET: _CIRCUIT, Order.DRAIN: _INTAKE}
 _NOW = "pg_current_xact_id()::text::bigint"
 _MARK = "pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
 _HIGHEST = "pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
@@ -126,7 +124,7 @@ class PostgresBulletin:
             StorageError: It could not be recorded.
         """
         self._database.require_open()
-        ((number, _),) = await self._database.sessions.execute(_ORDER, agent_id, _SUBJECTS[order], order.value)
+        ((number, _),) = await self._database.sessions.execute(_ORDER, agent_id, order.subject, order.value)
         return int(number)
 
     async def look(self) -> News:
