@@ -1,7 +1,8 @@
 """Where replicas tell each other what each alone knows, in a PostgreSQL database: one statement to look, one to tell.
 
 Rows carry the number of the transaction that wrote them. A look reads those of transactions that had not ended at the
-look before, by the snapshot's own word, so that none is missed whatever the order in which they ended.
+look before, by the snapshot's own word, so that none is missed whatever the order in which they ended. A crash or a
+failover may count transactions and notices anew; then all that is on record is read again.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from aicp.ports import News, Ordered, Posted
 from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_faults import storage_error
-from aicp.storage.postgres_lease import CHANNEL, NOTICE
+from aicp.storage.postgres_lease import BORN, CHANNEL, NOTICE
 from aicp.storage.postgres_server import Rows
 
 KEPT_S = 60.0
@@ -38,7 +39,9 @@ _SETTLE = f"""
         ordered AS (UPDATE agent_orders SET changed_in = 0 WHERE changed_in > {_HIGHEST})
     DELETE FROM notices WHERE posted_in > {_HIGHEST}
 """  # noqa: S608 - constants
-_BEGIN = f"SELECT {_MARK} AS mark"
+# Its table is unlogged: whatever empties the one of notices empties it, too.
+_LIFE = "(SELECT born FROM server_life)"
+_BEGIN = f"SELECT {_MARK} AS mark, {_LIFE} AS life"
 _POST = f"""
     WITH told AS (INSERT INTO notices (replica, body, posted_in) VALUES ($1, $2, {_NOW}) RETURNING number)
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM told
@@ -54,7 +57,7 @@ _ORDER = f"""
     SELECT {_NOW} AS number, pg_notify({CHANNEL}, '{NOTICE}') FROM ordered
 """  # noqa: S608 - constants
 _LOOK = f"""
-    SELECT 'mark' AS kind, {_MARK} AS number, '' AS agent_id, NULL::text AS body, NULL::bytea AS sealed,
+    SELECT 'mark' AS kind, {_MARK} AS number, '' AS agent_id, {_LIFE} AS body, NULL::bytea AS sealed,
         0::float8 AS age_s
     UNION ALL
     SELECT 'registered', 0, agent_id, profile, sealed_auth, 0 FROM registrations WHERE changed_in >= $1
@@ -63,7 +66,7 @@ _LOOK = f"""
     UNION ALL
     SELECT 'ordered', changed_in, agent_id, command, NULL, 0 FROM agent_orders WHERE changed_in >= $2
     UNION ALL
-    SELECT 'told', posted_in, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8
+    SELECT 'told', number, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8
     FROM notices WHERE posted_in >= $1 AND replica <> $3
 """  # noqa: S608 - constants
 _PRUNE = f"""
@@ -92,6 +95,7 @@ class PostgresBulletin:
         self._unseal = unseal
         self._mark = self._next_mark = 0
         self._orders_mark = 0
+        self._life: str | None = None
         self._looked_at = 0.0
         self._pruned_at = 0.0
         self._seen: OrderedDict[int, None] = OrderedDict()
@@ -104,7 +108,8 @@ class PostgresBulletin:
         """
         self._database.require_open()
         await self._database.sessions.execute(_SETTLE)
-        ((self._mark,),) = await self._database.sessions.read(_BEGIN)
+        await self._database.sessions.execute(BORN)
+        ((self._mark, self._life),) = await self._database.sessions.read(_BEGIN)
         self._orders_mark = 0
         self._looked_at = self._pruned_at = _now()
 
@@ -136,14 +141,13 @@ class PostgresBulletin:
         self._database.require_open()
         # Before anything is read: what fails here must not take with it what would count as seen.
         await self._prune()
-        own = self._database.replicas.living_number
-        rows = await self._database.sessions.read(_LOOK, self._mark, self._orders_mark, own)
+        rows, is_reborn = await self._rows()
         now = _now()
         try:
-            news = self._read(rows, has_gap=now - self._looked_at > KEPT_S / 2)
+            news = self._read(rows, has_gap=is_reborn or now - self._looked_at > KEPT_S / 2)
         except msgspec.MsgspecError as error:
             raise storage_error(error, self._database.place) from error
-        self._next_mark = next(row["number"] for row in rows if row["kind"] == "mark")
+        self._next_mark = _mark_of(rows)["number"]
         self._looked_at = now
         return news
 
@@ -154,6 +158,22 @@ class PostgresBulletin:
     async def until_posted(self, timeout_s: float) -> None:
         """Return when somebody told something, after `timeout_s` at the latest."""
         await self._database.replicas.until_posted(timeout_s)
+
+    async def _rows(self) -> tuple[Rows, bool]:
+        """What is new; all that there is, and True, when the server counts anew."""
+        rows = await self._rows_since_mark()
+        if _mark_of(rows)["body"] == self._life:
+            return rows, False
+        await self._database.sessions.execute(BORN)
+        self._mark = self._orders_mark = 0
+        rows = await self._rows_since_mark()
+        self._life = _mark_of(rows)["body"]
+        self._seen.clear()
+        return rows, True
+
+    async def _rows_since_mark(self) -> Rows:
+        own = self._database.replicas.living_number
+        return await self._database.sessions.read(_LOOK, self._mark, self._orders_mark, own)
 
     def _read(self, rows: Rows, *, has_gap: bool) -> News:
         kinds: dict[str, list[asyncpg.Record]] = {}
@@ -176,10 +196,7 @@ class PostgresBulletin:
                 _log.warning("an agent that another replica registered cannot be used here: %s", error)
 
     def _unseen(self, rows: Rows) -> Iterator[Posted]:
-        """Those not read before, in order; a transaction that takes long lets the same ones come again and again.
-
-        Each is known by its transaction: their own numbers begin anew when the server crashed, as their table does.
-        """
+        """Those not read before, in order; a transaction that takes long lets the same ones come again and again."""
         for row in sorted(rows, key=lambda row: row["number"]):
             if row["number"] not in self._seen:
                 self._seen[row["number"]] = None
@@ -192,6 +209,10 @@ class PostgresBulletin:
         if now - self._pruned_at >= PRUNE_EVERY_S:
             self._pruned_at = now
             await self._database.sessions.execute(_PRUNE)
+
+
+def _mark_of(rows: Rows) -> asyncpg.Record:
+    return next(row for row in rows if row["kind"] == "mark")
 
 
 def _ordered(row: asyncpg.Record) -> Ordered:

@@ -44,7 +44,9 @@ _JOIN = """
     INSERT INTO replicas (name, revision, joined_at, alive_until, session)
     VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3, 0) RETURNING number
 """
-_BORN = "INSERT INTO server_life VALUES (true, md5(random()::text || clock_timestamp()::text)) ON CONFLICT DO NOTHING"
+BORN = "INSERT INTO server_life VALUES (true, md5(random()::text || clock_timestamp()::text)) ON CONFLICT DO NOTHING"
+"""To be said to a server before its life is asked for."""
+
 _LOCK = f"SELECT pg_advisory_lock({LOCK_CLASS}, ({{}}::bigint % 2147483647)::int)"
 _LOCKED = f"UPDATE replicas SET server_life = {SERVER_LIFE} WHERE number = $1 AND died_at IS NULL"  # noqa: S608 - constants
 _RENEW = f"""
@@ -270,7 +272,7 @@ class Lease:
         async with asyncio.timeout(RENEW_TIMEOUT_S):
             # Above all the lock, in one round trip: a peer may be about to take this replica for dead.
             await connection.execute(_LOCK.format(number))
-            await connection.execute(_BORN)
+            await connection.execute(BORN)
             await connection.execute(_LOCKED, number)
 
     def _look_at(self, found: asyncpg.Record) -> None:
