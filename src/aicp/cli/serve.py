@@ -14,6 +14,13 @@ def serve(
     behind_tls_proxy: Annotated[
         bool, typer.Option("--behind-tls-proxy", help="Only a proxy with TLS reaches this server.")
     ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Serve HTTPS with this certificate, PEM. Else AICP_TLS_CERT."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The private key of it, PEM. Else AICP_TLS_KEY.")
+    ] = None,
     allow_network: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,8 +43,8 @@ def serve(
     unfinished when it stops, by a crash or on purpose, goes on when it is started again.
     """
     settings = server_settings(
-        host=host, port=port, behind_tls_proxy=behind_tls_proxy, allow_networks=allow_network or (),
-        agents_file=agents, log_format=log_format,
+        host=host, port=port, behind_tls_proxy=behind_tls_proxy, tls_certificate=tls_cert, tls_key=tls_key,
+        allow_networks=allow_network or (), agents_file=agents, log_format=log_format,
     )  # fmt: skip
     from aicp.server import serve_forever
 

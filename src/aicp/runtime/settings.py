@@ -5,6 +5,7 @@ import binascii
 import math
 import os
 import secrets
+import ssl
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +33,8 @@ AUDIT_MAX_MAX = 1_000_000_000
 ADMIN_KEY_FILE = "admin.key"
 SECRET_KEY_FILE = "secret.key"  # noqa: S105 - the name of a file
 SECRET_KEY_VARIABLE = "AICP_SECRET_KEY"  # noqa: S105 - the name of a variable
+TLS_CERTIFICATE_VARIABLE = "AICP_TLS_CERT"
+TLS_KEY_VARIABLE = "AICP_TLS_KEY"
 RETENTION_VARIABLE = "AICP_RETENTION_S"
 DRAIN_VARIABLE = "AICP_DRAIN_S"
 AUDIT_VARIABLE = "AICP_AUDIT_MAX"
@@ -49,6 +52,18 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class Tls(msgspec.Struct, frozen=True):
+    """How a server proves who it is.
+
+    Attributes:
+        certificate: A PEM file with its certificate, and those that lead from it to one its clients trust.
+        key: A PEM file with the private key of it, not encrypted.
+    """
+
+    certificate: Path
+    key: Path
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Settings of a server.
 
@@ -64,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True):
         agents_file: A list of agents to keep registered; None for none.
         drain_s: How long attempts under way have to end when it is stopped, seconds.
         audit_max: About how many audit records are kept, the newest.
+        tls: What it serves HTTPS with; None for HTTP.
     """
 
     host: str = DEFAULT_HOST
@@ -77,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True):
     drain_s: float = DEFAULT_DRAIN_S
     audit_max: int = DEFAULT_AUDIT_MAX
     agents_file: Path | None = None
+    tls: Tls | None = None
 
 
 def server_settings(
@@ -84,6 +101,8 @@ def server_settings(
     host: str = DEFAULT_HOST,
     port: int = DEFAULT_PORT,
     behind_tls_proxy: bool = False,
+    tls_certificate: Path | None = None,
+    tls_key: Path | None = None,
     allow_networks: Sequence[str] = (),
     agents_file: Path | None = None,
     log_format: LogFormat | None = None,
@@ -92,18 +111,19 @@ def server_settings(
     """The settings of a server: what it was told, the environment, and this machine's data directory.
 
     Raises:
-        SettingsError: The port is none, others could listen to the keys sent to this host, a network is none, or the
-            environment names no usable database, retention, drain time, size of the audit log or format of the log.
+        SettingsError: The port is none, others could listen to the keys sent to this host, the certificate cannot be
+            used, a network is none, or the environment names no usable database, retention, drain time, size of the
+            audit log or format of the log.
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
-    on_loopback = is_loopback_host(host)
-    if not (on_loopback or behind_tls_proxy):
-        raise SettingsError(
-            f"Binding {host} would send keys in the clear: bind 127.0.0.1, or put a proxy with TLS in front and say "
-            "--behind-tls-proxy."
-        )
     env = os.environ if environ is None else environ
+    on_loopback, tls = is_loopback_host(host), _tls(tls_certificate, tls_key, env)
+    if not (on_loopback or behind_tls_proxy or tls):
+        raise SettingsError(
+            f"Binding {host} would send keys in the clear: bind 127.0.0.1, serve HTTPS with --tls-cert and --tls-key, "
+            "or put a proxy with TLS in front and say --behind-tls-proxy."
+        )
     directory = data_dir(env)
     policy = AddressPolicy(on_loopback, _networks(allow_networks, env))
     database = choose_database(None, env, directory)
@@ -112,7 +132,7 @@ def server_settings(
         host, port, directory, policy, behind_tls_proxy, database, log_format=log_format, agents_file=agents_file,
         retention_s=_seconds(env, RETENTION_VARIABLE, DEFAULT_RETENTION_S, RETENTION_S_MAX),
         drain_s=_seconds(env, DRAIN_VARIABLE, DEFAULT_DRAIN_S, DRAIN_S_MAX),
-        audit_max=_audit_max(env),
+        audit_max=_audit_max(env), tls=tls,
     )  # fmt: skip
 
 
@@ -254,6 +274,37 @@ def _networks(told: Sequence[str], environ: Mapping[str, str]) -> tuple[IPNetwor
         return tuple(map(private_network, texts))
     except ValueError as error:
         raise SettingsError(f"{source} cannot be used: {error}.") from None
+
+
+def _tls(certificate: Path | None, key: Path | None, environ: Mapping[str, str]) -> Tls | None:
+    named = (certificate or environ.get(TLS_CERTIFICATE_VARIABLE), key or environ.get(TLS_KEY_VARIABLE))
+    if not any(named):
+        return None
+    if not (named[0] and named[1]):
+        raise SettingsError("HTTPS takes a certificate and its key: give both --tls-cert and --tls-key.")
+    tls = Tls(Path(named[0]), Path(named[1]))
+    _check_tls(tls)
+    return tls
+
+
+def _check_tls(tls: Tls) -> None:
+    def refuse_password() -> str:
+        raise SettingsError(f"The key {tls.key} is encrypted: give one that is not, readable by its owner alone.")
+
+    for path in (tls.certificate, tls.key):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"The file {path} cannot be read: {error.strerror}.") from error
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            tls.certificate, tls.key, password=refuse_password
+        )
+    except ssl.SSLError as error:
+        raise SettingsError(
+            f"{tls.certificate} and {tls.key} are no certificate with its key: both must be PEM files, and belong "
+            "together."
+        ) from error
 
 
 def _log_format(environ: Mapping[str, str]) -> LogFormat:

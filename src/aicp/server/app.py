@@ -45,6 +45,7 @@ def make_app(
     keys: Keys,
     *,
     hosts: frozenset[str] | None = None,
+    scheme: str = "http",
     waits: Waits | None = None,
     onlookers: Onlookers | None = None,
     auditing: Auditing | None = None,
@@ -55,7 +56,8 @@ def make_app(
     Args:
         node: Does the work.
         keys: Who may ask for it.
-        hosts: The names that a Host header may have; None for any (behind a proxy).
+        hosts: The names that a Host header may have; None for any (others than this machine come to it).
+        scheme: `https` where its own pages are opened so, by itself or by a proxy in front of it.
         waits: Observes the node so that `wait_s` ends with a task; without one, waits only end with their time.
         onlookers: Metrics and live events; without one, of nothing.
         auditing: Writes down who changed what; without one, it is not asked to.
@@ -71,8 +73,7 @@ def make_app(
         "keys": _provide(keys),
         "auditing": _provide(auditing or Auditing(node.stores.audit_log, 0)),
     }
-    # Who names no hosts stands behind a proxy with TLS, and there its own pages are.
-    own_pages = origin_guard("https" if hosts is None else "http")
+    own_pages = origin_guard(scheme)
     guards = [own_pages, key_guard(keys), query_guard(dependencies), drain_guard(node)]
     app = Litestar(
         route_handlers=routers,

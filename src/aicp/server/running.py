@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 from aicp.errors import SettingsError
+from aicp.model.endpoint import is_loopback_host
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers, set_up_logs
-from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, find_or_make_admin_key
+from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, Tls, find_or_make_admin_key
 from aicp.runtime.static_agents import static_agents
 from aicp.server.access import Access, access_with
 from aicp.server.app import make_app
@@ -67,7 +68,7 @@ async def running_server(settings: Settings, node: Node, limits: Limits | None =
         bound = _bind(settings.host, settings.port)
         with contextlib.closing(bound):
             async with _serving(settings, node, limits or limits_of_process(), access, bound):
-                yield RunningServer(_url(bound), admin_key, access.keys)
+                yield RunningServer(_url(bound, settings.tls), admin_key, access.keys)
 
 
 @contextlib.asynccontextmanager
@@ -75,10 +76,14 @@ async def _serving(
     settings: Settings, node: Node, limits: Limits, access: Access, bound: socket.socket
 ) -> AsyncIterator[None]:
     waits = Waits()
-    hosts = None if settings.behind_tls_proxy else loopback_hosts(settings.host)
+    is_private = is_loopback_host(settings.host) and not settings.behind_tls_proxy
     onlookers = Onlookers(node, log_events=settings.log_format is LogFormat.JSON)
-    app = make_app(node, access.keys, hosts=hosts, waits=waits, onlookers=onlookers, auditing=access.auditing)
-    server = _Server(_config(Door(app, access.auditing), limits))
+    app = make_app(
+        node, access.keys, hosts=loopback_hosts(settings.host) if is_private else None,
+        scheme="https" if settings.tls or settings.behind_tls_proxy else "http", waits=waits, onlookers=onlookers,
+        auditing=access.auditing,
+    )  # fmt: skip
+    server = _Server(_config(Door(app, access.auditing), limits, settings.tls))
     stop_observing, stop_listening = node.observe(waits), node.listen(waits)
     onlookers.begin()
     serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
@@ -202,7 +207,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+def _config(app: ASGIApp, limits: Limits, tls: Tls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=connections_within(limits),
@@ -216,6 +221,8 @@ def _config(app: ASGIApp, limits: Limits) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=limits.idle_s,
         timeout_graceful_shutdown=GRACE_S,
+        ssl_certfile=tls.certificate if tls else None,
+        ssl_keyfile=tls.key if tls else None,
     )
 
 
@@ -265,9 +272,10 @@ def _why_not_bound(error: OSError, host: str, port: int) -> str:
     return f"{host}:{port} cannot be bound: {error.strerror or error}."
 
 
-def _url(bound: socket.socket) -> str:
+def _url(bound: socket.socket, tls: Tls | None) -> str:
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _say(sentence: str) -> None:
