@@ -421,7 +421,8 @@ class Bulletin(Protocol):
     async def order(self, agent_id: str, order: Order) -> int:
         """Have every replica, those that start later included, do something with an agent; returns the order's number.
 
-        It stays on record until another one takes its place, or the agent registers anew or is removed.
+        It stays on record until another one about the same subject takes its place, or the agent is removed; a drain
+        also ends when the agent registers anew.
         """
 
     async def look(self) -> News:

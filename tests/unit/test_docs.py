@@ -313,6 +313,12 @@ def test_reference_of_the_command_line_says_what_help_says(path: str, command: A
     assert section_of(path, command) in (DOCS / "reference/cli.md").read_text(encoding="utf-8")
 
 
+def test_every_decision_is_listed_with_its_number() -> None:
+    listed = re.findall(r"^(\d+)\. \[.+\]\((adr/.+)\)$", (DOCS / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    decisions = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.glob("adr/*.md"))
+    assert listed == [(str(int(page.removeprefix("adr/")[:4])), page) for page in decisions]
+
+
 def test_reference_of_the_command_line_has_no_command_that_is_gone() -> None:
     told = re.findall(r"^## `(aicp[a-z ]+)", (DOCS / "reference/cli.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(map(str.strip, told)) == sorted(path for path, _ in command_line())
