@@ -704,8 +704,14 @@ class TestRecord:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         journal = WatchedJournal()
+
+        async def meet_a_newer_owner(agent: ScriptedAgent, call: Call) -> Reply:
+            await journal.open()
+            await journal.claim(1)
+            return await stale()(agent, call)
+
         agents = (
-            ScriptedAgent("a", otherwise=stale()),
+            ScriptedAgent("a", otherwise=meet_a_newer_owner),
             ScriptedAgent("b", otherwise=hang(), capabilities=("test.hang",)),
         )
         with caplog.at_level(logging.CRITICAL, logger="aicp.coordination"):
@@ -717,3 +723,18 @@ class TestRecord:
                 assert journal.of(chain_id) == []
                 assert flow.left_over() == {}
                 assert flow.coordinator.unfinished == 0
+
+    @virtual
+    async def test_agent_that_wrongly_tells_of_a_newer_owner_fails_its_task_and_strands_no_chain(self) -> None:
+        agents = (
+            ScriptedAgent("a", otherwise=stale()),
+            ScriptedAgent("b", capabilities=("test.other",)),
+        )
+        async with Flow(*agents) as flow:
+            chain_id = await flow.coordinator.submit(spec(step("a"), Task("test.other", id="b"), policy=ON))
+            async with asyncio.timeout(30):
+                assert (await flow.coordinator.wait_result(chain_id)).status is FAILED
+            tasks = (await flow.coordinator.view(chain_id)).tasks
+            assert (tasks["a"].status, tasks["b"].status) == (FAILED, COMPLETED)
+            assert tasks["a"].error is not None
+            assert tasks["a"].error.code == "stale_token"

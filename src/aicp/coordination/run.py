@@ -26,6 +26,7 @@ from aicp.routing.work import Work
 
 DEADLINE_TOLERANCE_S = 0.001
 STARTED_AT_ONCE = 64
+_STALE = TaskError("stale_token", "the agent says that this task has a newer owner, and it has none")
 _TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
 _OUTCOME_UNKNOWN = TaskError(
     "outcome_unknown",
@@ -258,9 +259,8 @@ class ChainRun:
                 return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=TaskError(error.code, error.message))
             work.task = msgspec.structs.replace(task, params=params)
         result = await self._router.route(work)
-        if work.is_lost:
-            raise OwnershipLost
-        return result
+        # Whose the chain is, its record knows: it refuses this when the agent was right, and takes it when it was not.
+        return msgspec.structs.replace(result, status=TaskStatus.FAILED, error=_STALE) if work.is_lost else result
 
     def _work(self, local_id: str) -> Work:
         task = self.readiness.graph.tasks[local_id]
