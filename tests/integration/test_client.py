@@ -24,6 +24,7 @@ from aicp.errors import (
     SettingsError,
     TaskNotFound,
 )
+from aicp.model.access import KeyLimits, KeyRequest
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
 from aicp.model.task import Task, TaskStatus
@@ -248,6 +249,18 @@ def test_params_that_are_not_json_are_refused_before_anything_is_sent() -> None:
     with_client(test)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_does_not_become_null_on_the_way(number: float) -> None:
+    async def test(client: Client, api: Api) -> None:
+        with pytest.raises(InvalidInput, match="NaN"):
+            await client.submit_task(Task("text.echo", {"deep": [{"thing": number, "nothing": None}]}))
+        with pytest.raises(InvalidInput, match="NaN"):
+            await client.create_key(KeyRequest("unlimited", ("tasks:read",), limits=KeyLimits(rate_per_s=number)))
+        assert not await client.list_keys()
+
+    with_client(test)
+
+
 def test_answer_of_something_else_is_told_as_such() -> None:
     async def test(client: Client, api: Api) -> None:
         async with echoing_agent().serving() as served, Client(served.endpoint, "k", retries_max=0) as wrong:
@@ -264,6 +277,12 @@ def test_answer_of_something_else_is_told_as_such() -> None:
 def test_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="AICP_URL"):
         Client(url)
+
+
+def test_url_with_a_password_is_refused_and_not_shown() -> None:
+    with pytest.raises(SettingsError, match="AICP_URL") as raised:
+        Client("http://me:hunter2@127.0.0.1:8420")
+    assert "hunter2" not in raised.value.message
 
 
 @pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "\N{SNOWMAN}"])

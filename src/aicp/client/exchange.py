@@ -204,9 +204,26 @@ def _wait_s(problem: Problem, retry_after: str | None) -> float | None:
 
 def _encode(body: Any) -> bytes:
     try:
-        return msgspec.json.encode(body)
+        encoded = msgspec.json.encode(body)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"it is not JSON: {error}") from error
+    # They become null in silence, and that means something else: no limit, or for ever.
+    if b"null" in encoded and _holds_no_number(msgspec.to_builtins(body)):
+        raise InvalidInput("it is not JSON: NaN and infinity are no numbers there")
+    return encoded
+
+
+def _holds_no_number(body: Any) -> bool:
+    found = [body]
+    while found:
+        value = found.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return True
+        if isinstance(value, dict):
+            found += value.values()
+        elif isinstance(value, list | tuple):
+            found += value
+    return False
 
 
 def _told(error: Exception) -> str:
@@ -222,7 +239,9 @@ def _checked_url(url: str) -> str:
     except ValueError:
         sound = False
     if not sound or parts.query or parts.fragment or parts.username is not None:
-        raise SettingsError(f"The server's URL must look like http://127.0.0.1:8420, not '{url}'; set AICP_URL.")
+        # What holds a name may hold a password, and errors end up in logs.
+        told = "" if "@" in url else f", not '{url}'"
+        raise SettingsError(f"The server's URL must look like http://127.0.0.1:8420{told}; set AICP_URL.")
     return url.rstrip("/")
 
 
