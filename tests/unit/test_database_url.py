@@ -53,9 +53,10 @@ def test_any_other_url_is_refused_with_what_to_write(url: str, told: str) -> Non
     assert told in raised.value.message
 
 
-def test_refusal_repeats_no_password() -> None:
+@pytest.mark.parametrize("url", ["mysql://user:hunter2@host/aicp", "user:hunter2@host/aicp"])
+def test_refusal_repeats_no_password(url: str) -> None:
     with pytest.raises(SettingsError) as raised:
-        parse_database_url("mysql://user:hunter2@host/aicp")
+        parse_database_url(url)
     assert "hunter2" not in raised.value.message
 
 

@@ -52,7 +52,8 @@ def parse_database_url(url: str) -> DatabaseUrl:
     """
     scheme, separator, rest = url.strip().partition("://")
     if not separator:
-        raise SettingsError(f"The database '{url}' is no URL: write {_FORMS}.")
+        told = "The database" if "@" in url else f"The database '{url}'"
+        raise SettingsError(f"{told} is no URL: write {_FORMS}.")
     # What stands before a `+` is the database, what stands behind it a driver, and those are ours to choose.
     if scheme.partition("+")[0] in _POSTGRESQL:
         return PostgresServerUrl(url.strip())
