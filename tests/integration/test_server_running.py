@@ -173,6 +173,27 @@ def test_server_that_stops_takes_no_new_work_and_lets_what_is_under_way_end(tmp_
             assert (tasks["a"]["status"], len(tasks["a"]["attempts"])) == ("COMPLETED", 1)
 
 
+def test_body_that_does_not_come_is_told_of_the_stop_and_is_no_defect(tmp_path: Path) -> None:
+    with aicp_serve(tmp_path, "--port", "0") as process:
+        server = Served(process, tmp_path)
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=BOUND_S) as client:
+            client.sendall(
+                f"POST /api/tasks HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.key}\r\n"
+                "Content-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n".encode()
+            )
+            # Its handler waits for the body.
+            assert client.recv(100).startswith(b"HTTP/1.1 100 ")
+            process.send_signal(signal.SIGTERM)
+            with client.makefile("rb") as answer:
+                told = answer.read()
+        _, err = process.communicate(timeout=BOUND_S)
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert b"server_stopping" in told
+        assert process.returncode == 0
+        assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("hurry", ["its drain time", "a second signal"])
 def test_stop_does_not_wait_for_an_attempt_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hurry: str

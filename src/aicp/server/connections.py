@@ -211,11 +211,15 @@ class _RefusingAll:
         if scope["path"] in self._except_for:
             await self._app(scope, receive, send)
             return
-        body, headers = _content(self._error)
-        fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        status = problem_of(self._error).status
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        await refuse(self._error, send)
+
+
+async def refuse(error: AicpError, send: Any) -> None:
+    """Tell a client why its request is not served, as an ASGI app does, and close its connection."""
+    body, headers = _content(error)
+    fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": problem_of(error).status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
 
 
 def connections_within(limits: Limits) -> type[Connection]:

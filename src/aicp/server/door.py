@@ -1,11 +1,15 @@
 """What every request passes on its way in and every answer on its way out, whatever route it takes or misses."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from aicp.model.access import EVERY_TENANT
 from aicp.server.auditing import Auditing
 from aicp.server.auth import holder_of, is_audited, object_of
+from aicp.server.connections import refuse
+from aicp.server.draining import RETRY_AFTER_S
+from aicp.server.problems import ServerStopping
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
@@ -49,17 +53,21 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = _NO_ANSWER
+        status, has_begun = _NO_ANSWER, False
 
         async def send_on(message: Message) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 message["headers"] = _with_security(message["headers"])
             await send(message)
 
         try:
             await self._app(scope, receive, send_on)
+        except asyncio.CancelledError:
+            # The server has stopped and waits no longer: for a body that does not come, or an answer nobody takes.
+            if not has_begun:
+                await refuse(ServerStopping(RETRY_AFTER_S), send_on)
         finally:
             if (holder := holder_of(scope)) is not None:
                 holder.usage.leave()
