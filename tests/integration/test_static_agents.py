@@ -174,7 +174,7 @@ def test_agent_taken_out_of_the_file_ends_the_task_it_has(tmp_path: Path) -> Non
         (listing(entry("b", more=", auth: {bearer_env: AICP_TEST_NOWHERE}")), "AICP_TEST_NOWHERE is not set"),
         (listing(entry("b", more=", auth: {bearer: x, bearer_env: HOME}")), "must have one of"),
         (listing(entry("b", more=", auth: {}")), "must have one of"),
-        (listing(entry("b", more=", auth: {bearer: 'two words'}")), "one line of printable ASCII"),
+        (listing(entry("b", more=", auth: {bearer: 'two words'}")), "printable ASCII characters, without spaces"),
         (listing(entry("b", more=", auth: {bearer_file: .}")), "it is no file"),
     ],
 )

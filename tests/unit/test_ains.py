@@ -16,7 +16,8 @@ from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, LEASE_TTL_S, Leases, Liveness
 from aicp.registry.schemas import Schemas
 from aicp.resilience.circuit_breaker import CircuitState
-from aicp.runtime.ains import Ains, local_profile
+from aicp.runtime.ains import Ains
+from aicp.runtime.profiles import local_profile
 from tests.unit.flow_kit import ECHO, Recorder, Stage, agent, granted, now, task, virtual
 
 URL = "http://127.0.0.1:9001"
@@ -51,6 +52,16 @@ class Keyless:
 
     async def load(self) -> Sequence[AgentProfile]:
         return ()
+
+
+class Unforgetting(Keyless):
+    """Remembers whom it is told to, and has no right to forget them any more."""
+
+    async def save(self, profile: AgentProfile, _claim: Claim | None = None) -> None:
+        """It is remembered."""
+
+    async def forget(self, agent_id: str) -> None:
+        raise SettingsError(f"Agent {agent_id} cannot be deleted: the user has too few rights.")
 
 
 class Registry(Stage):
@@ -236,6 +247,20 @@ class TestHeartbeats:
             assert moments["offline"] == pytest.approx(45, abs=1)
             assert moments["removed"] == pytest.approx(86_400, abs=700)
             assert registry.ains.agents() == []
+
+    @virtual
+    async def test_watch_goes_on_while_removed_agents_cannot_be_forgotten_for_whatever_reason(self) -> None:
+        async with Registry(registrations=Unforgetting()) as registry:
+            await registry.ains.restore()
+            watch = asyncio.create_task(registry.ains.keep_watch())
+            await registry.ains.register(registration("gone"))
+            await registry.ains.register(registration("silent"))
+            registry.ains.remove("gone")
+            await asyncio.sleep(LEASE_TTL_S + 2)
+            assert registry.ains.liveness("silent") is Liveness.UNHEARD
+            assert not watch.done()
+            watch.cancel()
+            await asyncio.wait([watch])
 
     @virtual
     async def test_the_unheard_are_a_last_resort_and_the_offline_are_out(self) -> None:

@@ -65,6 +65,26 @@ def test_refusals_are_counted_and_told_once_a_minute() -> None:
     run(main())
 
 
+def test_refusals_of_hours_without_a_store_take_no_more_memory_than_those_of_a_minute() -> None:
+    async def main() -> None:
+        disk = Disk()
+        disk.fails = True
+        audit = Auditing(disk, KEPT, VirtualClock())
+        care = asyncio.create_task(audit.keep_on())
+        for _ in range(WAITING_MAX // REFUSALS_MAX + 10):
+            for number in range(REFUSALS_MAX):
+                audit.refused(f"k{number}", "t", "list_keys", 403)
+            await asyncio.sleep(REFUSALS_TOLD_S + 5)
+        disk.fails = False
+        await asyncio.sleep(2 * REFUSALS_TOLD_S)
+        records = await told(disk)
+        assert len(records) <= WAITING_MAX + 2 * REFUSALS_MAX
+        assert sum(count for _, _, _, count in records) == (WAITING_MAX // REFUSALS_MAX + 10) * REFUSALS_MAX
+        care.cancel()
+
+    run(main())
+
+
 def test_what_does_not_fit_is_counted_as_lost() -> None:
     async def main() -> None:
         disk = Disk()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aicp.errors import Forbidden, InvalidInput, KeyNotFound, StorageError
+from aicp.errors import AicpError, Forbidden, InvalidInput, KeyNotFound, SettingsError, StorageError
 from aicp.model.access import GRANTABLE, KeyLimits, KeyRequest, Scope
 from aicp.ports import KeySet
 from aicp.server.keys import REFRESH_S, Caller, Keys
@@ -25,11 +25,12 @@ class Store(MemoryApiKeys):
         super().__init__()
         self.looks = 0
         self.fails = False
+        self.failure: AicpError = StorageError()
 
     async def read(self, known: int | None = None) -> KeySet | None:
         self.looks += 1
         if self.fails:
-            raise StorageError
+            raise self.failure
         return await super().read(known)
 
 
@@ -250,5 +251,21 @@ def test_every_scope_can_be_given_once_however_often_it_is_named() -> None:
         assert made.key.expires_at == made.key.created_at + timedelta(seconds=1)
         twice = await keys.create(KeyRequest("twice", ("tasks:read", "tasks:read")), OPERATOR)
         assert twice.key.scopes == (Scope.TASKS_READ,)
+
+    run(main())
+
+
+def test_keys_are_read_anew_after_the_database_took_rights_away_and_gave_them_back() -> None:
+    async def main() -> None:
+        keys, store = await ring()
+        care = asyncio.create_task(keys.keep_fresh())
+        store.fails, store.failure = True, SettingsError("the user has too few rights")
+        made = await keys.create(KeyRequest("billing", READ), OPERATOR)
+        await asyncio.sleep(10 * REFRESH_S)
+        assert keys.find(made.secret) is None
+        store.fails = False
+        await asyncio.sleep(3 * REFRESH_S)
+        assert keys.find(made.secret) is not None
+        care.cancel()
 
     run(main())

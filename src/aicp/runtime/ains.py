@@ -4,40 +4,25 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
 
 import msgspec
 
-from aicp.errors import Conflict, Fault, Forbidden, InvalidAgent, SettingsError
-from aicp.model.agent import BEARER_PATTERN, DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
+from aicp.errors import Conflict, Forbidden, InvalidAgent, SettingsError
+from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
 from aicp.model.outcome import Outcome
 from aicp.model.views import LeaseTerms, Registered
-from aicp.model.wire import AgentDescription
 from aicp.ports import Claim, Clock, Observer, Registrations
 from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, Leases, Liveness
 from aicp.resilience.board import CircuitBoard
+from aicp.runtime.profiles import Describer, remote_profile
 from aicp.runtime.remembered import Remembered
 from aicp.runtime.supervision import keep_doing
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 SWEEP_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
-
-
-class Describer(Protocol):
-    """Reaches agents that run in their own process."""
-
-    async def check(self, endpoint: str) -> None:
-        """Refuse a URL at which no agent may live.
-
-        Raises:
-            InvalidAgent: Says why.
-        """
-
-    async def describe(self, endpoint: str, auth: AgentAuth | None) -> AgentDescription:
-        """Ask an agent what it is."""
 
 
 class Ains:
@@ -123,6 +108,14 @@ class Ains:
                 self._take_back(profile)
                 raise
         return Registered(profile.agent_id, self.terms if profile.lease else None)
+
+    async def complete(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> AgentProfile:
+        """The agent as it would be registered, asked for what the registration leaves out; nothing is changed.
+
+        Raises:
+            InvalidAgent: It may not live where it says, or did not say what it is.
+        """
+        return await remote_profile(registration, tenant, self._describer)
 
     async def restore(self) -> None:
         """Take in again, as unheard, whom an earlier process remembered and nobody has put here since.
@@ -368,59 +361,5 @@ class Ains:
         self._scheduler.set_liveness(agent_id, Liveness.HEARD)
         self._tell(agent_id, "heard")
 
-    async def complete(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> AgentProfile:
-        """The agent as it would be registered, asked for what the registration leaves out; nothing is changed.
-
-        Raises:
-            InvalidAgent: It may not live where it says, or did not say what it is.
-        """
-        said = registration
-        _check_bearer(said.auth)
-        await self._describer.check(said.endpoint)
-        described = None
-        if said.agent_id is None or said.capabilities is None or said.max_concurrent_tasks is None:
-            described = await self._describer.describe(said.endpoint, said.auth)
-        return AgentProfile(
-            agent_id=_first(said.agent_id, described and described.agent_id, ""),
-            capabilities=_first(said.capabilities, described and described.capabilities, ()),
-            max_concurrent_tasks=_first(said.max_concurrent_tasks, described and described.max_concurrent_tasks, 1),
-            endpoint=said.endpoint,
-            instance_id=_first(said.instance_id, described and described.instance_id, ""),
-            name=said.name,
-            labels=said.labels,
-            auth=said.auth,
-            tenant=tenant,
-            shared=said.shared,
-            lease=said.lease,
-        )
-
     def _tell(self, agent_id: str, change: str) -> None:
         self._observer.notify(AgentChanged(agent_id, change, self._clock.utcnow(), self.tenant_of(agent_id)))
-
-
-def _check_bearer(auth: AgentAuth | None) -> None:
-    if auth is not None and not BEARER_PATTERN.fullmatch(auth.bearer):
-        raise InvalidAgent([Fault("/auth/bearer", "must be 1 to 4,096 printable ASCII characters, without blanks")])
-
-
-def local_profile(
-    agent_id: str, handlers: Mapping[str, Any], max_concurrent_tasks: int, labels: dict[str, str] | None
-) -> AgentProfile:
-    """The profile of a local agent: each key of `handlers` is `name` or `name@major`.
-
-    Raises:
-        InvalidAgent: A key is no such name.
-    """
-    capabilities = []
-    for name in handlers:
-        bare, at, major = name.partition("@")
-        if at and not major.isdecimal():
-            raise InvalidAgent(
-                [Fault(f"/capabilities/{name[:80]}", "must be a name or name@major, like image.label@2")]
-            )
-        capabilities.append(Capability(bare, version=f"{major or 1}.0"))
-    return AgentProfile(agent_id, tuple(capabilities), max_concurrent_tasks, labels=labels or {}, lease=False)
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)

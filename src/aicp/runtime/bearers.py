@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aicp.errors import SettingsError
-from aicp.model.agent import AgentAuth
+from aicp.model.agent import BEARER_CHARS_MAX, BEARER_PATTERN, AgentAuth
 
-BEARER_CHARS_MAX = 65_536
+FILE_CHARS_MAX = 2 * BEARER_CHARS_MAX
+"""Room for blanks around it."""
 
 
 def bearer_in_file(path: Path) -> AgentAuth:
@@ -20,11 +21,12 @@ def bearer_in_file(path: Path) -> AgentAuth:
         raise SettingsError(f"The token file {path} cannot be read: it is no file.")
     try:
         with path.open(encoding="utf-8") as file:
-            text = file.read(BEARER_CHARS_MAX + 1)
+            text = file.read(FILE_CHARS_MAX + 1)
     except (OSError, UnicodeDecodeError) as error:
         told = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not text"
         raise SettingsError(f"The token file {path} cannot be read: {told}.") from error
-    return sound_bearer(text.strip(), f"The token file {path}")
+    whole = text.strip() if len(text) <= FILE_CHARS_MAX else ""
+    return sound_bearer(whole, f"The token file {path}")
 
 
 def bearer_in_variable(name: str, environ: Mapping[str, str] | None = None) -> AgentAuth:
@@ -45,8 +47,7 @@ def sound_bearer(bearer: str, source: str) -> AgentAuth:
     Raises:
         SettingsError: It cannot; the bearer is not repeated.
     """
-    if not (bearer and bearer.isascii() and bearer.isprintable() and " " not in bearer):
-        raise SettingsError(f"{source} holds no token: it is one line of printable ASCII without spaces.")
-    if len(bearer) > BEARER_CHARS_MAX:
-        raise SettingsError(f"{source} holds more than {BEARER_CHARS_MAX} characters, which is no token.")
+    if not BEARER_PATTERN.fullmatch(bearer):
+        told = f"it is one line of 1 to {BEARER_CHARS_MAX:,} printable ASCII characters, without spaces"
+        raise SettingsError(f"{source} holds no token: {told}.")
     return AgentAuth(bearer)

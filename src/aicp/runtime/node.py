@@ -28,13 +28,14 @@ from aicp.resilience.circuit_breaker import BreakerPolicy, Transition
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.health import merged_health
 from aicp.routing.prober import Prober
-from aicp.runtime.ains import Ains, local_profile
+from aicp.runtime.ains import Ains
 from aicp.runtime.database_url import DatabaseUrl
 from aicp.runtime.health_watch import HealthWatch
 from aicp.runtime.observers import Observers
 from aicp.runtime.orders import Orders
 from aicp.runtime.outbox import Outbox
 from aicp.runtime.peers import Listener, Peers
+from aicp.runtime.profiles import local_profile
 from aicp.runtime.settings import data_dir, secret_key
 from aicp.runtime.sharing import Sharing
 from aicp.runtime.stores import make_stores

@@ -1,0 +1,77 @@
+"""What an agent is: as its registration says, and for the rest as it says itself."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from aicp.errors import Fault, InvalidAgent
+from aicp.model.agent import BEARER_CHARS_MAX, BEARER_PATTERN, AgentAuth, AgentProfile, Capability, Registration
+from aicp.model.wire import AgentDescription
+
+
+class Describer(Protocol):
+    """Reaches agents that run in their own process."""
+
+    async def check(self, endpoint: str) -> None:
+        """Refuse a URL at which no agent may live.
+
+        Raises:
+            InvalidAgent: Says why.
+        """
+
+    async def describe(self, endpoint: str, auth: AgentAuth | None) -> AgentDescription:
+        """Ask an agent what it is."""
+
+
+async def remote_profile(said: Registration, tenant: str, describer: Describer) -> AgentProfile:
+    """The profile of an agent in its own process, which is asked for what its registration leaves out.
+
+    Raises:
+        InvalidAgent: It may not live where it says, or did not say what it is.
+    """
+    _check_bearer(said.auth)
+    await describer.check(said.endpoint)
+    described = None
+    if said.agent_id is None or said.capabilities is None or said.max_concurrent_tasks is None:
+        described = await describer.describe(said.endpoint, said.auth)
+    return AgentProfile(
+        agent_id=_first(said.agent_id, described and described.agent_id, ""),
+        capabilities=_first(said.capabilities, described and described.capabilities, ()),
+        max_concurrent_tasks=_first(said.max_concurrent_tasks, described and described.max_concurrent_tasks, 1),
+        endpoint=said.endpoint,
+        instance_id=_first(said.instance_id, described and described.instance_id, ""),
+        name=said.name,
+        labels=said.labels,
+        auth=said.auth,
+        tenant=tenant,
+        shared=said.shared,
+        lease=said.lease,
+    )
+
+
+def local_profile(
+    agent_id: str, handlers: Mapping[str, Any], max_concurrent_tasks: int, labels: dict[str, str] | None
+) -> AgentProfile:
+    """The profile of a local agent: each key of `handlers` is `name` or `name@major`.
+
+    Raises:
+        InvalidAgent: A key is no such name.
+    """
+    capabilities = []
+    for name in handlers:
+        bare, at, major = name.partition("@")
+        if at and not major.isdecimal():
+            raise InvalidAgent(
+                [Fault(f"/capabilities/{name[:80]}", "must be a name or name@major, like image.label@2")]
+            )
+        capabilities.append(Capability(bare, version=f"{major or 1}.0"))
+    return AgentProfile(agent_id, tuple(capabilities), max_concurrent_tasks, labels=labels or {}, lease=False)
+
+
+def _check_bearer(auth: AgentAuth | None) -> None:
+    if auth is not None and not BEARER_PATTERN.fullmatch(auth.bearer):
+        told = f"must be 1 to {BEARER_CHARS_MAX:,} printable ASCII characters, without blanks"
+        raise InvalidAgent([Fault("/auth/bearer", told)])
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
