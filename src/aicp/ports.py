@@ -432,7 +432,7 @@ class Bulletin(Protocol):
         """What the last look returned was taken in: it is not news any more."""
 
     async def until_posted(self, timeout_s: float) -> None:
-        """Return when somebody told something, after `timeout_s` at the latest; a hint, which may be lost."""
+        """Return when somebody told something, came or went, after `timeout_s` at the latest; it is a hint."""
 
 
 class Observer(Protocol):

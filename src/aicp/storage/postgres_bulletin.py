@@ -156,7 +156,7 @@ class PostgresBulletin:
         self._mark = self._orders_mark = self._next_mark
 
     async def until_posted(self, timeout_s: float) -> None:
-        """Return when somebody told something, after `timeout_s` at the latest."""
+        """Return when somebody told something, came or went, after `timeout_s` at the latest."""
         await self._database.replicas.until_posted(timeout_s)
 
     async def _rows(self) -> tuple[Rows, bool]:

@@ -116,7 +116,7 @@ class PostgresReplicas:
         await _happened(self._news, timeout_s)
 
     async def until_posted(self, timeout_s: float) -> None:
-        """Return when a replica told the others something, after `timeout_s` at the latest."""
+        """Return when a replica told the others something, came or went, after `timeout_s` at the latest."""
         await _happened(self._posted, timeout_s)
 
     async def ask_cancel(self, chain_id: str) -> bool:
@@ -138,6 +138,7 @@ class PostgresReplicas:
     def _changed(self) -> None:
         self._watch.aim(self._lease.number, self._lease.alive)
         self._news.set()
+        self._posted.set()
 
     def _peer_died(self) -> None:
         self._lease.look_soon()
