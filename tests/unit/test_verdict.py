@@ -7,6 +7,7 @@ import pytest
 
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
+from aicp.model.wire import AgentError
 from aicp.transports import verdict
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -67,6 +68,21 @@ def test_each_status_has_its_outcome(status: int, outcome: Outcome) -> None:
 @pytest.mark.parametrize("status", [301, 401, 403, 407])
 def test_agent_that_is_closed_to_us_is_set_aside_as_a_whole(status: int) -> None:
     assert of_status(status).whole_agent
+
+
+@pytest.mark.parametrize("status", [302, 401, 404, 501])
+def test_what_an_agent_says_of_a_task_is_not_why_it_is_set_aside_for_everybody(status: int) -> None:
+    reply = of_status(status, None, b'{"error": {"code": "no", "message": "no such patient: Ada"}}')
+    assert reply.reason == f"answered {status}"
+    assert reply.error is not None
+    assert reply.error.message == "no such patient: Ada"
+
+
+def test_error_of_an_agent_is_remembered_so_far_as_a_person_reads() -> None:
+    error = AgentError("c" * 1_000, "m" * 5_000_000).as_task_error()
+    assert (error.code, error.message) == ("c" * 199 + "…", "m" * 3_999 + "…")
+    whole = AgentError("c" * 200, "m" * 4_000).as_task_error()
+    assert (len(whole.code), len(whole.message)) == (200, 4_000)
 
 
 @pytest.mark.parametrize("status", [404, 405, 406, 415, 501])

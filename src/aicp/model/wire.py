@@ -9,6 +9,8 @@ from aicp.model.outcome import TaskError
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 PARAMS_BYTES_MAX = 16 * 1024 * 1024
+ERROR_CODE_CHARS_MAX = 200
+ERROR_MESSAGE_CHARS_MAX = 4_000
 KEY_HEADER = "Idempotency-Key"
 DEADLINE_HEADER = "X-AICP-Deadline-Ms"
 FENCING_HEADER = "X-AICP-Fencing-Token"
@@ -46,8 +48,11 @@ class AgentError(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
 
     def as_task_error(self) -> TaskError:
-        """The part that a task remembers."""
-        return TaskError(self.code, self.message)
+        """The part that a task remembers: at most 200 characters of the code, and 4,000 of the message.
+
+        It stands in every view and list of its task, where a result of any size does not.
+        """
+        return TaskError(_at_most(self.code, ERROR_CODE_CHARS_MAX), _at_most(self.message, ERROR_MESSAGE_CHARS_MAX))
 
 
 class TaskFailed(Exception):
@@ -113,3 +118,7 @@ class AgentDescription(msgspec.Struct, frozen=True):
     capabilities: tuple[Capability, ...]
     instance_id: str = ""
     max_concurrent_tasks: int = 1
+
+
+def _at_most(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[: chars - 1]}…"

@@ -64,7 +64,9 @@ def of_status(status: int, retry_after: str | None, body: bytes, now: datetime) 
     told = _read_refusal(body)
     outcome = _outcome_of(status, told, has_hint=retry_after is not None)
     error = told.error.as_task_error() if isinstance(told.error, AgentError) else None
-    reason = f"answered {status}: {error.message}" if error and error.message else f"answered {status}"
+    # Who is set aside is shown with the reason to everybody it serves: what it says may be about one tenant's task.
+    words = "" if error is None or outcome is Outcome.MISCONFIGURED else error.message
+    reason = f"answered {status}: {words}" if words else f"answered {status}"
     return Reply(
         outcome,
         error=error,
