@@ -200,7 +200,7 @@ class _YamlReader:
     def _take(self, event: yaml.NodeEvent) -> None:
         frame = self._open[-1] if self._open else None
         if isinstance(event, yaml.AliasEvent):
-            self._refuse(event, f"the alias *{event.anchor} is not taken; write the value out")
+            self._refuse(event, "an alias is not taken: write the value out, or put text that begins with * in quotes")
         elif frame is not None and frame.is_awaiting_key():
             frame.key = self._key(event, frame)
         elif isinstance(event, yaml.ScalarEvent):
@@ -219,7 +219,7 @@ class _YamlReader:
     def _begin(self, event: yaml.CollectionStartEvent) -> None:
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in {None, "!", _TAG + ("map" if is_mapping else "seq")}:
-            self._refuse(event, f"the tag {event.tag} is not taken")
+            self._refuse(event, _NO_TAGS)
         if len(self._open) >= NESTING_MAX:
             self._refuse(event, f"it is nested deeper than {NESTING_MAX}")
         value: dict[str, Any] | list[Any] = {} if is_mapping else []
@@ -238,7 +238,7 @@ class _YamlReader:
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
         kind = _kind_of(event)
         if kind not in _READERS:
-            self._refuse(event, f"the tag {event.tag} is not taken")
+            self._refuse(event, _NO_TAGS)
         try:
             value = _READERS[kind](event.value)
         except (ValueError, KeyError):
@@ -252,6 +252,8 @@ class _YamlReader:
 
 
 _TAG = "tag:yaml.org,2002:"
+# Neither is repeated: a secret that begins with * or ! looks like one.
+_NO_TAGS = "a tag is not taken: put text that begins with ! in quotes"
 # The same loader in C, where libyaml is there: some fifty times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What text without quotes means: the core schema of YAML 1.2, so that yes, no, on and 1:30 stay text.
