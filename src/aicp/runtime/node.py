@@ -111,16 +111,12 @@ class Node:
             Directory(schemas), Leases(clock=monotonic), self.scheduler, self.board, self._transport, self._clock,
             self._observers, self.stores.registrations,
         )  # fmt: skip
-        self._observers.add(self.ains)
         self.router = FailoverRouter(
             self.scheduler, self._transport, self.board, schemas=schemas, clock=self._clock, rng=rng,
             observer=self._observers,
         )  # fmt: skip
         self._prober = Prober(self._transport, self.board, self.scheduler)
         self._health_watch = HealthWatch(self.ains, self._transport, self.board, self.scheduler)
-        self.scheduler.on_probe_due = self._prober.probe_soon
-        self.scheduler.on_outage = self._pool_changed
-        self.scheduler.on_set_aside = self.ains.set_aside
         self.coordinator = TaskCoordinator(
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
             observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,
@@ -131,6 +127,7 @@ class Node:
         self._sharing = self._make_sharing()
         self._running = AsyncExitStack()
         self._has_started = self._is_draining = False
+        self._connect()
 
     @property
     def is_ready(self) -> bool:
@@ -337,11 +334,19 @@ class Node:
     def _is_busy(self) -> bool:
         return any(True for _ in self.scheduler.leases()) or self.coordinator.is_recording
 
+    def _connect(self) -> None:
+        """Let the parts hear of one another."""
+        self._observers.add(self.ains)
+        self.scheduler.on_probe_due = self._prober.probe_soon
+        self.scheduler.on_outage = self._pool_changed
+        self.scheduler.on_set_aside = self.ains.set_aside
+        if self._sharing is not None:
+            self._observers.add(self._outbox)
+            self.ains.on_heartbeat = self._outbox.heard
+
     def _make_sharing(self) -> Sharing | None:
         if self.stores.bulletin is None or self.stores.replicas is None:
             return None
-        self._observers.add(self._outbox)
-        self.ains.on_heartbeat = self._outbox.heard
         return Sharing(self.stores.bulletin, self.stores.replicas, self._outbox, self._orders, self._peers)
 
     def _obey(self, agent_id: str, order: Order) -> None:

@@ -31,6 +31,12 @@ class _Parameter(msgspec.Struct, frozen=True):
     choices: tuple[str, ...]
 
 
+def path_parameters(handler: BaseRouteHandler) -> list[str]:
+    """The names of what stands in the path of a route, in their order."""
+    parts = (part for path in handler.paths for part in path.split("/") if part.startswith("{"))
+    return list(dict.fromkeys(part[1:-1].partition(":")[0] for part in parts))
+
+
 def query_guard(injected: Collection[str]) -> Guard:
     """The guard that refuses parameters which a route does not take, which stand twice, or are none of a few words.
 
@@ -47,8 +53,8 @@ def query_guard(injected: Collection[str]) -> Guard:
     def parameters(handler: BaseRouteHandler) -> dict[str, _Parameter]:
         if handler.fn not in known:
             arguments = inspect.signature(handler.fn).parameters.values()
-            path = {name for path in handler.paths for name in _path_parameters(path)}
-            taken = [argument for argument in arguments if argument.name not in no_parameters | path]
+            others = no_parameters.union(path_parameters(handler))
+            taken = [argument for argument in arguments if argument.name not in others]
             known[handler.fn] = {argument.name: _parameter(argument.annotation) for argument in taken}
         return known[handler.fn]
 
@@ -62,10 +68,6 @@ def query_guard(injected: Collection[str]) -> Guard:
             raise InvalidInput(faults[:FAULTS_MAX])
 
     return check_query
-
-
-def _path_parameters(path: str) -> Iterator[str]:
-    return (part[1:-1].partition(":")[0] for part in path.split("/") if part.startswith("{"))
 
 
 def _parameter(annotation: Any) -> _Parameter:

@@ -26,6 +26,7 @@ from aicp.server.openapi.schemas import (
     schemas_of,
 )
 from aicp.server.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
+from aicp.server.queries import path_parameters
 from aicp.server.routes.agents import Heartbeat
 from aicp.version import __version__
 
@@ -58,6 +59,13 @@ _HEADERS: dict[str, tuple[str, Schema]] = {
     "traceparent": ("The W3C trace that this belongs to.", {"type": "string"}),
     "Last-Event-ID": ("Go on after this event.", {"type": "string"}),
 }
+_INFO = {
+    "title": "AICP",
+    "version": __version__,
+    "summary": "Work goes on when AI agents fail.",
+    "description": INTRODUCTION,
+    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+}
 _PATH = {
     "task_id": "Global id of a task, `<chain id>.<local id>`.",
     "chain_id": "Id of a chain.",
@@ -86,13 +94,7 @@ def openapi_document(app: Litestar) -> dict[str, Any]:
         paths[path][method.lower()] = _operation(handler, schema_of)
     return {
         "openapi": OPENAPI_VERSION,
-        "info": {
-            "title": "AICP",
-            "version": __version__,
-            "summary": "Work goes on when AI agents fail.",
-            "description": INTRODUCTION,
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-        },
+        "info": _INFO,
         "servers": [{"url": "/", "description": "This server."}],
         "security": [{BEARER: []}],
         "tags": [{"name": name, "description": told} for name, told in TAGS.items()],
@@ -142,7 +144,7 @@ def _needs(scope: Scope) -> str:
 def _parameters(handler: HTTPRouteHandler, headers: Iterable[str]) -> Iterable[dict[str, Any]]:
     for name, field in handler.parsed_fn_signature.parameters.items():
         told = field.kwarg_definition
-        if name in _path_parameters(handler):
+        if name in path_parameters(handler):
             yield _parameter(name, "path", {"type": "string", "minLength": 1}, _PATH.get(name, ""), required=True)
         elif isinstance(told, QueryParameter):
             yield _query_parameter(name, field.annotation, field.default, told)
@@ -176,7 +178,7 @@ def _responses(
     if handler.handler_name == "readyz":
         responses["503"] = {"description": "Not ready.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     by_status: dict[int, list[type[AicpError]]] = defaultdict(list)
-    for kind in problems_of(handler.handler_name, scope, _path_parameters(handler)):
+    for kind in problems_of(handler.handler_name, scope, path_parameters(handler)):
         by_status[STATUS_OF_CODE[kind.code]].append(kind)
     for status, kinds in sorted(by_status.items()):
         responses[str(status)] = _refusal(status, kinds)
@@ -222,11 +224,6 @@ def _refusal(status: int, kinds: list[type[AicpError]]) -> dict[str, Any]:
     if status == 401:
         response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
     return response
-
-
-def _path_parameters(handler: HTTPRouteHandler) -> list[str]:
-    named = (part.strip("{}").partition(":")[0] for path in handler.paths for part in path.split("/") if "{" in part)
-    return list(dict.fromkeys(named))
 
 
 def _answer_kind(handler: HTTPRouteHandler) -> Any:
