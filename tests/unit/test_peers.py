@@ -1,5 +1,6 @@
 """What other replicas told is taken in: their agents, openings, events and health, and nothing is kept for ever."""
 
+import asyncio
 from typing import Any
 
 from aicp.model.live import LiveEvent
@@ -9,9 +10,10 @@ from aicp.registry.leases import LEASE_TTL_S, Liveness
 from aicp.routing.health import agent_health
 from aicp.runtime.orders import Orders
 from aicp.runtime.peers import Peers
+from aicp.runtime.turns import ITEMS_A_TURN
 from tests.unit.flow_kit import ECHO, agent, virtual
 from tests.unit.onlooker_kit import AT
-from tests.unit.test_ains import Registry
+from tests.unit.test_ains import Registry, registration
 
 HERE, THERE = Replica(1, "here"), Replica(2, "there")
 
@@ -38,27 +40,55 @@ class Here(Registry):
         self.ains.get(agent_id)
         self.obeyed.append((agent_id, order))
 
-    def hear(self, age_s: float = 0.0, **notice: Any) -> None:
-        assert self.peers.take_in(News(posted=(Posted(THERE.number, age_s, Notice(**notice)),)))
+    async def hear(self, age_s: float = 0.0, **notice: Any) -> None:
+        assert await self.peers.take_in(News(posted=(Posted(THERE.number, age_s, Notice(**notice)),)))
 
-    def hear_health(self, agent_id: str) -> None:
-        self.hear(health={agent_id: agent_health(self.scheduler.member("a"), self.board)})
+    async def hear_health(self, agent_id: str) -> None:
+        await self.hear(health={agent_id: agent_health(self.scheduler.member("a"), self.board)})
 
 
 @virtual
 async def test_agents_of_elsewhere_are_used_here_until_they_are_removed_there() -> None:
     async with Here() as here:
-        assert here.peers.take_in(News(registered=(agent("a", instance_id="one"),)))
+        assert await here.peers.take_in(News(registered=(agent("a", instance_id="one"),)))
         here.succeed(await here.lease())
-        assert here.peers.take_in(News(removed=("a",)))
+        assert await here.peers.take_in(News(removed=("a",)))
         assert here.scheduler.find_member("a") is None
+
+
+@virtual
+async def test_thousands_of_agents_of_elsewhere_hold_nothing_up() -> None:
+    async with Here() as here:
+        news = News(registered=tuple(agent(f"a{number}") for number in range(10 * ITEMS_A_TURN)))
+        taking_in = asyncio.create_task(here.peers.take_in(news))
+        known = 0
+        while not taking_in.done():
+            await asyncio.sleep(0)
+            before, known = known, len(here.ains.agents())
+            assert known - before <= ITEMS_A_TURN
+        assert await taking_in
+        assert known == 10 * ITEMS_A_TURN
+
+
+@virtual
+async def test_agent_that_registers_here_while_others_are_taken_in_is_looked_at_again() -> None:
+    async with Here() as here:
+        here.peers.expect_news()
+        others = tuple(agent(f"a{number}") for number in range(ITEMS_A_TURN))
+        taking_in = asyncio.create_task(here.peers.take_in(News(registered=(*others, agent("a", instance_id="old")))))
+        await asyncio.sleep(0)
+        await here.ains.register(registration("a", "new"))
+        assert not await taking_in
+        assert here.ains.get("a").instance_id == "new"
 
 
 @virtual
 async def test_opening_rests_the_circuit_for_what_is_left_of_it() -> None:
     async with Here() as here:
         here.ains.put(agent("a"))
-        here.hear(2.0, openings=(Opening("a", ECHO, 5.0), Opening("a", "text.other", 5.0), Opening("b", ECHO, 5.0)))
+        await here.hear(
+            2.0, openings=(Opening("a", ECHO, 5.0), Opening("a", "text.other", 5.0), Opening("b", ECHO, 5.0))
+        )
         assert here.board.ready_in_s("a", ECHO) == 3.0
         assert here.why_out("a")
 
@@ -67,18 +97,18 @@ async def test_opening_rests_the_circuit_for_what_is_left_of_it() -> None:
 async def test_opening_that_is_over_changes_nothing() -> None:
     async with Here() as here:
         here.ains.put(agent("a"))
-        here.hear(5.0, openings=(Opening("a", ECHO, 5.0),))
+        await here.hear(5.0, openings=(Opening("a", ECHO, 5.0),))
         assert not here.why_out("a")
 
 
 @virtual
 async def test_heartbeat_elsewhere_counts_for_the_same_instance_only() -> None:
     async with Here() as here:
-        assert here.peers.take_in(News(registered=(agent("a", instance_id="one"),)))
+        assert await here.peers.take_in(News(registered=(agent("a", instance_id="one"),)))
         await here.pass_time(LEASE_TTL_S + 1)
-        here.hear(heard={"a": "another", "b": "one"})
+        await here.hear(heard={"a": "another", "b": "one"})
         assert here.ains.liveness("a") is Liveness.UNHEARD
-        here.hear(heard={"a": "one"})
+        await here.hear(heard={"a": "one"})
         assert here.ains.liveness("a") is Liveness.HEARD
 
 
@@ -86,20 +116,20 @@ async def test_heartbeat_elsewhere_counts_for_the_same_instance_only() -> None:
 async def test_events_are_told_with_the_name_of_the_replica_until_nobody_listens() -> None:
     async with Here() as here:
         event = LiveEvent("task_ended", AT, task_id="t")
-        here.hear(events=(Relayed(event, "ours"),))
+        await here.hear(events=(Relayed(event, "ours"),))
         (heard, tenant) = here.told[0]
         assert (heard.task_id, heard.replica, tenant) == ("t", "there", "ours")
         here.stop_listening()
-        here.hear(events=(Relayed(event, "ours"),))
+        await here.hear(events=(Relayed(event, "ours"),))
         assert len(here.told) == 1
 
 
 @virtual
 async def test_what_may_be_lost_is_told_as_a_gap() -> None:
     async with Here() as here:
-        here.hear(lost=3)
+        await here.hear(lost=3)
         assert here.missed_times == 1
-        assert here.peers.take_in(News(has_gap=True))
+        assert await here.peers.take_in(News(has_gap=True))
         assert here.missed_times == 2
 
 
@@ -107,13 +137,13 @@ async def test_what_may_be_lost_is_told_as_a_gap() -> None:
 async def test_health_of_elsewhere_ends_with_the_agent_and_with_the_replica() -> None:
     async with Here() as here:
         here.ains.put(agent("a"))
-        here.hear_health("nobody")
+        await here.hear_health("nobody")
         assert list(here.peers.health) == [{}]
-        here.hear_health("a")
+        await here.hear_health("a")
         assert [health.keys() for health in here.peers.health] == [{"a"}]
-        assert here.peers.take_in(News(removed=("a",)))
+        assert await here.peers.take_in(News(removed=("a",)))
         assert list(here.peers.health) == [{}]
-        here.hear_health("a")
+        await here.hear_health("a")
         assert here.peers.meet([HERE])
         assert list(here.peers.health) == []
 
@@ -133,5 +163,5 @@ async def test_who_comes_and_goes_shares_slots_and_who_is_not_alive_itself_knows
 @virtual
 async def test_order_is_obeyed_with_the_agent_that_comes_in_the_same_news() -> None:
     async with Here() as here:
-        assert here.peers.take_in(News(registered=(agent("a"),), orders=(Ordered("a", Order.OPEN, 1),)))
+        assert await here.peers.take_in(News(registered=(agent("a"),), orders=(Ordered("a", Order.OPEN, 1),)))
         assert here.obeyed == [("a", Order.OPEN)]

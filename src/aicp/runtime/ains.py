@@ -19,6 +19,7 @@ from aicp.resilience.board import CircuitBoard
 from aicp.runtime.profiles import Describer, remote_profile
 from aicp.runtime.remembered import Remembered
 from aicp.runtime.supervision import keep_doing
+from aicp.runtime.turns import in_turns
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 SWEEP_EVERY_S = 1.0
@@ -126,7 +127,7 @@ class Ains:
             SettingsError: A secret cannot be unsealed.
             StorageError: They could not be read, or those before not be recorded.
         """
-        for profile in await self._remembered.load():
+        async for profile in in_turns(await self._remembered.load()):
             if profile.agent_id not in self._directory:
                 self._restore(profile)
         await self._remembered.save_waiting()

@@ -12,6 +12,7 @@ from aicp.ports import News, Posted, Replica
 from aicp.resilience.board import CircuitBoard
 from aicp.runtime.ains import Ains
 from aicp.runtime.orders import Orders
+from aicp.runtime.turns import in_turns
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 
@@ -69,9 +70,9 @@ class Peers:
         """To be called before the news is read that `take_in` gets."""
         self._ains.expect_news()
 
-    def take_in(self, news: News) -> bool:
+    async def take_in(self, news: News) -> bool:
         """Make it so here; False when some of it has to be looked at again, being changed here at this moment."""
-        registered = [self._ains.take_in(profile) for profile in news.registered]
+        registered = [self._ains.take_in(profile) async for profile in in_turns(news.registered)]
         removed = [self._ains.take_out(agent_id) for agent_id in news.removed]
         obeyed = [self._orders.take_in(ordered) for ordered in news.orders]
         for posted in news.posted:

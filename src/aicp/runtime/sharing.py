@@ -80,7 +80,7 @@ class Sharing:
             self._outbox.touch_all()
         self._peers.expect_news()
         news = await self._bulletin.look()
-        if self._peers.take_in(news):
+        if await self._peers.take_in(news):
             self._bulletin.accept()
         for agent_id in news.removed:
             self._outbox.forget(agent_id)
