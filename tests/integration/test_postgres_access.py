@@ -95,6 +95,23 @@ def test_servers_of_one_database_share_the_audit_log(url: str, tmp_path: Path) -
     run(main())
 
 
+def test_key_that_another_server_has_just_made_keeps_its_agents(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with two_servers(url, tmp_path) as (one, two):
+            second = (await one.make_key("acme")).secret
+            await until_status(200, lambda: two.get("/api/info", key=second))
+            body = {"endpoint": "http://127.0.0.1:9", "instance_id": "1", "lease": False, "max_concurrent_tasks": 1,
+                    "capabilities": [{"name": "text.far"}]}  # fmt: skip
+            for number in range(5):
+                agent_id = f"far-{number}"
+                first = (await one.make_key("acme")).secret
+                assert (await one.post("/ains/agents", {**body, "agent_id": agent_id}, key=first)).status == 201
+                refused = await two.post("/ains/agents", {**body, "agent_id": agent_id}, key=second)
+                assert (refused.status, refused.code) == (403, "not_owner")
+
+    run(main())
+
+
 def test_owner_of_an_agent_is_known_to_every_server(url: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with two_servers(url, tmp_path) as (one, two):

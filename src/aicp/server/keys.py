@@ -151,7 +151,7 @@ class Keys:
         )
         secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
         await self._stored.create(StoredKey(key, _digest(secret)))
-        await self._refresh_if_possible()
+        await self.refresh_if_possible()
         return KeyMade(key, secret)
 
     async def revoke(self, key_id: str, by: Caller) -> ApiKey:
@@ -169,7 +169,7 @@ class Keys:
         revoked = holder.key if holder.key.revoked_at else msgspec.structs.replace(holder.key, revoked_at=now)
         holder.key = revoked
         holder.ended.set()
-        await self._refresh_if_possible()
+        await self.refresh_if_possible()
         return revoked
 
     async def refresh(self) -> None:
@@ -189,6 +189,18 @@ class Keys:
                 if not self._is_good(holder):
                     holder.ended.set()
 
+    async def refresh_if_possible(self) -> None:
+        """Refresh; when that cannot be done now, those known go on."""
+        try:
+            await self.refresh()
+        except AicpError as error:
+            _log.warning("keys cannot be read anew, those known go on: %s", error)
+
+    async def learn_of(self, key_id: str) -> None:
+        """Refresh if this key is not known here: another server may have made it within the last second."""
+        if key_id not in self._by_id and key_id != OPERATOR_ID:
+            await self.refresh_if_possible()
+
     async def keep_fresh(self) -> None:
         """Refresh every second, for ever."""
         await keep_doing(self._refresh_soon, "keys cannot be read anew, and those known go on")
@@ -198,12 +210,6 @@ class Keys:
         if self._store is None:
             raise StorageError("This server remembers no keys but its admin key.")
         return self._store
-
-    async def _refresh_if_possible(self) -> None:
-        try:
-            await self.refresh()
-        except AicpError as error:
-            _log.warning("keys cannot be read anew, those known go on: %s", error)
 
     async def _refresh_soon(self) -> None:
         await asyncio.sleep(REFRESH_S)

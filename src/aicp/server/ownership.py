@@ -47,7 +47,7 @@ def operated_agent(node: Node, caller: Caller, agent_id: str) -> AgentProfile:
     return profile
 
 
-def owned_agent(node: Node, keys: Keys, caller: Caller, agent_id: str) -> AgentProfile:
+async def owned_agent(node: Node, keys: Keys, caller: Caller, agent_id: str) -> AgentProfile:
     """An agent that the caller may replace, keep alive, drain and delete.
 
     Raises:
@@ -55,6 +55,8 @@ def owned_agent(node: Node, keys: Keys, caller: Caller, agent_id: str) -> AgentP
         NotOwner: It is another key's.
     """
     profile = operated_agent(node, caller, agent_id)
+    if profile.owner not in {"", caller.key_id}:
+        await keys.learn_of(profile.owner)
     if not _owns(keys, caller, profile):
         raise NotOwner(f"Agent '{agent_id}' was registered with another key: use that one, or one with scope 'admin'.")
     return profile

@@ -46,6 +46,8 @@ async def register_agent(request: CallerRequest, node: TheNode, keys: TheKeys) -
     """Take an agent in, or take over what changed of it."""
     registration = read_as(await read_document(request), Registration, InvalidAgent)
     endpoint, caller = Endpoint.parse(registration.endpoint), request.user
+    # Whose the id is may be a key that another server has just made.
+    await keys.refresh_if_possible()
     registered = await node.ains.register(
         msgspec.structs.replace(registration, endpoint=endpoint.url), caller.tenant, owner=caller.key_id,
         claim=claim_check(keys, caller),
@@ -57,7 +59,7 @@ async def register_agent(request: CallerRequest, node: TheNode, keys: TheKeys) -
 @post("/agents/{agent_id:str}/heartbeat", status_code=200, opt=needs(Scope.AGENTS_WRITE, audited=False))
 async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNode, keys: TheKeys) -> Heard:
     """An agent says that it lives."""
-    owned_agent(node, keys, request.user, agent_id)
+    await owned_agent(node, keys, request.user, agent_id)
     beat = read_as(await read_document(request), Heartbeat, InvalidInput)
     return Heard(node.ains.heartbeat(agent_id, beat.instance_id))
 
@@ -65,7 +67,7 @@ async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNo
 @post("/agents/{agent_id:str}/drain", status_code=200, opt=needs(Scope.AGENTS_WRITE))
 async def drain_agent(request: CallerRequest, agent_id: FromPath[str], node: TheNode, keys: TheKeys) -> AgentView:
     """Give an agent no more tasks, but keep it."""
-    owned_agent(node, keys, request.user, agent_id)
+    await owned_agent(node, keys, request.user, agent_id)
     node.drain_agent(agent_id)
     await node.tell_replicas()
     return _view(node, node.ains.get(agent_id), request.user)
@@ -74,7 +76,7 @@ async def drain_agent(request: CallerRequest, agent_id: FromPath[str], node: The
 @delete("/agents/{agent_id:str}", status_code=204, opt=needs(Scope.AGENTS_WRITE))
 async def remove_agent(request: CallerRequest, agent_id: FromPath[str], node: TheNode, keys: TheKeys) -> None:
     """Forget an agent; tasks it has go on."""
-    owned_agent(node, keys, request.user, agent_id)
+    await owned_agent(node, keys, request.user, agent_id)
     node.remove_agent(agent_id)
     await node.tell_replicas()
 
