@@ -35,6 +35,7 @@ PAUSE_S = 0.1
 QUIET_S = 15.0
 BOOT_BYTES = 6
 _ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})")
+_encode = msgspec.json.Encoder().encode
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -78,13 +79,13 @@ class Batch(msgspec.Struct, frozen=True):
     last_id: str
 
 
-class _Kept(msgspec.Struct, frozen=True, gc=False):
+class _Kept(msgspec.Struct, gc=False):
     event: LiveEvent
-    frame: bytes
+    frame: bytes = b""
 
 
 class _Stream:
-    """The latest events of one tenant, numbered from 1."""
+    """The latest events of one tenant, numbered from 1. Written as text when the first reader comes to them."""
 
     __slots__ = ("_kept", "_kept_max", "boot", "last", "news", "readers")
 
@@ -101,24 +102,33 @@ class _Stream:
         """The number of the oldest event that is kept; one more than the last when none is."""
         return self.last - len(self._kept) + 1
 
-    def keep(self, event: LiveEvent, body: bytes) -> None:
+    def keep(self, event: LiveEvent) -> None:
         self.last += 1
-        kept = _Kept(event, self.frame(self.last, body))
+        kept = _Kept(event)
         if len(self._kept) < self._kept_max:
             self._kept.append(kept)
         else:
             self._kept[(self.last - 1) % self._kept_max] = kept
         self.news.set()
 
-    def at(self, number: int) -> _Kept:
-        return self._kept[(number - 1) % self._kept_max]
+    def event(self, number: int) -> LiveEvent:
+        return self._at(number).event
 
-    def frame(self, number: int, body: bytes) -> bytes:
+    def frame(self, number: int) -> bytes:
         """An event as every reader gets it: made once."""
-        return b"id: %b-%d\ndata: %b\n\n" % (self.boot.encode(), number, body)
+        kept = self._at(number)
+        if not kept.frame:
+            kept.frame = self.write(number, kept.event)
+        return kept.frame
+
+    def write(self, number: int, event: LiveEvent) -> bytes:
+        return b"id: %b-%d\ndata: %b\n\n" % (self.boot.encode(), number, _encode(event))
 
     def id_of(self, number: int) -> str:
         return f"{self.boot}-{number}"
+
+    def _at(self, number: int) -> _Kept:
+        return self._kept[(number - 1) % self._kept_max]
 
 
 class Feed:
@@ -149,7 +159,6 @@ class Feed:
         self._utcnow = utcnow
         self._kept_max = kept_max
         self._readers_max = readers_max
-        self._encode = msgspec.json.Encoder().encode
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
         self._readers = 0
         self.is_closed = False
@@ -166,11 +175,10 @@ class Feed:
 
     def relayed(self, event: LiveEvent, tenant: str | None) -> None:
         """It happened, here or at another replica: tell a tenant's readers, or everybody's when it is None."""
-        body = self._encode(event)
         streams = self._streams.values() if tenant is None else self._streams_of(tenant)
         for stream in streams:
             if stream is not None:
-                stream.keep(event, body)
+                stream.keep(event)
 
     def missed(self) -> None:
         """Tell every reader that events of other replicas may be missing, nobody knows how many."""
@@ -202,9 +210,9 @@ class Feed:
         self._readers -= 1
         stream.readers -= 1
 
-    def gap(self, lost: int | None) -> bytes:
-        """Tell of events that are missing; None when nobody knows how many."""
-        return self._encode(LiveEvent(GAP, self._utcnow(), lost=lost))
+    def gap(self, lost: int | None) -> LiveEvent:
+        """Tells of events that are missing; None when nobody knows how many."""
+        return LiveEvent(GAP, self._utcnow(), lost=lost)
 
     def _streams_of(self, tenant: str) -> tuple[_Stream | None, _Stream | None]:
         """Where an event of one tenant goes."""
@@ -304,16 +312,15 @@ class Reader:
         looked_at_max = BATCH_EVENTS_MAX if self._wanted.is_everything else LOOKED_AT_MAX
         found = 0
         for number in range(self._next, min(self._next + looked_at_max, stream.last + 1)):
-            kept = stream.at(number)
             self._next = number + 1
-            if looked_at_max == BATCH_EVENTS_MAX or self._wanted.takes(kept.event):
-                yield kept.frame
+            if looked_at_max == BATCH_EVENTS_MAX or self._wanted.takes(stream.event(number)):
+                yield stream.frame(number)
                 found += 1
                 if found == BATCH_EVENTS_MAX:
                     return
 
     def _gap(self, lost: int | None) -> bytes:
-        return self._stream.frame(self._next - 1, self._feed.gap(lost))
+        return self._stream.write(self._next - 1, self._feed.gap(lost))
 
     async def _wait_until(self, ends_at: float) -> None:
         """Return when there is something to look at, or the time is over."""

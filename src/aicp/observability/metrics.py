@@ -8,6 +8,7 @@ import asyncio
 import platform
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -111,9 +112,10 @@ class Metrics:
         self._chain_s = self._histogram(
             "aicp_chain_duration_seconds", "From the submit to the end.", CHAIN_BUCKETS_S, "status"
         )
-        self._commit_s = self._histogram(
-            "aicp_journal_commit_seconds", "A transaction of the journal, on its disk.", COMMIT_BUCKETS_S
-        )
+        self._commit_s = Histogram(
+            "aicp_journal_commit_seconds", "A transaction of the journal, on its disk.", buckets=COMMIT_BUCKETS_S,
+            registry=self._registry,
+        )  # fmt: skip
         self._count_of: dict[type, Callable[[Any], None]] = {
             AttemptStarted: self._attempt_started,
             AttemptEnded: self._attempt_ended,
@@ -135,35 +137,35 @@ class Metrics:
         return await asyncio.to_thread(lambda: generate_latest(_Page(self._counted(), measured)))
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
-        self._attempts.labels(self._named(event.capability), event.outcome.value).inc()
+        self._attempts(self._named(event.capability), event.outcome.value).inc()
 
     def _circuit_changed(self, event: CircuitChanged) -> None:
-        self._transitions.labels(self._named(event.capability), event.state).inc()
+        self._transitions(self._named(event.capability), event.state).inc()
 
     def _journal_committed(self, event: JournalCommitted) -> None:
         self._commit_s.observe(event.elapsed_s)
 
     def _attempt_started(self, event: AttemptStarted) -> None:
         capability = self._named(event.capability)
-        self._wait_s.labels(capability, event.priority.value).observe(event.waited_s)
+        self._wait_s(capability, event.priority.value).observe(event.waited_s)
         if event.number > 1:
-            self._failovers.labels(capability).inc()
+            self._failovers(capability).inc()
 
     def _task_ended(self, event: TaskEnded) -> None:
         result, submitted = event.result, self._submitted(event.chain_id)
         if submitted is not None and result.ended_at is not None and result.ended_at < submitted.at:
             return  # Copied from the chain that this one repeats: it was counted there.
         capability = self._named(result.capability)
-        self._tasks.labels(capability, result.status.value).inc()
+        self._tasks(capability, result.status.value).inc()
         if result.status in _RAN and result.ready_at is not None and result.ended_at is not None:
             elapsed_s = (result.ended_at - result.ready_at).total_seconds()
-            self._task_s.labels(capability).observe(max(0.0, elapsed_s))
+            self._task_s(capability).observe(max(0.0, elapsed_s))
 
     def _chain_ended(self, event: ChainEnded) -> None:
         submitted = self._submitted(event.chain_id)
         if submitted is not None:
             elapsed_s = (event.at - submitted.at).total_seconds()
-            self._chain_s.labels(event.status.value).observe(max(0.0, elapsed_s))
+            self._chain_s(event.status.value).observe(max(0.0, elapsed_s))
 
     def _named(self, capability: str) -> str:
         """The label of a capability: its own while there is room for it."""
@@ -206,11 +208,13 @@ class Metrics:
             family.add_metric([capability, priority.value], count)
         return family
 
-    def _counter(self, name: str, told: str, *labels: str) -> Counter:
-        return Counter(name, told, labels, registry=self._registry)
+    # Each gives the series with these values of its labels. The library would look for it behind a lock, every time.
 
-    def _histogram(self, name: str, told: str, buckets_s: Iterable[float], *labels: str) -> Histogram:
-        return Histogram(name, told, labels, buckets=tuple(buckets_s), registry=self._registry)
+    def _counter(self, name: str, told: str, *labels: str) -> Callable[..., Counter]:
+        return cache(Counter(name, told, labels, registry=self._registry).labels)
+
+    def _histogram(self, name: str, told: str, buckets_s: Iterable[float], *labels: str) -> Callable[..., Histogram]:
+        return cache(Histogram(name, told, labels, buckets=tuple(buckets_s), registry=self._registry).labels)
 
 
 class _Page(CollectorRegistry):
