@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -45,7 +46,7 @@ CAPABILITY_REF = {"pattern": f"^{CAPABILITY_PATTERN.pattern}(?:@[0-9]{{1,6}})?$"
 CHAIN_FIELDS_OF_TASK = ("id", "depends_on", "on_failure")
 
 _ENUMS: tuple[type[StrEnum], ...] = (TaskStatus, Priority, FailurePolicy, Outcome)
-_FIELD = re.compile(r"^ {8}(\w+): (.*(?:\n {12,}.*)*)", re.MULTILINE)
+_FIELD = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 _JSON_WORDS = {"None": "`null`", "True": "`true`", "False": "`false`"}
 _PYTHON_WORD = re.compile(rf"\b(?:{'|'.join(_JSON_WORDS)})\b")
 _SPAN = {"exclusiveMinimum": 0, "maximum": DEADLINE_S_MAX}
@@ -169,7 +170,8 @@ def _task(whole: Schema, told: str, without: tuple[str, ...], required: tuple[st
 
 def _explain(component: Schema) -> None:
     """Put each sentence of the docstring's `Attributes` where its field is."""
-    told, _, attributes = component.get("description", "").partition("Attributes:\n")
+    # As it is written, or without its indentation: that depends on the version of msgspec.
+    told, _, attributes = cleandoc(component.get("description", "")).partition("Attributes:\n")
     component["description"] = " ".join(told.split())
     properties = component.get("properties", {})
     for name, sentence in _FIELD.findall(attributes):
