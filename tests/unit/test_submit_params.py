@@ -8,6 +8,8 @@ from aicp.errors import InvalidChain, InvalidTask
 from aicp.model.agent import AgentProfile, Capability
 from aicp.model.chain import TaskChain
 from aicp.model.task import Task, TaskStatus
+from aicp.resilience.board import CircuitBoard
+from aicp.scheduling.task_scheduler import TaskScheduler
 from aicp.testing.faulty_agents import ScriptedAgent
 from tests.unit.flow_kit import ECHO, Flow, virtual
 
@@ -66,3 +68,39 @@ async def test_a_named_agents_schema_is_the_one_that_counts() -> None:
     async with Flow(demanding("a", "url"), demanding("b", "path")) as flow:
         with pytest.raises(InvalidTask):
             await flow.coordinator.submit_task(Task(ECHO, {"path": "/x"}, agents=("a",)))
+
+
+def fleet_of(*agents: tuple[str, dict[str, Any] | None]) -> TaskScheduler:
+    scheduler = TaskScheduler(CircuitBoard())
+    for agent_id, schema in agents:
+        scheduler.add_agent(AgentProfile(agent_id, (Capability(ECHO, input_schema=schema),)))
+    return scheduler
+
+
+def wanted(scheduler: TaskScheduler, task: Task | None = None) -> list[Any]:
+    return list(scheduler.input_schemas(task or Task(ECHO)))
+
+
+@virtual
+async def test_submit_is_checked_against_each_different_schema_and_not_against_each_agent() -> None:
+    scheduler = fleet_of(*((f"a{n}", {"type": "object"}) for n in range(500)), *((f"b{n}", None) for n in range(500)))
+    assert wanted(scheduler) == [{"type": "object"}, None]
+
+
+@virtual
+async def test_schema_is_looked_at_until_the_last_agent_that_declares_it_has_gone_or_changed() -> None:
+    scheduler = fleet_of(("a", {"type": "object"}), ("b", {"type": "object"}), ("c", None))
+    scheduler.remove_agent("a")
+    assert wanted(scheduler) == [{"type": "object"}, None]
+    scheduler.add_agent(AgentProfile("b", (Capability(ECHO),)))
+    assert wanted(scheduler) == [None]
+    scheduler.remove_agent("b")
+    scheduler.remove_agent("c")
+    assert wanted(scheduler) == []
+
+
+@virtual
+async def test_task_that_names_agents_is_checked_against_theirs() -> None:
+    scheduler = fleet_of(("a", {"type": "object"}), ("b", None))
+    assert wanted(scheduler, Task(ECHO, agents=("b",))) == [None]
+    assert wanted(scheduler, Task(ECHO, exclude_agents=("b",))) == [{"type": "object"}]

@@ -176,18 +176,17 @@ class FailoverRouter:
 
     def demands_params(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody who offers it declares what its params must be."""
-        declarations = self._scheduler.declarations(Task(capability), tenant)
-        return any(declared.input_schema is not None for declared in declarations)
+        return any(schema is not None for schema in self._scheduler.input_schemas(Task(capability), tenant))
 
     def misfit(self, task: Task, tenant: str = DEFAULT_TENANT) -> str:
         """Why the literal params of a task fit no agent it may go to; empty when they fit one, or there is none now.
 
-        Params with references are not literal: they are checked when they are resolved. Costs a look at each agent
-        until one fits.
+        Params with references are not literal: they are checked when they are resolved. Costs a check for each
+        different schema until one fits.
         """
         told = ""
-        for declared in self._scheduler.declarations(task, tenant):
-            misfit = self._schemas.misfit(declared.input_schema, task.params)
+        for schema in self._scheduler.input_schemas(task, tenant):
+            misfit = self._schemas.misfit(schema, task.params)
             if not misfit:
                 return ""
             told = told or misfit

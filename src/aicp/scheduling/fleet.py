@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from aicp.model.agent import AgentProfile, Capability
 from aicp.registry.leases import Liveness
+from aicp.scheduling.input_schemas import InputSchemas
 from aicp.scheduling.latency import (
     FADES_AFTER_S,
     LAST_RESORT,
@@ -275,6 +276,7 @@ class Pool:
         samples: How many successes these rest on, at most 500.
         is_known_out: True when it was told that nobody may be used.
         in_vain_at: When a task was last held as long as that pays, for faster agents that did not end theirs.
+        input_schemas: What they want to be given.
     """
 
     __slots__ = (
@@ -287,6 +289,7 @@ class Pool:
         "_rows",
         "_selections",
         "in_vain_at",
+        "input_schemas",
         "is_known_out",
         "key",
         "latency_s",
@@ -316,6 +319,7 @@ class Pool:
         self._hand = 0
         self._returns: list[tuple[float, int, Seat]] = []
         self._selections: OrderedDict[Labels, Selection[Seat]] = OrderedDict()
+        self.input_schemas = InputSchemas()
 
     @property
     def usable(self) -> int:
@@ -348,6 +352,7 @@ class Pool:
         seat.rank = len(self.seats)
         self.seats.append(seat)
         self.slots += seat.member.slots
+        self.input_schemas.add(seat.declared.input_schema)
         for labels, selection in self._selections.items():
             if labels <= seat.member.profile.labels.items():
                 selection.add(seat)
@@ -359,6 +364,7 @@ class Pool:
         for selection in self._selections.values():
             selection.forget(seat)
         self.slots -= seat.member.slots
+        self.input_schemas.discard(seat.declared.input_schema)
         last = self.seats.pop()
         if last is not seat:
             self.seats[seat.rank] = last

@@ -11,6 +11,7 @@ from aicp.model.agent import CAPABILITIES_MAX, DEFAULT_TENANT, SLOTS_MAX, AgentP
 from aicp.model.task import Task
 from aicp.registry.naming import offered_key, wanted_key
 from aicp.scheduling.fleet import NOWHERE, Fleet, Labels, Member, Pool, Seat
+from aicp.scheduling.input_schemas import Schema
 
 REASONS_MAX = 8
 RETRY_AFTER_MIN_S = 0.05
@@ -96,6 +97,12 @@ class Roster:
     def candidates(self, task: Task, tenant: str = DEFAULT_TENANT) -> Iterator[Seat]:
         """Everybody the task may go to, whether it may be used now or not."""
         return itertools.chain.from_iterable(self._in_pool(pool, task) for pool in self.pools(task, tenant))
+
+    def input_schemas(self, task: Task, tenant: str) -> Iterator[Schema]:
+        """What those whom the task may go to want to be given; each different schema once, where it names nobody."""
+        if task.agents or task.exclude_agents or task.labels:
+            return (seat.declared.input_schema for seat in self.candidates(task, tenant))
+        return itertools.chain.from_iterable(pool.input_schemas for pool in self.pools(task, tenant))
 
     def usable_besides(self, task: Task, tenant: str, besides: Collection[str]) -> int:
         """How many agents may be used for the task, free or busy, leaving some out; costs the names in the task."""

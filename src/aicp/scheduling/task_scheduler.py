@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Capability
+from aicp.model.agent import DEFAULT_TENANT, AgentProfile
 from aicp.model.outcome import Outcome
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Task
 from aicp.model.views import Outlook, SchedulerStatus
@@ -20,6 +20,7 @@ from aicp.registry.naming import wanted_key
 from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.explain import outlook, place_of
 from aicp.scheduling.fleet import FINE, NOWHERE, ON_TRIAL, Fleet, Member, Pool, Seat
+from aicp.scheduling.input_schemas import Schema
 from aicp.scheduling.latency import LAST_RESORT
 from aicp.scheduling.lease import Lease, Leases, Unscheduled
 from aicp.scheduling.roster import NOBODY, Outage, Roster, check_profile
@@ -312,9 +313,13 @@ class TaskScheduler:
         """True when somebody offers what the task asks for, whether it may be used now or not."""
         return any(True for _ in self._roster.candidates(task, tenant))
 
-    def declarations(self, task: Task, tenant: str = DEFAULT_TENANT) -> Iterator[Capability]:
-        """What each agent that the task may go to says of the capability."""
-        return (seat.declared for seat in self._roster.candidates(task, tenant))
+    def input_schemas(self, task: Task, tenant: str = DEFAULT_TENANT) -> Iterator[Schema]:
+        """What those whom the task may go to want to be given, None for anything.
+
+        Each different schema comes once; only for a task that names or leaves out agents, or asks for labels, it costs
+        a look at each agent.
+        """
+        return self._roster.input_schemas(task, tenant)
 
     def has_another(self, task: Task, tried: frozenset[str], tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody not yet tried may be used for the task, free or busy."""
