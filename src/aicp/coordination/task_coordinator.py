@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import os
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from aicp.coordination.acceptance import Acceptance, check_allowed
+from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.chain_status import InFlight, copied_results, facts_once, fold, results_of, view_chain, view_task
 from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.readiness import Readiness
@@ -66,7 +68,7 @@ class TaskCoordinator:
         router: Carries tasks.
         journal: Records them.
         clock: Time.
-        rng: For ids of chains.
+        rng: Chance, for ids of chains and for waits; without one, ids are nobody's to guess.
         observer: Told of every fact once it is recorded.
         accepted_max: Tasks accepted and unfinished; more are refused.
         retention_s: How long a chain is remembered after its end, seconds.
@@ -88,7 +90,8 @@ class TaskCoordinator:
         self._router = router
         self._journal = journal
         self._clock = clock or SystemClock()
-        self._rng = rng or random.SystemRandom()
+        self._ids = ChainIds(self._clock, rng.randbytes if rng is not None else os.urandom)
+        self._rng = rng or random.Random()
         self._observer = made_safe(observer)
         self._runs: dict[str, ChainRun] = {}
         self._replicas = replicas
@@ -426,7 +429,7 @@ class TaskCoordinator:
         check_allowed((task,), grant)
         if misfit := self._router.misfit(task, tenant):
             raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-        return await self._submit(single_chain(task), tenant, key, traceparent=traceparent, grant=grant)
+        return await self._take_in(graph_of(single_chain(task)), tenant, key, traceparent=traceparent, grant=grant)
 
     async def _submit(
         self,
@@ -440,12 +443,25 @@ class TaskCoordinator:
     ) -> str:
         graph = check_chain(spec)
         check_allowed(graph.spec.tasks, grant)
+        self._check_params(graph, tenant, {task for task, _ in good})
+        return await self._take_in(graph, tenant, key, retry_of, good, traceparent, grant)
+
+    async def _take_in(
+        self,
+        graph: ChainGraph,
+        tenant: str,
+        key: SubmitKey | None,
+        retry_of: str | None = None,
+        good: Sequence[tuple[str, TaskResult]] = (),
+        traceparent: str | None = None,
+        grant: Grant = ANYTHING,
+    ) -> str:
+        """Accept what is sound, if there is somebody to do it and room for it."""
         done = {task for task, _ in good}
         self._check_capabilities(graph, tenant, done)
-        self._check_params(graph, tenant, done)
         self._check_wait(graph, tenant, done)
         self._accepted.reserve(graph.spec.tasks, tenant, grant)
-        chain_id = self._new_id()
+        chain_id = self._ids.next()
         submitted = ChainSubmitted(
             chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of, traceparent, grant.key_id
         )
@@ -645,11 +661,6 @@ class TaskCoordinator:
         """Refuse what would stand in line beyond its deadline as soon as it began; what comes later, nobody knows."""
         first = (task for task in graph.spec.tasks if task.id not in done and not graph.dependencies[task.id])
         self._router.refuse_if_too_late(first, tenant, graph.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
-
-    def _new_id(self) -> str:
-        """Sorts by time, and nobody guesses it."""
-        millis = int(self._clock.utcnow().timestamp() * 1000)
-        return f"{millis:012x}{self._rng.getrandbits(80):020x}"
 
     async def _read(self, chain_id: str, tenant: str | None = None) -> ChainRecord:
         record = await self._journal.read(chain_id)
