@@ -114,8 +114,7 @@ async def ask_for_sets(url: str, key: str, seconds: float) -> Measured:
     async with Client(url, key) as client:
 
         async def ask() -> int:
-            accepted = await client.submit_parallel([Task("echo", PARAMS) for _ in range(SET)])
-            view = await client.wait_chain(accepted.chain_id, timeout_s=RESULT_WAIT_S)
+            view = await client.run_parallel([Task("echo", PARAMS) for _ in range(SET)], timeout_s=RESULT_WAIT_S)
             assert view.completed_tasks == SET, view.error
             return SET
 
@@ -128,8 +127,7 @@ async def ask_aicp(url: str, key: str, seconds: float) -> Measured:
         clients = [await scope.enter_async_context(Client(url, key)) for _ in range(count)]
 
         async def ask(client: Client) -> int:
-            task_id = await client.submit_task(Task("echo", PARAMS))
-            view = await client.wait_task(task_id, timeout_s=RESULT_WAIT_S)
+            view = await client.run_task(Task("echo", PARAMS), timeout_s=RESULT_WAIT_S)
             assert view.status is TaskStatus.COMPLETED, view.error
             assert view.result == PARAMS, view.result
             return 1

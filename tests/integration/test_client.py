@@ -74,6 +74,54 @@ def test_parallel_tasks_are_submitted_together() -> None:
     with_client(test)
 
 
+def test_task_parallel_tasks_and_chain_are_run_in_one_request_each() -> None:
+    async def test(client: Client, api: Api) -> None:
+        ended = await client.run_task(ECHO)
+        assert (ended.status, ended.result) == (TaskStatus.COMPLETED, {"text": "hello"})
+        assert (await client.run_parallel([ECHO, ECHO])).completed_tasks == 2
+        chain = TaskChain("one step")
+        chain.add_task("text.echo", {"text": "hello"})
+        assert (await client.run_chain(chain)).tasks["echo"].result == {"text": "hello"}
+        assert await client.run_chain(chain, key="same") == await client.run_chain(chain, key="same")
+
+    with_client(test)
+
+
+def test_run_goes_on_waiting_over_several_requests_and_gives_up_after_its_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aicp.client.client.POLL_S", 0.05)
+
+    async def test(client: Client, api: Api) -> None:
+        gate = Gate()
+        await api.node.add_agent("gate-1", {"text.gate": gate}, max_concurrent_tasks=4)
+        assert (await client.run_task(Task("text.gate"), timeout_s=0.12)).status is TaskStatus.RUNNING
+        assert (await client.run_task(Task("text.gate"), timeout_s=0.0)).status is not TaskStatus.COMPLETED
+        running = asyncio.create_task(client.run_task(Task("text.gate")))
+        side_by_side = asyncio.create_task(client.run_parallel([Task("text.gate")]))
+        for _ in range(3):
+            await client.get_task((await client.submit_task(Task("text.gate"))), wait_s=0.05)
+        assert not running.done()
+        assert not side_by_side.done()
+        gate.let_go.set()
+        assert (await running).status is TaskStatus.COMPLETED
+        assert (await side_by_side).status is TaskStatus.COMPLETED
+
+    with_client(test)
+
+
+def test_run_tells_what_is_refused_as_a_submit_does() -> None:
+    async def test(client: Client, api: Api) -> None:
+        with pytest.raises(InvalidTask):
+            await client.run_task(Task("Not A Name"))
+        with pytest.raises(NoCapableAgent):
+            await client.run_parallel([Task("nobody.offers")])
+        with pytest.raises(InvalidChain):
+            await client.run_chain(ChainSpec(()))
+
+    with_client(test)
+
+
 def test_wait_gives_up_after_its_timeout() -> None:
     async def test(client: Client, api: Api) -> None:
         gate = Gate()

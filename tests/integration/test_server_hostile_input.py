@@ -372,6 +372,9 @@ KEYS = [
 ]  # fmt: skip
 
 QUERIES = [
+    *(Bad("POST", f"/api/tasks{place}?wait_s={value}", 422, "invalid_input", ("?wait_s",), body)
+        for place, body in (("", TASK), ("/parallel", {"tasks": [TASK]}), ("/chain", {"tasks": [{"id": "a", **TASK}]}))
+        for value in these("", "-1", "60.1", "1e99", "nan", "inf", "x", "%00", "9" * 400)),
     *(query(f"/api/tasks/x.y?wait_s={value}", "?wait_s") for value in these("", "-1", "-0.1", "60.1", "61", "1e99",
         "nan",
         "NaN", "inf", "-inf", "x", "1,5", "0x1", "null", "true", "%00", "9" * 400)),

@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 
 from aicp import Capability, Registration, TaskFailed
+from aicp.model.access import Scope
 from aicp.server.body import CHAIN_BYTES_MAX
 from tests.integration.server_kit import Api, Gate, break_down, echoing_agent, with_api
 
@@ -51,6 +52,58 @@ def test_submitted_task_is_accepted_and_shows_its_result() -> None:
         assert view["attempts"][0]["outcome"] == "SUCCESS"
         assert view["timings"]["total_s"] > 0
         assert datetime.fromisoformat(view["attempts"][0]["ended_at"]).utcoffset() is not None
+
+    with_api(test)
+
+
+def test_submit_that_waits_answers_what_a_look_at_it_answers() -> None:
+    async def test(api: Api) -> None:
+        ended = await api.post("/api/tasks?wait_s=10", TASK)
+        assert ended.status == 202
+        assert (ended.body["status"], ended.body["result"]) == ("COMPLETED", {"text": "hello"})
+        assert (await api.get(f"/api/tasks/{ended.body['task_id']}")).body == ended.body
+        several = await api.post("/api/tasks/parallel?wait_s=10", {"tasks": [TASK, TASK]})
+        assert (several.status, several.body["completed_tasks"]) == (202, 2)
+        assert (await api.get(f"/api/tasks/chain/{several.body['chain_id']}")).body == several.body
+        chain = await api.post("/api/tasks/chain?wait_s=10", CHAIN)
+        assert (chain.status, chain.body["tasks"]["twice"]["result"]) == (202, {"text": "hello"})
+        assert (await api.get(f"/api/tasks/chain/{chain.body['chain_id']}")).body == chain.body
+
+    with_api(test)
+
+
+def test_submit_whose_wait_runs_out_is_accepted_all_the_same() -> None:
+    async def test(api: Api) -> None:
+        gate = Gate()
+        await api.node.add_agent("gate-1", {"text.gate": gate})
+        answer = await api.post("/api/tasks?wait_s=0.05", {"capability": "text.gate"})
+        assert (answer.status, answer.body["status"], answer.body["result"]) == (202, "RUNNING", None)
+        gate.let_go.set()
+        assert (await api.get(f"/api/tasks/{answer.body['task_id']}?wait_s=10")).body["status"] == "COMPLETED"
+
+    with_api(test)
+
+
+def test_repeated_submit_waits_for_the_task_that_its_key_made() -> None:
+    async def test(api: Api) -> None:
+        key = {"Idempotency-Key": "once"}
+        first = await api.post("/api/tasks?wait_s=10", TASK, headers=key)
+        again = await api.post("/api/tasks?wait_s=10", TASK, headers=key)
+        assert again.body == first.body
+        standing = await api.post("/api/tasks", TASK, headers=key)
+        assert standing.body == {"task_id": first.body["task_id"], "status": "PENDING"}
+
+    with_api(test)
+
+
+def test_submit_that_waits_needs_a_key_that_may_read() -> None:
+    async def test(api: Api) -> None:
+        writer = await api.new_key("default", Scope.TASKS_SUBMIT)
+        for place, body in (("", TASK), ("/parallel", {"tasks": [TASK]}), ("/chain", CHAIN)):
+            refused = await api.post(f"/api/tasks{place}?wait_s=1", body, key=writer)
+            assert (refused.status, refused.code) == (403, "scope_missing")
+        assert (await api.get("/api/tasks")).body["tasks"] == []
+        assert (await api.post("/api/tasks", TASK, key=writer)).status == 202
 
     with_api(test)
 

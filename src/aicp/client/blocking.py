@@ -18,8 +18,7 @@ class BlockingClient:
     """Every coroutine method of `Client` as a plain one, with the same arguments, answers and errors.
 
         with BlockingClient("http://127.0.0.1:8420", key) as client:
-            task_id = client.submit_task(Task("image.label", {"url": url}))
-            print(client.wait_task(task_id).result)
+            print(client.run_task(Task("image.label", {"url": url})).result)
 
     Threads may share one. Arguments of the constructor are those of `Client`. `call(Client.get_task, …)` is
     `get_task(…)` with its types.

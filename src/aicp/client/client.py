@@ -40,6 +40,7 @@ from aicp.model.views import (
 TIMEOUT_S = 30.0
 RETRIES_MAX = 4
 POLL_S = 30.0
+SHORTEST_WAIT_S = 0.001
 FAILURES_SHOWN = 100
 LISTED = 100
 T = TypeVar("T")
@@ -49,8 +50,7 @@ class Client:
     """Talks to an AICP server.
 
         async with Client("http://127.0.0.1:8420", key) as client:
-            task_id = await client.submit_task(Task("image.label", {"url": url}))
-            print((await client.wait_task(task_id)).result)
+            print((await client.run_task(Task("image.label", {"url": url}))).result)
 
     Every request is safe to send twice (submits carry an `Idempotency-Key`, made here when none is given), so one that
     found no answer, or 429 or 503, is sent again a few times. What the server refuses comes back as the error of
@@ -119,8 +119,37 @@ class Client:
             QueueFull: Too much accepted work is unfinished, even after some waiting.
             IdempotencyConflict: The key was used with another body.
         """
-        spec = chain.freeze() if isinstance(chain, TaskChain) else chain
-        return (await self._submit("/api/tasks/chain", spec, key, ChainStanding)).chain_id
+        return (await self._submit("/api/tasks/chain", _spec_of(chain), key, ChainStanding)).chain_id
+
+    async def run_task(self, task: Task, *, key: str | None = None, timeout_s: float | None = None) -> TaskView:
+        """Submit a task and say how it ended, or where it stands after `timeout_s` seconds: look at its `status`.
+
+        In one request, where `submit_task` and `wait_task` take two: half the work for the server and for the client.
+        With the same `key` and task again it is the same task.
+
+        Raises:
+            InvalidTask: With every fault and its place.
+            NoCapableAgent: Nobody has ever offered the capability.
+            QueueFull: Too much accepted work is unfinished, even after some waiting.
+            IdempotencyConflict: The key was used with another body.
+        """
+        patience = _Patience(timeout_s)
+        view = await self._submit("/api/tasks", task, key, TaskView, wait_s=patience.first_wait_s())
+        if view.status.is_terminal or patience.is_over:
+            return view
+        return await self._wait_task(view.task_id, patience)
+
+    async def run_parallel(
+        self, tasks: Sequence[Task], *, key: str | None = None, timeout_s: float | None = None
+    ) -> ChainView:
+        """Submit tasks that run side by side and say how they ended, as `run_task`; errors are `submit_parallel`'s."""
+        return await self._run_chain("/api/tasks/parallel", {"tasks": tasks}, key, timeout_s)
+
+    async def run_chain(
+        self, chain: TaskChain | ChainSpec, *, key: str | None = None, timeout_s: float | None = None
+    ) -> ChainView:
+        """Submit a chain and say how it ended, as `run_task` does; errors are those of `submit_chain`."""
+        return await self._run_chain("/api/tasks/chain", _spec_of(chain), key, timeout_s)
 
     async def get_task(self, task_id: str, *, wait_s: float = 0.0) -> TaskView:
         """Where a task stands, once it has ended or after `wait_s` seconds (at most 60).
@@ -190,11 +219,7 @@ class Client:
         Raises:
             TaskNotFound: There is none.
         """
-        patience = _Patience(timeout_s)
-        while True:
-            view = await self.get_task(task_id, wait_s=patience.next_wait_s())
-            if view.status.is_terminal or patience.is_over:
-                return view
+        return await self._wait_task(task_id, _Patience(timeout_s))
 
     async def wait_chain(self, chain_id: str, *, timeout_s: float | None = None) -> ChainView:
         """How a chain ended, or where it stands after `timeout_s` seconds: look at its `status`.
@@ -202,11 +227,7 @@ class Client:
         Raises:
             ChainNotFound: There is none.
         """
-        patience = _Patience(timeout_s)
-        while True:
-            view = await self.get_chain(chain_id, wait_s=patience.next_wait_s())
-            if view.status.is_terminal or patience.is_over:
-                return view
+        return await self._wait_chain(chain_id, _Patience(timeout_s))
 
     async def cancel_task(self, task_id: str) -> TaskStanding:
         """Cancel a task that was submitted on its own; one that ended stays as it is.
@@ -398,8 +419,29 @@ class Client:
         """One page of who changed what, newest first; `limit` is 1 to 1,000."""
         return await self._ask("GET", "/api/audit", AuditPage, limit=limit, cursor=cursor)
 
-    async def _submit(self, path: str, body: Any, key: str | None, kind: type[T]) -> T:
-        return _decode(await self._exchange.send("POST", path, body=body, key=key or uuid.uuid4().hex), kind)
+    async def _run_chain(self, path: str, body: Any, key: str | None, timeout_s: float | None) -> ChainView:
+        patience = _Patience(timeout_s)
+        view = await self._submit(path, body, key, ChainView, wait_s=patience.first_wait_s())
+        if view.status.is_terminal or patience.is_over:
+            return view
+        return await self._wait_chain(view.chain_id, patience)
+
+    async def _wait_task(self, task_id: str, patience: "_Patience") -> TaskView:
+        while True:
+            view = await self.get_task(task_id, wait_s=patience.next_wait_s())
+            if view.status.is_terminal or patience.is_over:
+                return view
+
+    async def _wait_chain(self, chain_id: str, patience: "_Patience") -> ChainView:
+        while True:
+            view = await self.get_chain(chain_id, wait_s=patience.next_wait_s())
+            if view.status.is_terminal or patience.is_over:
+                return view
+
+    async def _submit(self, path: str, body: Any, key: str | None, kind: type[T], *, wait_s: float = 0.0) -> T:
+        key, query = key or uuid.uuid4().hex, {"wait_s": str(wait_s)} if wait_s else {}
+        sent = await self._exchange.send("POST", path, query=query, body=body, key=key, patience_s=wait_s)
+        return _decode(sent, kind)
 
     async def _ask(self, method: str, path: str, kind: type[T], **query: Any) -> T:
         said = {name: value if isinstance(value, list) else str(value) for name, value in query.items() if value}
@@ -413,6 +455,10 @@ class _Patience:
     def __init__(self, timeout_s: float | None) -> None:
         self._clock = asyncio.get_running_loop().time
         self._ends_at = None if timeout_s is None else self._clock() + timeout_s
+
+    def first_wait_s(self) -> float:
+        """Of a submit: never nothing, which would ask for another answer."""
+        return max(SHORTEST_WAIT_S, self.next_wait_s())
 
     def next_wait_s(self) -> float:
         left_s = POLL_S if self._ends_at is None else self._ends_at - self._clock()
@@ -428,6 +474,10 @@ def _decode(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServerRefused(f"What answers there is no AICP server of this version: {error}.", 200) from error
+
+
+def _spec_of(chain: TaskChain | ChainSpec) -> ChainSpec:
+    return chain.freeze() if isinstance(chain, TaskChain) else chain
 
 
 def _quoted(name: str) -> str:

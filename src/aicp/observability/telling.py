@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from functools import singledispatch
+from typing import Any
 
 import msgspec
 
@@ -42,16 +42,11 @@ class Told(msgspec.Struct, frozen=True, gc=False):
 
 def tell(event: Event, submitted: Submitted) -> Told | None:
     """The live event of an event; None when nobody is told, or nobody knows whose it is."""
-    return _tell(event, submitted)
+    telling = _TELLING.get(type(event))
+    return telling(event, submitted) if telling is not None else None
 
 
-@singledispatch
-def _tell(_event: Event, _submitted: Submitted) -> Told | None:
-    return None
-
-
-@_tell.register
-def _(event: ChainSubmitted, _submitted: Submitted) -> Told:
+def _chain_submitted(event: ChainSubmitted, _submitted: Submitted) -> Told:
     spec = event.spec
     live = LiveEvent(
         "chain_submitted", event.at, chain_id=event.chain_id, name=spec.name[:TEXT_CHARS_MAX] or None,
@@ -60,14 +55,12 @@ def _(event: ChainSubmitted, _submitted: Submitted) -> Told:
     return Told(live, event.tenant)
 
 
-@_tell.register
-def _(event: TaskStarted, submitted: Submitted) -> Told | None:
+def _task_started(event: TaskStarted, submitted: Submitted) -> Told | None:
     live = LiveEvent("task_started", event.at, chain_id=event.chain_id, task_id=f"{event.chain_id}.{event.task}")
     return _of_chain(live, submitted)
 
 
-@_tell.register
-def _(event: TaskEnded, submitted: Submitted) -> Told | None:
+def _task_ended(event: TaskEnded, submitted: Submitted) -> Told | None:
     result = event.result
     if result.ended_at is None:
         return None
@@ -78,21 +71,18 @@ def _(event: TaskEnded, submitted: Submitted) -> Told | None:
     return _of_chain(live, submitted)
 
 
-@_tell.register
-def _(event: ChainCancelled, submitted: Submitted) -> Told | None:
+def _chain_cancelled(event: ChainCancelled, submitted: Submitted) -> Told | None:
     return _of_chain(LiveEvent("chain_cancelled", event.at, chain_id=event.chain_id), submitted)
 
 
-@_tell.register
-def _(event: ChainEnded, submitted: Submitted) -> Told | None:
+def _chain_ended(event: ChainEnded, submitted: Submitted) -> Told | None:
     live = LiveEvent(
         "chain_ended", event.at, chain_id=event.chain_id, status=event.status, error=_shortened(event.error)
     )
     return _of_chain(live, submitted)
 
 
-@_tell.register
-def _(event: AttemptStarted, _submitted: Submitted) -> Told:
+def _attempt_started(event: AttemptStarted, _submitted: Submitted) -> Told:
     live = LiveEvent(
         "attempt_started", event.at, chain_id=_chain_of(event.task_id), task_id=event.task_id,
         capability=event.capability, agent_id=event.agent_id, attempt=event.number, waited_s=round(event.waited_s, 6),
@@ -100,8 +90,7 @@ def _(event: AttemptStarted, _submitted: Submitted) -> Told:
     return Told(live, event.tenant)
 
 
-@_tell.register
-def _(event: AttemptEnded, _submitted: Submitted) -> Told:
+def _attempt_ended(event: AttemptEnded, _submitted: Submitted) -> Told:
     live = LiveEvent(
         "attempt_ended", event.at, chain_id=_chain_of(event.task_id), task_id=event.task_id,
         capability=event.capability, agent_id=event.agent_id, attempt=event.number, outcome=event.outcome,
@@ -110,8 +99,7 @@ def _(event: AttemptEnded, _submitted: Submitted) -> Told:
     return Told(live, event.tenant)
 
 
-@_tell.register
-def _(event: CircuitChanged, _submitted: Submitted) -> Told:
+def _circuit_changed(event: CircuitChanged, _submitted: Submitted) -> Told:
     retry_after_s = round(event.retry_after_s, 3) if event.retry_after_s < math.inf else None
     live = LiveEvent(
         "circuit_changed", event.at, agent_id=event.agent_id, capability=event.capability, state=str(event.state),
@@ -120,8 +108,7 @@ def _(event: CircuitChanged, _submitted: Submitted) -> Told:
     return Told(live, event.tenant)
 
 
-@_tell.register
-def _(event: AgentChanged, _submitted: Submitted) -> Told:
+def _agent_changed(event: AgentChanged, _submitted: Submitted) -> Told:
     live = LiveEvent(
         "agent_changed", event.at, agent_id=event.agent_id, change=event.change, capability=event.capability or None,
         reason=event.reason[:TEXT_CHARS_MAX] or None,
@@ -129,8 +116,7 @@ def _(event: AgentChanged, _submitted: Submitted) -> Told:
     return Told(live, event.tenant)
 
 
-@_tell.register
-def _(event: CapabilityChanged, _submitted: Submitted) -> Told:
+def _capability_changed(event: CapabilityChanged, _submitted: Submitted) -> Told:
     live = LiveEvent("capability_changed", event.at, capability=event.capability, is_out=event.is_out)
     return Told(live, event.tenant)
 
@@ -149,3 +135,17 @@ def _shortened(error: TaskError | None) -> TaskError | None:
     if error is None:
         return None
     return TaskError(error.code[:TEXT_CHARS_MAX], error.message[:TEXT_CHARS_MAX])
+
+
+_TELLING: dict[type, Callable[[Any, Submitted], Told | None]] = {
+    ChainSubmitted: _chain_submitted,
+    TaskStarted: _task_started,
+    TaskEnded: _task_ended,
+    ChainCancelled: _chain_cancelled,
+    ChainEnded: _chain_ended,
+    AttemptStarted: _attempt_started,
+    AttemptEnded: _attempt_ended,
+    CircuitChanged: _circuit_changed,
+    AgentChanged: _agent_changed,
+    CapabilityChanged: _capability_changed,
+}

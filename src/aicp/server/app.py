@@ -11,7 +11,7 @@ from aicp.errors import AicpError
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.server.auditing import Auditing
-from aicp.server.auth import Keys, check_scopes, host_guard, in_turn, key_guard, origin_guard
+from aicp.server.auth import Guard, Keys, check_scopes, host_guard, in_turn, key_guard, origin_guard
 from aicp.server.body import BODY_BYTES_MAX
 from aicp.server.draining import drain_guard
 from aicp.server.methods import answer_options
@@ -73,12 +73,10 @@ def make_app(
         "keys": _provide(keys),
         "auditing": _provide(auditing or Auditing(node.stores.audit_log, 0)),
     }
-    own_pages = origin_guard(scheme)
-    guards = [own_pages, key_guard(keys), query_guard(dependencies), drain_guard(node)]
     app = Litestar(
         route_handlers=routers,
         before_request=answer_options,
-        guards=[in_turn(guards if hosts is None else [host_guard(hosts), *guards])],
+        guards=[in_turn([entry_guard(node, keys, hosts=hosts, scheme=scheme), query_guard(dependencies)])],
         dependencies=dependencies,
         exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},
         request_max_body_size=BODY_BYTES_MAX,
@@ -87,6 +85,12 @@ def make_app(
     )
     check_scopes(app)
     return app
+
+
+def entry_guard(node: Node, keys: Keys, *, hosts: frozenset[str] | None = None, scheme: str = "http") -> Guard:
+    """What a request passes on its way to any route; arguments are those of `make_app`."""
+    guards = [origin_guard(scheme), key_guard(keys), drain_guard(node)]
+    return in_turn(guards if hosts is None else [host_guard(hosts), *guards])
 
 
 def _provide(value: Any) -> Provide:

@@ -19,6 +19,7 @@ __all__ = [
     "Keys",
     "Scope",
     "UnscopedRoute",
+    "check_may_wait",
     "check_scopes",
     "declared_routes",
     "holder_of",
@@ -66,6 +67,16 @@ def scope_of(handler: BaseRouteHandler) -> Scope:
 def is_audited(handler: BaseRouteHandler) -> bool:
     """True when what a route changed is to be remembered."""
     return bool(handler.opt.get(_AUDITED, True))
+
+
+def check_may_wait(caller: Caller, wait_s: float) -> None:
+    """Refuse a submit that would be answered with a result to a key that may not read one; before anything is accepted.
+
+    Raises:
+        ScopeMissing: It is one.
+    """
+    if wait_s and not caller.may(Scope.TASKS_READ):
+        raise ScopeMissing(f"A submit with wait_s needs a key with the scope '{Scope.TASKS_READ}' as well.")
 
 
 def tell_object(connection: ASGIConnection[Any, Any, Any, Any], object_id: str) -> None:

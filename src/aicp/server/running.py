@@ -20,10 +20,12 @@ from aicp.runtime.onlookers import Onlookers, set_up_logs
 from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, Tls, find_or_make_admin_key
 from aicp.runtime.static_agents import static_agents
 from aicp.server.access import Access, access_with
-from aicp.server.app import make_app
+from aicp.server.app import entry_guard, make_app
 from aicp.server.auth import Keys, loopback_hosts
 from aicp.server.connections import Limits, connections_within, limits_of_process, look_at, widen_open_files
 from aicp.server.door import ASGIApp, Door
+from aicp.server.express import Express
+from aicp.server.routes.parameters import NodeAndWaits
 from aicp.server.waits import Waits
 
 GRACE_S = 5
@@ -78,12 +80,13 @@ async def _serving(
     waits = Waits()
     is_private = is_loopback_host(settings.host) and not settings.behind_tls_proxy
     onlookers = Onlookers(node, log_events=settings.log_format is LogFormat.JSON)
+    hosts = loopback_hosts(settings.host) if is_private else None
+    scheme = "https" if settings.tls or settings.behind_tls_proxy else "http"
     app = make_app(
-        node, access.keys, hosts=loopback_hosts(settings.host) if is_private else None,
-        scheme="https" if settings.tls or settings.behind_tls_proxy else "http", waits=waits, onlookers=onlookers,
-        auditing=access.auditing,
-    )  # fmt: skip
-    server = _Server(_config(Door(app, access.auditing), limits, settings.tls))
+        node, access.keys, hosts=hosts, scheme=scheme, waits=waits, onlookers=onlookers, auditing=access.auditing
+    )
+    express = Express(app, entry_guard(node, access.keys, hosts=hosts, scheme=scheme), NodeAndWaits(node, waits))
+    server = _Server(_config(Door(express, access.auditing), limits, settings.tls))
     stop_observing, stop_listening = node.observe(waits), node.listen(waits)
     onlookers.begin()
     serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")

@@ -24,11 +24,25 @@ class HasStatus(Protocol):
 View = TypeVar("View", bound=HasStatus)
 
 
+class _Waiting:
+    """Somebody who waits: `news` is set when it is time to look again, `is_over` when it was the last time."""
+
+    __slots__ = ("is_over", "news")
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()
+        self.is_over = False
+
+    def give_up(self) -> None:
+        self.is_over = True
+        self.news.set()
+
+
 class Waits:
     """Who waits for what; an observer of the node. More than 10,000 at once are answered without waiting."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[_Waiting]] = {}
         self._count = 0
         self._closed = False
 
@@ -59,13 +73,13 @@ class Waits:
         """
         if not wait_s or self._closed or self._count >= WAITING_MAX:
             return await look()
-        with self._expecting(names) as ended:
-            ends_at = asyncio.get_running_loop().time() + wait_s
+        with self._expecting(names, wait_s) as waiting:
             view = await look()
-            while not view.status.is_terminal and await _happens_by(ended, ends_at) and not self._closed:
-                ended.clear()
+            while not (view.status.is_terminal or waiting.is_over or self._closed):
+                await waiting.news.wait()
+                waiting.news.clear()
                 view = await look()
-            return view if view.status.is_terminal else await look()
+            return view
 
     def close(self) -> None:
         """Wake everybody; from now on nobody waits."""
@@ -74,28 +88,22 @@ class Waits:
             self._wake(name)
 
     def _wake(self, name: str) -> None:
-        for ended in self._waiting.get(name, ()):
-            ended.set()
+        for waiting in self._waiting.get(name, ()):
+            waiting.news.set()
 
     @contextmanager
-    def _expecting(self, names: Sequence[str]) -> Iterator[asyncio.Event]:
-        ended = asyncio.Event()
+    def _expecting(self, names: Sequence[str], wait_s: float) -> Iterator[_Waiting]:
+        waiting = _Waiting()
+        timer = asyncio.get_running_loop().call_later(wait_s, waiting.give_up)
         self._count += 1
         for name in names:
-            self._waiting.setdefault(name, set()).add(ended)
+            self._waiting.setdefault(name, set()).add(waiting)
         try:
-            yield ended
+            yield waiting
         finally:
+            timer.cancel()
             self._count -= 1
             for name in names:
-                self._waiting[name].discard(ended)
+                self._waiting[name].discard(waiting)
                 if not self._waiting[name]:
                     del self._waiting[name]
-
-
-async def _happens_by(event: asyncio.Event, ends_at: float) -> bool:
-    try:
-        async with asyncio.timeout_at(ends_at):
-            return await event.wait()
-    except TimeoutError:
-        return False

@@ -3,6 +3,7 @@
 import http
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from types import UnionType
 from typing import Any, get_args, get_origin
 
 from litestar import Litestar
@@ -84,7 +85,7 @@ _BODY_KINDS = (ChainSpec, Registration, Heartbeat, KeyRequest, LiveEvent, Proble
 def openapi_document(app: Litestar) -> dict[str, Any]:
     """The document of an app; the same routes give the same document, with its paths in their order."""
     routes = sorted(_routes(app), key=lambda route: (route[0], METHODS.index(route[1])))
-    kinds = {kind for _, _, handler in routes if (kind := _answer_kind(handler)) is not None}
+    kinds = {kind for _, _, handler in routes for kind in _answer_kinds(handler)}
     ordered = sorted(kinds, key=str)
     answers, components = schemas_of([*ordered, *_BODY_KINDS])
     add_kinds_of_task(components)
@@ -187,10 +188,10 @@ def _responses(
 
 def _success(handler: HTTPRouteHandler, schema_of: dict[Any, Schema], content: str) -> dict[str, Any]:
     told: dict[str, Any] = {"description": http.HTTPStatus(handler.status_code).phrase}
-    kind = _answer_kind(handler)
-    if kind is not None:
-        told["content"] = {"application/json": {"schema": schema_of[kind]}}
-        if (example := _example(kind)) is not None:
+    if kinds := _answer_kinds(handler):
+        schemas = [schema_of[kind] for kind in kinds]
+        told["content"] = {"application/json": {"schema": {"anyOf": schemas} if len(schemas) > 1 else schemas[0]}}
+        if (example := _example(kinds[0])) is not None:
             told["content"]["application/json"]["example"] = example
     elif content:
         told["content"] = {content: {"schema": {} if content.endswith("json") else {"type": "string"}}}
@@ -226,8 +227,8 @@ def _refusal(status: int, kinds: list[type[AicpError]]) -> dict[str, Any]:
     return response
 
 
-def _answer_kind(handler: HTTPRouteHandler) -> Any:
-    """What it answers as JSON; None when it answers something else, or nothing."""
+def _answer_kinds(handler: HTTPRouteHandler) -> tuple[Any, ...]:
+    """What it answers as JSON, any of these; none when it answers something else, or nothing."""
     kind = handler.parsed_fn_signature.return_type.annotation
-    is_struct = isinstance(kind, type) and hasattr(kind, "__struct_fields__")
-    return kind if is_struct or get_origin(kind) is list else None
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    return kinds if all(get_origin(each) is list or hasattr(each, "__struct_fields__") for each in kinds) else ()

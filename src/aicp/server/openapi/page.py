@@ -135,7 +135,7 @@ def _curl(route: dict[str, Any]) -> str:
         name, example = parameter["name"], parameter.get("example")
         if parameter["in"] == "path":
             url = url.replace("{" + name + "}", str(example))
-        elif parameter["in"] == "query" and (parameter["required"] or name in _SHOWN):
+        elif parameter["in"] == "query" and (parameter["required"] or (route["method"] == "GET" and name in _SHOWN)):
             query.append(f"{name}={example}")
         elif name == "Idempotency-Key":
             headers.append(f'-H "{name}: {example}"')

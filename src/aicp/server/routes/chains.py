@@ -11,13 +11,14 @@ from aicp.model.validation import parse_chain
 from aicp.model.views import ChainPage, ChainStanding, ChainView
 from aicp.model.wire import TRACE_HEADER
 from aicp.ports import ChainQuery
-from aicp.server.auth import Scope, needs, tell_object
+from aicp.server.auth import Scope, check_may_wait, needs, tell_object
 from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_document, submit_key
 from aicp.server.routes.parameters import (
     LISTED,
     ListCursor,
     ListLimit,
     Status,
+    SubmitWaitS,
     TheNode,
     TheNodeAndWaits,
     WaitS,
@@ -26,14 +27,20 @@ from aicp.server.routes.parameters import (
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
-async def submit_chain(request: CallerRequest, node: TheNode) -> ChainStanding:
-    """Accept a chain, or refuse it whole with every fault and its place."""
+async def submit_chain(
+    request: CallerRequest, node_and_waits: TheNodeAndWaits, wait_s: SubmitWaitS = 0.0
+) -> ChainStanding | ChainView:
+    """Accept a chain, or refuse it whole with every fault and its place; with `wait_s`, answer as a look at it does."""
+    check_may_wait(request.user, wait_s)
+    node, waits = node_and_waits
     document = await read_document(request)
     spec = parse_chain(document)
     key = submit_key(request, document)
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
     tell_object(request, chain_id)
+    if wait_s:
+        return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
     return ChainStanding(chain_id, TaskStatus.PENDING)
 
 

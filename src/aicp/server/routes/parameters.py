@@ -35,6 +35,13 @@ WaitS = Annotated[
     float,
     QueryParameter(ge=0, le=WAIT_S_MAX, description="Answer once it has ended, or after so many seconds; 0 at once."),
 ]
+SubmitWaitS = Annotated[
+    float,
+    QueryParameter(
+        ge=0, le=WAIT_S_MAX,
+        description="Answer once it has ended, or after so many seconds, with where it stands; 0 once it is accepted.",
+    ),
+]  # fmt: skip
 Status = Annotated[TaskStatus | None, QueryParameter(description="Only those that stand here.")]
 ListLimit = Annotated[int, QueryParameter(ge=1, le=LISTED_MAX, description="At most so many.")]
 ListCursor = Annotated[str, QueryParameter(description="`next_cursor` of the page before; empty for the first.")]

@@ -15,9 +15,10 @@ from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import Task, TaskStatus
 from aicp.model.trace import parse_traceparent
 from aicp.model.validation import parse_chain
-from aicp.model.views import Explanation, ParallelAccepted, TaskPage, TaskStanding, TaskView
+from aicp.model.views import ChainView, Explanation, ParallelAccepted, TaskPage, TaskStanding, TaskView
 from aicp.model.wire import TRACE_HEADER
-from aicp.server.auth import Scope, needs, tell_object
+from aicp.runtime.node import Node
+from aicp.server.auth import Scope, check_may_wait, needs, tell_object
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, submit_key
 from aicp.server.problems import FAULTS_TOLD_MAX
 from aicp.server.routes.parameters import (
@@ -25,40 +26,51 @@ from aicp.server.routes.parameters import (
     ListCursor,
     ListLimit,
     Status,
+    SubmitWaitS,
     TheNode,
     TheNodeAndWaits,
     WaitS,
     check_capability,
     cursor_fault,
 )
+from aicp.server.waits import Waits
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
-async def submit_task(request: CallerRequest, node: TheNode) -> TaskStanding:
-    """Accept a task on its own."""
+async def submit_task(
+    request: CallerRequest, node_and_waits: TheNodeAndWaits, wait_s: SubmitWaitS = 0.0
+) -> TaskStanding | TaskView:
+    """Accept a task on its own; with `wait_s`, answer what a look at it answers."""
+    check_may_wait(request.user, wait_s)
+    node, waits = node_and_waits
     document = await read_document(request)
     task = read_as(document, Task, InvalidTask)
     key = submit_key(request, document)
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
-    try:
-        task_id = await node.coordinator.submit_task(
-            task, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant
-        )
-    except InvalidChain as error:
-        raise _about_the_task(error) from None
+    task_id = await node.coordinator.submit_task(
+        task, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant
+    )
     tell_object(request, task_id)
-    return TaskStanding(task_id, TaskStatus.PENDING)
+    if not wait_s:
+        return TaskStanding(task_id, TaskStatus.PENDING)
+    return await _view_by(task_id, None, node, waits, wait_s)
 
 
 @post("/parallel", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
-async def submit_parallel(request: CallerRequest, node: TheNode) -> ParallelAccepted:
-    """Accept tasks that run side by side, each to its own end."""
+async def submit_parallel(
+    request: CallerRequest, node_and_waits: TheNodeAndWaits, wait_s: SubmitWaitS = 0.0
+) -> ParallelAccepted | ChainView:
+    """Accept tasks that run side by side, each to its own end; with `wait_s`, answer what a look at them answers."""
+    check_may_wait(request.user, wait_s)
+    node, waits = node_and_waits
     document = await read_document(request)
     spec = _side_by_side(document)
     key = submit_key(request, document)
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
     tell_object(request, chain_id)
+    if wait_s:
+        return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
     return ParallelAccepted(chain_id, [f"{chain_id}.{task.id}" for task in spec.tasks])
 
 
@@ -86,10 +98,7 @@ async def show_task(
     request: CallerRequest, task_id: FromPath[str], node_and_waits: TheNodeAndWaits, wait_s: WaitS = 0.0
 ) -> TaskView:
     """Where a task stands, whatever chain it is part of."""
-    chain_id, _ = split_task_id(task_id)
-    node, waits = node_and_waits
-    tenant = request.user.sees
-    return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id, tenant), wait_s)
+    return await _view_by(task_id, request.user.sees, *node_and_waits, wait_s)
 
 
 @get("/{task_id:str}/explain", opt=needs(Scope.TASKS_READ))
@@ -118,6 +127,12 @@ tasks_router = Router(
 )
 
 
+async def _view_by(task_id: str, tenant: str | None, node: Node, waits: Waits, wait_s: float) -> TaskView:
+    """Where a task stands, once it has ended or after so many seconds."""
+    chain_id, _ = split_task_id(task_id)
+    return await waits.for_end((task_id, chain_id), lambda: node.coordinator.view_task(task_id, tenant), wait_s)
+
+
 def _side_by_side(document: Any) -> ChainSpec:
     if not isinstance(document, dict):
         raise InvalidChain("must be an object with 'tasks'")
@@ -139,7 +154,3 @@ def _waiting(tasks: Sequence[Task]) -> Iterator[str]:
         for trail, found in scan(task.params):
             if isinstance(found, Reference):
                 yield place_of((*trail, RESULT_KEY), f"/tasks/{index}/params")
-
-
-def _about_the_task(error: InvalidChain) -> InvalidTask:
-    return InvalidTask([Fault(fault.place.removeprefix("/tasks/0"), fault.message) for fault in error.faults])
