@@ -40,7 +40,7 @@ class Report(msgspec.Struct):
         chains: How accepted chains ended.
         outcomes: How attempts ended.
         executed_twice: Ids of tasks that must not be, and were.
-        served_late: Calls of each agent in the last rush, with as many tasks at once as the fleet has slots.
+        served_late: Calls of each agent in the last rush, with more tasks at once than the fleet has slots.
         left_over: Slots, leases, probes and waiting tasks at the end; empty when nothing leaked.
         expired_leases: How many attempts had to be given up on.
         out_at_end: Agents that may not be used, long after the fire.
@@ -177,8 +177,10 @@ class Fire:
                 await self._load(flow, calls, QUIET_S)
             rush_at = now()
             async with asyncio.TaskGroup() as calls:
-                for _ in range(sum(agent.profile.max_concurrent_tasks for agent in self._agents)):
-                    calls.create_task(self._call(flow))
+                for agent in self._agents:
+                    calls.create_task(self._call_by_name(flow, agent.profile.agent_id))
+                    for _ in range(agent.profile.max_concurrent_tasks):
+                        calls.create_task(self._call(flow))
             self._conclude(flow, rush_at)
 
     async def _end_disaster(self) -> None:
@@ -211,6 +213,11 @@ class Fire:
             self.report.ends["cancelled"] += 1
         except (AllAgentsFailed, NoAgentAvailable, DeadlineExceeded) as error:
             self.report.ends[error.code if task.idempotent else f"once: {error.code}"] += 1
+
+    async def _call_by_name(self, flow: Flow, agent_id: str) -> None:
+        """A slow agent may be passed over even in a rush, for faster ones to come; one that is named may not."""
+        result = await flow.router.route_task(Task(ECHO, {"n": 1}, agents=(agent_id,)), wait=True)
+        self.report.ends[result.status] += 1
 
     async def _chain(self, flow: Flow) -> None:
         """A diamond, accepted and waited for; a few are cancelled."""

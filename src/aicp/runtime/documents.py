@@ -113,7 +113,10 @@ def _read_yaml(text: str, path: Path) -> Any:
     try:
         return _YamlReader(text, path).read().value
     except yaml.YAMLError as error:
-        raise _Unusable(f"{path} is not YAML: {_told(error)}.") from None
+        told = _told(error)
+        if _DEPTH in told:
+            raise _Unusable(f"{path} cannot be used: {told.replace(_DEPTH, _DEEPER)}.") from None
+        raise _Unusable(f"{path} is not YAML: {told}.") from None
 
 
 def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -221,7 +224,7 @@ class _YamlReader:
         if event.tag not in {None, "!", _TAG + ("map" if is_mapping else "seq")}:
             self._refuse(event, _NO_TAGS)
         if len(self._open) >= NESTING_MAX:
-            self._refuse(event, f"it is nested deeper than {NESTING_MAX}")
+            self._refuse(event, _DEEPER)
         value: dict[str, Any] | list[Any] = {} if is_mapping else []
         self._open.append(_Frame(self._put(event, value), value))
 
@@ -253,6 +256,9 @@ class _YamlReader:
 
 _TAG = "tag:yaml.org,2002:"
 # Neither is repeated: a secret that begins with * or ! looks like one.
+_DEEPER = f"it is nested deeper than {NESTING_MAX}"
+# What the parser says of it where it sees it first; older versions of PyYAML leave it to the reader.
+_DEPTH = "exceeded maximum nesting depth"
 _NO_TAGS = "a tag is not taken: put text that begins with ! in quotes"
 # The same loader in C, where libyaml is there: some fifty times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -287,7 +293,7 @@ def _line(event: yaml.Event) -> int:
 
 
 def _too_deep(path: Path) -> str:
-    return f"{path} cannot be used: it is nested deeper than {NESTING_MAX}."
+    return f"{path} cannot be used: {_DEEPER}."
 
 
 def _told(error: yaml.YAMLError) -> str:
