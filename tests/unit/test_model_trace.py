@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aicp.coordination.task_coordinator import single_chain
+from aicp.model.chain import single_chain
 from aicp.model.task import Task
 from aicp.model.trace import parse_traceparent, task_traceparent
 from aicp.testing.faulty_agents import ScriptedAgent, fault

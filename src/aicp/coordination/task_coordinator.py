@@ -6,15 +6,14 @@ import logging
 import os
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import msgspec
-
-from aicp.coordination.acceptance import Acceptance, check_allowed
+from aicp.coordination.acceptance import Acceptance
 from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.chain_status import InFlight, copied_results, facts_once, fold, results_of, view_chain, view_task
+from aicp.coordination.intake import Intake, Submit, Taken
 from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import LOOK_EVERY_S, Recovery, has_ended
@@ -25,7 +24,6 @@ from aicp.errors import (
     CapabilityRefused,
     ChainNotFound,
     Conflict,
-    Fault,
     InvalidChain,
     InvalidTask,
     NoCapableAgent,
@@ -36,13 +34,12 @@ from aicp.errors import (
 )
 from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
-from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainResult, ChainSpec, FailurePolicy, TaskChain
-from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
+from aicp.model.chain import SINGLE_TASK, ChainResult, ChainSpec, TaskChain, parallel_chain
+from aicp.model.event import ChainEnded, ChainSubmitted, Fact
 from aicp.model.task import Task, TaskResult
-from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
+from aicp.model.validation import ChainGraph, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
-from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
 
@@ -51,8 +48,6 @@ CANCEL_WAIT_S = 5.0
 SURE_ASKED_EVERY_S = 0.05
 GRAPHS_KEPT_MAX = 16
 STOP_WAIT_S = 10.0
-SINGLE_TASK = "task"
-PARALLEL_NAME = "parallel tasks"
 _REFUSALS = (InvalidChain, InvalidTask, CapabilityRefused, NoCapableAgent, QueueFull)
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,7 +85,6 @@ class TaskCoordinator:
         self._router = router
         self._journal = journal
         self._clock = clock or SystemClock()
-        self._ids = ChainIds(self._clock, rng.randbytes if rng is not None else os.urandom)
         self._rng = rng or random.Random()
         self._observer = made_safe(observer)
         self._runs: dict[str, ChainRun] = {}
@@ -99,6 +93,8 @@ class TaskCoordinator:
         self._unstoppable: set[asyncio.Task[Any]] = set()
         self._cancelling: set[str] = set()
         self._accepted = Acceptance(accepted_max)
+        ids = ChainIds(self._clock, rng.randbytes if rng is not None else os.urandom)
+        self._intake = Intake(router, self._accepted, ids, self._clock)
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
         self._listing = Listing(journal, self._runs)
         self._recovery = Recovery(journal, self._take_over, replicas, self._cancel_soon)
@@ -186,8 +182,8 @@ class TaskCoordinator:
             IdempotencyConflict: The key was used with another body.
         """
         spec = chain.freeze() if isinstance(chain, TaskChain) else chain
-        submit = self._submit(spec, tenant, key, retry_of, traceparent=traceparent, grant=grant)
-        return await self._unless_known(key, submit)
+        submit = Submit(tenant, key, traceparent, grant, retry_of)
+        return await self._accept(key, lambda: self._intake.chain(spec, submit))
 
     async def submit_task(
         self,
@@ -207,8 +203,8 @@ class TaskCoordinator:
             QueueFull: Too much accepted work is unfinished.
             IdempotencyConflict: The key was used with another body.
         """
-        chain_id = await self._unless_known(key, self._submit_task(task, tenant, key, traceparent, grant))
-        return f"{chain_id}.{SINGLE_TASK}"
+        submit = Submit(tenant, key, traceparent, grant)
+        return f"{await self._accept(key, lambda: self._intake.task(task, submit))}.{SINGLE_TASK}"
 
     async def retry(
         self,
@@ -246,7 +242,8 @@ class TaskCoordinator:
             raise Conflict(f"Chain {chain_id} has not ended: wait for its end, or cancel it, and then retry it.")
         submitted = record.submitted
         good = copied_results(fold(record, self._graph(record)))
-        return await self._submit(submitted.spec, submitted.tenant, key, chain_id, good, traceparent, grant)
+        submit = Submit(submitted.tenant, key, traceparent, grant, chain_id, good)
+        return await self._to_its_end(self._submit(self._intake.chain(submitted.spec, submit), key))
 
     async def cancel(self, chain_id: str, tenant: str | None = None) -> None:
         """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
@@ -406,13 +403,14 @@ class TaskCoordinator:
         """Tasks of a tenant that are accepted and not ended."""
         return self._accepted.of_tenant(tenant)
 
-    async def _unless_known(self, key: SubmitKey | None, submit: Coroutine[Any, Any, str]) -> str:
-        """What a submit comes to: a repeat is answered whatever is true of agents, rights and room by now.
+    async def _accept(self, key: SubmitKey | None, take: Callable[[], Taken]) -> str:
+        """Take something in and record it; a repeat is answered whatever is true of agents, rights and room by now.
 
         The journal itself finds a repeat, so that only what is refused has to be looked up.
         """
         try:
-            return await submit
+            taken = take()
+            return await self._to_its_end(self._submit(taken, key))
         except _REFUSALS:
             if (known := await self._known(key)) is None:
                 raise
@@ -422,66 +420,20 @@ class TaskCoordinator:
         """The chain that was submitted with a key."""
         return None if key is None else await self._journal.find(key)
 
-    async def _submit_task(
-        self, task: Task, tenant: str, key: SubmitKey | None, traceparent: str | None, grant: Grant
-    ) -> str:
-        check_task(task)
-        check_allowed((task,), grant)
-        if misfit := self._router.misfit(task, tenant):
-            raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-        return await self._take_in(graph_of(single_chain(task)), tenant, key, traceparent=traceparent, grant=grant)
-
-    async def _submit(
-        self,
-        spec: ChainSpec,
-        tenant: str,
-        key: SubmitKey | None,
-        retry_of: str | None = None,
-        good: Sequence[tuple[str, TaskResult]] = (),
-        traceparent: str | None = None,
-        grant: Grant = ANYTHING,
-    ) -> str:
-        graph = check_chain(spec)
-        check_allowed(graph.spec.tasks, grant)
-        self._check_params(graph, tenant, {task for task, _ in good})
-        return await self._take_in(graph, tenant, key, retry_of, good, traceparent, grant)
-
-    async def _take_in(
-        self,
-        graph: ChainGraph,
-        tenant: str,
-        key: SubmitKey | None,
-        retry_of: str | None = None,
-        good: Sequence[tuple[str, TaskResult]] = (),
-        traceparent: str | None = None,
-        grant: Grant = ANYTHING,
-    ) -> str:
-        """Accept what is sound, if there is somebody to do it and room for it."""
-        done = {task for task, _ in good}
-        self._check_capabilities(graph, tenant, done)
-        self._check_wait(graph, tenant, done)
-        self._accepted.reserve(graph.spec.tasks, tenant, grant)
-        chain_id = self._ids.next()
-        submitted = ChainSubmitted(
-            chain_id, graph.spec, self._clock.utcnow(), tenant, retry_of, traceparent, grant.key_id
-        )
-        copies = tuple(_copy(result, chain_id, task) for task, result in good)
-        return await self._to_its_end(self._accept(ChainRecord(submitted, copies), graph, key))
-
-    async def _accept(self, record: ChainRecord, graph: ChainGraph, key: SubmitKey | None) -> str:
-        """Record a new chain and begin it. Its room is taken; whatever keeps it from running gives that back."""
-        submitted = record.submitted
+    async def _submit(self, taken: Taken, key: SubmitKey | None) -> str:
+        """Record a new chain and begin it; whatever keeps it from running gives its room back."""
+        submitted = taken.record.submitted
         try:
-            chain_id = await self._submit_or_find(record, key)
+            chain_id = await self._submit_or_find(taken.record, key)
         except BaseException:
-            self._accepted.give_back(len(graph.tasks), submitted)
+            self._intake.give_back(taken)
             raise
         if chain_id != submitted.chain_id:
-            self._accepted.give_back(len(graph.tasks), submitted)
+            self._intake.give_back(taken)
             return chain_id
-        self._begin(record, graph)
+        self._begin(taken.record, taken.graph)
         if self._observer is not None:
-            for fact in (submitted, *record.facts):
+            for fact in (submitted, *taken.record.facts):
                 self._observer.notify(fact)
         return chain_id
 
@@ -641,47 +593,11 @@ class TaskCoordinator:
         self._graphs.move_to_end(chain_id)
         return graph
 
-    def _check_capabilities(self, graph: ChainGraph, tenant: str, done: Collection[str]) -> None:
-        for key in {wanted_key(task.capability): None for task in graph.spec.tasks if task.id not in done}:
-            if not self._router.knows(key, tenant):
-                raise NoCapableAgent(key)
-
-    def _check_params(self, graph: ChainGraph, tenant: str, done: Collection[str]) -> None:
-        wanted = {task.capability for task in graph.spec.tasks}
-        demanding = {capability for capability in wanted if self._router.demands_params(capability, tenant)}
-        faults = [
-            Fault(f"/tasks/{index}/params", _fits_nobody(task, misfit))
-            for index, task in enumerate(graph.spec.tasks)
-            if task.capability in demanding and task.id not in done and (misfit := self._router.misfit(task, tenant))
-        ]
-        if faults:
-            raise InvalidChain(faults)
-
-    def _check_wait(self, graph: ChainGraph, tenant: str, done: Collection[str]) -> None:
-        """Refuse what would stand in line beyond its deadline as soon as it began; what comes later, nobody knows."""
-        first = (task for task in graph.spec.tasks if task.id not in done and not graph.dependencies[task.id])
-        self._router.refuse_if_too_late(first, tenant, graph.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
-
     async def _read(self, chain_id: str, tenant: str | None = None) -> ChainRecord:
         record = await self._journal.read(chain_id)
         if record is None or tenant not in {None, record.submitted.tenant}:
             raise _no_chain(chain_id)
         return record
-
-
-def _fits_nobody(task: Task, misfit: str) -> str:
-    return f"fit no agent that offers '{task.capability}': {misfit}"
-
-
-def single_chain(task: Task) -> ChainSpec:
-    """The chain that a task on its own is."""
-    return ChainSpec((_with_id(task, SINGLE_TASK),))
-
-
-def parallel_chain(tasks: Sequence[Task]) -> ChainSpec:
-    """The chain that tasks side by side are."""
-    named = tuple(_with_id(task, task.id or f"task-{number}") for number, task in enumerate(tasks, 1))
-    return ChainSpec(named, name=PARALLEL_NAME, failure_policy=FailurePolicy.CONTINUE)
 
 
 def split_task_id(task_id: str) -> tuple[str, str]:
@@ -694,14 +610,6 @@ def split_task_id(task_id: str) -> tuple[str, str]:
     if not (chain_id and dot and local_id):
         raise TaskNotFound(f"There is no task '{task_id[:160]}'; a task id looks like <chain>.<task>.")
     return chain_id, local_id
-
-
-def _with_id(task: Task, local_id: str) -> Task:
-    return msgspec.structs.replace(task, id=local_id)
-
-
-def _copy(result: TaskResult, chain_id: str, task: str) -> TaskEnded:
-    return TaskEnded(chain_id, task, msgspec.structs.replace(result, task_id=f"{chain_id}.{task}"))
 
 
 def _no_chain(chain_id: str) -> ChainNotFound:

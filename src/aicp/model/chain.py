@@ -1,6 +1,6 @@
 """Chains: several tasks and who waits for whom, as plain data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -12,6 +12,8 @@ from aicp.model.reference import Reference, freeze
 from aicp.model.task import OnFailure, Task, TaskResult, TaskStatus
 
 DEFAULT_CHAIN_DEADLINE_S = 86_400.0
+SINGLE_TASK = "task"
+PARALLEL_NAME = "parallel tasks"
 
 
 class FailurePolicy(StrEnum):
@@ -38,6 +40,17 @@ class ChainSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     name: str = ""
     deadline_s: float | None = None
     failure_policy: FailurePolicy = FailurePolicy.FAIL_FAST
+
+
+def single_chain(task: Task) -> ChainSpec:
+    """The chain that a task on its own is; its local id is `task`."""
+    return ChainSpec((msgspec.structs.replace(task, id=SINGLE_TASK),))
+
+
+def parallel_chain(tasks: Sequence[Task]) -> ChainSpec:
+    """The chain that tasks side by side are, each to its own end; one without an id is called `task-1` or so."""
+    named = (msgspec.structs.replace(task, id=task.id or f"task-{number}") for number, task in enumerate(tasks, 1))
+    return ChainSpec(tuple(named), name=PARALLEL_NAME, failure_policy=FailurePolicy.CONTINUE)
 
 
 class ChainTask(msgspec.Struct, frozen=True):

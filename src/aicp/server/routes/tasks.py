@@ -8,9 +8,9 @@ from litestar import Router, get, post
 from litestar.params import FromPath, FromQuery
 
 from aicp.coordination.listing import TaskQuery
-from aicp.coordination.task_coordinator import parallel_chain, split_task_id
+from aicp.coordination.task_coordinator import split_task_id
 from aicp.errors import Conflict, Fault, InvalidChain, InvalidTask, NotFound
-from aicp.model.chain import ChainSpec
+from aicp.model.chain import ChainSpec, parallel_chain
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import Task, TaskStatus
 from aicp.model.trace import parse_traceparent

@@ -1,0 +1,150 @@
+"""What is taken in: it is sound, its key allows it, somebody can do it, and there is room."""
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from aicp.coordination.acceptance import Acceptance, check_allowed
+from aicp.coordination.chain_ids import ChainIds
+from aicp.errors import Fault, InvalidChain, InvalidTask, NoCapableAgent
+from aicp.model.access import ANYTHING, Grant
+from aicp.model.agent import DEFAULT_TENANT
+from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainSpec, single_chain
+from aicp.model.event import ChainSubmitted, TaskEnded
+from aicp.model.task import Task, TaskResult
+from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
+from aicp.ports import ChainRecord, Clock, SubmitKey
+from aicp.registry.naming import wanted_key
+from aicp.routing.failover_router import FailoverRouter
+
+
+class Submit(msgspec.Struct, frozen=True):
+    """How something is submitted.
+
+    Attributes:
+        tenant: Whose it is.
+        key: Makes the submit safe to repeat.
+        traceparent: The trace it belongs to; None for one of its own.
+        grant: What the API key lets its user submit.
+        retry_of: The chain it repeats.
+        good: Results of that chain which need not be made again, by local id.
+    """
+
+    tenant: str = DEFAULT_TENANT
+    key: SubmitKey | None = None
+    traceparent: str | None = None
+    grant: Grant = ANYTHING
+    retry_of: str | None = None
+    good: Sequence[tuple[str, TaskResult]] = ()
+
+    @property
+    def done(self) -> Collection[str]:
+        """Local ids of tasks that are done already."""
+        return {task for task, _ in self.good}
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A chain that is taken in, and not on record yet; its room is reserved, and whoever has this gives it back.
+
+    Attributes:
+        record: Its submit, and the results it begins with.
+        graph: The same chain.
+    """
+
+    record: ChainRecord
+    graph: ChainGraph
+
+
+class Intake:
+    """Checks what is submitted, and makes a chain of it.
+
+    Args:
+        router: Knows who offers what, what they want to be given, and how long they would make it wait.
+        room: How much is accepted and unfinished.
+        ids: For new chains.
+        clock: Time.
+    """
+
+    def __init__(self, router: FailoverRouter, room: Acceptance, ids: ChainIds, clock: Clock) -> None:
+        self._router = router
+        self._room = room
+        self._ids = ids
+        self._clock = clock
+
+    def task(self, task: Task, submit: Submit) -> Taken:
+        """Take in a task on its own, as a chain of one.
+
+        Raises:
+            InvalidTask: With every fault and its place.
+            CapabilityRefused: The key does not allow its capability.
+            NoCapableAgent: Nobody has ever offered the capability.
+            QueueFull: Too much accepted work is unfinished, or it would wait beyond its deadline.
+        """
+        check_task(task)
+        check_allowed((task,), submit.grant)
+        if misfit := self._router.misfit(task, submit.tenant):
+            raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
+        return self._take(graph_of(single_chain(task)), submit)
+
+    def chain(self, spec: ChainSpec, submit: Submit) -> Taken:
+        """Take in a chain.
+
+        Raises:
+            InvalidChain: With every fault and its place.
+            CapabilityRefused: The key does not allow a task's capability.
+            NoCapableAgent: A task asks for what nobody has ever offered.
+            QueueFull: Too much accepted work is unfinished, or a task would wait beyond its deadline.
+        """
+        graph = check_chain(spec)
+        check_allowed(graph.spec.tasks, submit.grant)
+        self._check_params(graph, submit)
+        return self._take(graph, submit)
+
+    def give_back(self, taken: Taken) -> None:
+        """It is not run here after all."""
+        self._room.give_back(len(taken.graph.tasks), taken.record.submitted)
+
+    def _take(self, graph: ChainGraph, submit: Submit) -> Taken:
+        self._check_capabilities(graph, submit)
+        self._check_wait(graph, submit)
+        self._room.reserve(graph.spec.tasks, submit.tenant, submit.grant)
+        chain_id = self._ids.next()
+        submitted = ChainSubmitted(
+            chain_id, graph.spec, self._clock.utcnow(), submit.tenant, submit.retry_of, submit.traceparent,
+            submit.grant.key_id,
+        )  # fmt: skip
+        copies = tuple(_copy(result, chain_id, task) for task, result in submit.good)
+        return Taken(ChainRecord(submitted, copies), graph)
+
+    def _check_capabilities(self, graph: ChainGraph, submit: Submit) -> None:
+        done = submit.done
+        for key in {wanted_key(task.capability): None for task in graph.spec.tasks if task.id not in done}:
+            if not self._router.knows(key, submit.tenant):
+                raise NoCapableAgent(key)
+
+    def _check_params(self, graph: ChainGraph, submit: Submit) -> None:
+        wanted, done = {task.capability for task in graph.spec.tasks}, submit.done
+        demanding = {capability for capability in wanted if self._router.demands_params(capability, submit.tenant)}
+        faults = [
+            Fault(f"/tasks/{index}/params", _fits_nobody(task, misfit))
+            for index, task in enumerate(graph.spec.tasks)
+            if task.capability in demanding
+            and task.id not in done
+            and (misfit := self._router.misfit(task, submit.tenant))
+        ]
+        if faults:
+            raise InvalidChain(faults)
+
+    def _check_wait(self, graph: ChainGraph, submit: Submit) -> None:
+        """Refuse what would stand in line beyond its deadline as soon as it began; what comes later, nobody knows."""
+        done = submit.done
+        first = (task for task in graph.spec.tasks if task.id not in done and not graph.dependencies[task.id])
+        self._router.refuse_if_too_late(first, submit.tenant, graph.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
+
+
+def _fits_nobody(task: Task, misfit: str) -> str:
+    return f"fit no agent that offers '{task.capability}': {misfit}"
+
+
+def _copy(result: TaskResult, chain_id: str, task: str) -> TaskEnded:
+    return TaskEnded(chain_id, task, msgspec.structs.replace(result, task_id=f"{chain_id}.{task}"))
