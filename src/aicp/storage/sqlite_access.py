@@ -8,6 +8,7 @@ from functools import partial
 from aicp.model.access import AuditRecord
 from aicp.ports import DEAD_KEYS_KEPT, KEYS_MAX, KeySet, StoredKey
 from aicp.storage.access_rows import decode_key, encode_key
+from aicp.storage.many_rows import ManyRows
 from aicp.storage.memory_access import too_many_keys
 from aicp.storage.rows import timestamp
 from aicp.storage.sqlite_book import Book, Row
@@ -27,7 +28,7 @@ _PRUNE = f"""
     DELETE FROM audit WHERE number <= min(
         (SELECT max(number) FROM audit) - ?, (SELECT min(number) FROM audit) + {PRUNED_MAX})
 """  # noqa: S608 - a constant
-_APPEND = "INSERT INTO audit (at, key_id, tenant, action, object_id, status, count) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_RECORDS = ManyRows("INSERT INTO audit (at, key_id, tenant, action, object_id, status, count) VALUES", 7)
 _PAGE = """
     SELECT at, key_id, tenant, action, object_id, status, count, number FROM audit
     WHERE number < ? ORDER BY number DESC LIMIT ?
@@ -140,7 +141,7 @@ def _row(record: AuditRecord) -> Row:
 
 def _append(rows: Sequence[Row], keep: int, book: Book) -> None:
     book.execute(_PRUNE, (keep - len(rows),))
-    book.connection.executemany(_APPEND, rows)
+    _RECORDS.write(book.connection, rows)
 
 
 def _page(tenant: str | None, limit: int, before: int, connection: sqlite3.Connection) -> list[AuditRecord]:
