@@ -1,5 +1,6 @@
 """`aicp serve` with HTTPS: a certificate of one's own authority, commands that trust it, and what cannot be used."""
 
+import json
 import os
 import signal
 import ssl
@@ -98,6 +99,45 @@ def test_server_with_a_certificate_answers_who_trusts_it_and_nobody_in_the_clear
             "agent", "list", "-o", "json", data_dir=tmp_path / "data", AICP_URL=own, SSL_CERT_FILE=str(certificate)
         )
         assert (shown.returncode, shown.stdout.strip()) == (0, "[]")
+
+
+def test_what_hinders_a_secure_connection_is_told_with_what_to_do(tmp_path: Path) -> None:
+    def told(url: str, **more: str) -> list[str]:
+        shown = told_by("task", "list", data_dir=tmp_path / "data", AICP_URL=url, **more)
+        assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (3, "", 1)
+        finding = json.loads(told_by("doctor", "-o", "json", data_dir=tmp_path / "data", AICP_URL=url, **more).stdout)[
+            0
+        ]
+        return [shown.stderr, f"{finding['told']}. {finding['advice'].capitalize()}."]
+
+    certificate, key = make_certificate(tmp_path)
+    with serving(tmp_path, "--tls-cert", str(certificate), "--tls-key", str(key)) as (url, _):
+        port = url.rpartition(":")[2]
+        for sentence in told(f"https://localhost:{port}"):
+            assert "its certificate is signed by nobody whom this machine trusts. Set " in sentence
+            assert "SSL_CERT_FILE".lower() in sentence.lower()
+        for sentence in told(f"https://127.0.0.1:{port}", SSL_CERT_FILE=str(certificate)):
+            assert "its certificate is not for the host '127.0.0.1'. Put the host" in sentence
+        for sentence in told(f"http://127.0.0.1:{port}"):
+            assert "it hung up without an answer. If it serves https, write https://".lower() in sentence.lower()
+
+
+def test_server_that_serves_no_https_is_told_with_what_to_do(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aicp", "serve", "--port", "0"], env=environment(tmp_path / "data"),
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        url = process.stderr.readline().split()[2].rstrip(";").replace("http:", "https:")
+        shown = told_by("task", "list", data_dir=tmp_path / "data", AICP_URL=url)
+    finally:
+        process.kill()
+        process.communicate(timeout=BOUND_S)
+    assert shown.stderr == (
+        f"{url} cannot be reached: what answers there does not speak TLS. "
+        "If it serves HTTP, write http:// in the URL (AICP_URL).\n"
+    )
 
 
 def test_other_machines_may_come_to_a_server_with_a_certificate(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from aicp.client import Client, ServerRefused, ServerUnreachable, exchange
 from aicp.errors import AicpError, NotFound, QueueFull
 from aicp.model.task import Task
-from aicp.testing.faulty_servers import FaultyServer, never_answers
+from aicp.testing.faulty_servers import FaultyServer, closes, never_answers
 from tests.integration.server_kit import run
 
 ACCEPTED = {"task_id": "c.task", "status": "PENDING"}
@@ -135,6 +135,38 @@ def test_nobody_listening_is_told_in_a_sentence() -> None:
     run(main)
 
 
+def test_server_that_hangs_up_is_told_as_one_that_may_serve_https() -> None:
+    async def test(client: Client, server: Scripted) -> None:
+        with pytest.raises(ServerUnreachable) as raised:
+            await client.info()
+        told = f"{server.url} cannot be reached: it hung up without an answer. If it serves HTTPS, write https://"
+        assert raised.value.message.startswith(told)
+        assert raised.value.advice.startswith("if it serves HTTPS")
+
+    with_script(*[hang_up] * 20, test=test, retries_max=0)
+
+
+def test_host_that_nobody_knows_is_told_in_plain_words() -> None:
+    async def main() -> None:
+        async with Client("http://nosuchhost.invalid", "k", retries_max=0) as client:
+            with pytest.raises(ServerUnreachable, match=r"no host is known as 'nosuchhost\.invalid'\. Look at the URL"):
+                await client.info()
+
+    run(main)
+
+
+def test_answer_that_breaks_off_is_told_in_plain_words() -> None:
+    async def main() -> None:
+        async with (
+            FaultyServer(closes(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")) as server,
+            Client(server.url, "k", retries_max=0) as client,
+        ):
+            with pytest.raises(ServerUnreachable, match=r"cannot be reached: its answer broke off\.$"):
+                await client.info()
+
+    run(main)
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 500, 502])
 def test_other_refusals_are_not_sent_again(status: int) -> None:
     async def test(client: Client, server: Scripted) -> None:
@@ -167,6 +199,16 @@ def test_refusal_without_a_problem_is_told_by_its_status(body: bytes) -> None:
             await client.info()
 
     with_script(lambda _: web.Response(status=502, body=body), test=test)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"detail": "Not Found"}'])
+def test_refusal_of_something_else_is_told_as_such(body: bytes) -> None:
+    async def test(client: Client, server: Scripted) -> None:
+        told = rf"^What answers at {server.url} is no AICP server: it said 404; look at the URL \(AICP_URL\)\.$"
+        with pytest.raises(ServerRefused, match=told):
+            await client.info()
+
+    with_script(lambda _: web.Response(status=404, body=body), test=test)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"name": 5}', b"[" * 100_000])

@@ -32,7 +32,9 @@ def ask(work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
     try:
         return run_to_end(main)
     except ServerUnreachable as error:
-        raise ServerUnreachable(f"{error.message} Start it with `aicp serve`, or set AICP_URL.") from error
+        if error.advice:
+            raise
+        raise ServerUnreachable(error.message, "start it with `aicp serve`, or set AICP_URL") from error
     except Forbidden:
         raise
     except AccessDenied as error:

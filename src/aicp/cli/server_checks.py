@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from http.client import HTTPException
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 import msgspec
@@ -74,12 +74,15 @@ def check_server(url: str) -> Iterator[Finding]:
 
 
 def _unreached(url: str, error: Exception) -> Finding:
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, ConnectionRefusedError):
+    from aicp.client.unreached import reason_of
+
+    cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, Exception) else error
+    if isinstance(cause, ConnectionRefusedError):
         told = f"nobody listens at {url}"
         return Finding("server", Verdict.FAIL, told, "start it with `aicp serve`, or set AICP_URL")
-    told = f"{url} cannot be reached: {getattr(reason, 'strerror', None) or reason}"
-    return Finding("server", Verdict.FAIL, told, "look at AICP_URL, and at the network between")
+    reason = reason_of(cause, url)
+    advice = reason.advice or "look at AICP_URL, and at the network between"
+    return Finding("server", Verdict.FAIL, f"{url} cannot be reached: {reason.told}", advice)
 
 
 def _reached(url: str, alive: Answer) -> Finding:

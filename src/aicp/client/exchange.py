@@ -3,11 +3,12 @@
 import asyncio
 import io
 import math
-import os
 import random
 import re
+import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from http import HTTPStatus
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ import msgspec
 from yarl import URL
 
 from aicp.client.problems import Problem, ServerUnreachable, error_of, read_problem
+from aicp.client.unreached import reason_of
 from aicp.errors import AicpError, InvalidInput, SettingsError
 from aicp.model.wire import KEY_HEADER
 from aicp.version import __version__
@@ -114,14 +116,14 @@ class Exchange:
         try:
             async with self._opened().get(target, headers=headers, timeout=timeout, allow_redirects=False) as response:
                 if response.status != HTTPStatus.OK:
-                    raise _refusal(response, await _read(response))
+                    raise self._refusal(response, await self._read(response))
                 async for line in response.content:
                     yield line.decode("utf-8", "replace").rstrip("\r\n")
         except TimeoutError as error:
             told = f"{self.url} said nothing for {STREAM_SILENCE_S_MAX:.0f} s."
             raise Trouble(ServerUnreachable(told)) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Trouble(ServerUnreachable(f"{self.url} cannot be reached: {_told(error)}.")) from error
+            raise Trouble(self._unreachable(error)) from error
 
     async def wait_after(self, trouble: Trouble, backoff_s: float) -> None:
         """Wait before it is tried again.
@@ -159,14 +161,14 @@ class Exchange:
                 asyncio.timeout(timeout_s),
                 self._opened().request(method, target, headers=sent, data=stream, allow_redirects=False) as response,
             ):
-                body = await _read(response)
+                body = await self._read(response)
         except TimeoutError as error:
             raise Trouble(ServerUnreachable(f"{self.url} did not answer within {timeout_s:.0f} s.")) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise Trouble(ServerUnreachable(f"{self.url} cannot be reached: {_told(error)}.")) from error
+            raise Trouble(self._unreachable(error)) from error
         if 200 <= response.status < 300:
             return body
-        raise _refusal(response, body)
+        raise self._refusal(response, body)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -178,22 +180,25 @@ class Exchange:
             )
         return self._session
 
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes) -> AicpError | Trouble:
+        problem = read_problem(response.status, body, self.url)
+        refusal = error_of(problem, response.status)
+        if response.status in _TRY_AGAIN:
+            return Trouble(refusal, _wait_s(problem, response.headers.get("Retry-After")))
+        return refusal
 
-def _refusal(response: aiohttp.ClientResponse, body: bytes) -> AicpError | Trouble:
-    problem = read_problem(response.status, body)
-    refusal = error_of(problem, response.status)
-    if response.status in _TRY_AGAIN:
-        return Trouble(refusal, _wait_s(problem, response.headers.get("Retry-After")))
-    return refusal
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        received = bytearray()
+        async for chunk in response.content.iter_any():
+            received += chunk
+            if len(received) > ANSWER_BYTES_MAX:
+                told = f"The answer of {self.url} is larger than {ANSWER_BYTES_MAX >> 20} MiB."
+                raise Trouble(ServerUnreachable(told, "ask for less at once"))
+        return bytes(received)
 
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    received = bytearray()
-    async for chunk in response.content.iter_any():
-        received += chunk
-        if len(received) > ANSWER_BYTES_MAX:
-            raise aiohttp.ClientPayloadError(f"its answer is larger than {ANSWER_BYTES_MAX >> 20} MiB")
-    return bytes(received)
+    def _unreachable(self, error: Exception) -> ServerUnreachable:
+        reason = reason_of(_plain(error), self.url)
+        return ServerUnreachable(f"{self.url} cannot be reached: {reason.told}.", reason.advice)
 
 
 def _wait_s(problem: Problem, retry_after: str | None) -> float | None:
@@ -226,26 +231,43 @@ def _holds_no_number(body: Any) -> bool:
     return False
 
 
-def _told(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError) and (number := error.os_error.errno or 0) > 0:
-        return os.strerror(number).lower()
-    return str(error) or type(error).__name__
+def _plain(error: Exception) -> Exception:
+    """What Python's own libraries would have raised where the HTTP library raised this."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return socket.gaierror()
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return ConnectionResetError()
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return IncompleteRead(b"")
+    if isinstance(error, aiohttp.ClientResponseError):
+        return HTTPException()
+    return OSError(*error.args) if isinstance(error, aiohttp.ClientOSError) else error
 
 
 def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        sound = False
-    if not sound or parts.query or parts.fragment or parts.username is not None:
+    if not _is_sound(url):
         # What holds a name may hold a password, and errors end up in logs.
-        told = "" if "@" in url else f", not '{url}'"
+        told = "" if "@" in str(url) else f", not '{url}'"
         raise SettingsError(f"The server's URL must look like http://127.0.0.1:8420{told}; set AICP_URL.")
     return url.rstrip("/")
 
 
+def _is_sound(url: object) -> bool:
+    if not isinstance(url, str):
+        return False
+    try:
+        parts, host = urlsplit(url), URL(url, encoded=True).raw_host or ""
+        # Refuses what the look-up of a name could not be asked for.
+        host.encode("idna")
+        sound = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+    return sound and not (parts.query or parts.fragment) and parts.username is None
+
+
 def _checked_key(api_key: str) -> str:
-    if not _KEY.fullmatch(api_key):
+    if not (isinstance(api_key, str) and _KEY.fullmatch(api_key)):
         raise SettingsError("The API key must be one word of printable ASCII characters; set AICP_API_KEY.")
     return api_key

@@ -31,10 +31,24 @@ DETAIL_CHARS_MAX = 2_000
 
 
 class ServerUnreachable(AicpError):
-    """The server did not answer."""
+    """The server did not answer.
+
+    Attributes:
+        advice: What to do, as the message says it too; empty when nothing is known but to start it or to wait.
+    """
 
     code = "server_unreachable"
     retryable = True
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        self.advice = advice
+        super().__init__(f"{message} {advice[0].upper()}{advice[1:]}." if advice else message)
+
+
+class ClientClosed(AicpError):
+    """The client is closed; make another one."""
+
+    code = "client_closed"
 
 
 class ServerRefused(AicpError):
@@ -71,13 +85,15 @@ class Problem(msgspec.Struct, frozen=True):
     capability: str = ""
 
 
-def read_problem(status: int, body: bytes) -> Problem:
-    """The problem in the body of a refusal; whatever cannot be read is told by its status."""
+def read_problem(status: int, body: bytes, url: str) -> Problem:
+    """The problem in the body of a refusal by the server at `url`; what cannot be read is told by its status."""
     try:
         problem = msgspec.json.decode(body, type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         problem = Problem()
-    return problem if problem.detail else msgspec.structs.replace(problem, detail=f"It answered {status}.")
+    if problem.detail and problem.code:
+        return problem
+    return msgspec.structs.replace(problem, detail=_told_by_status(status, url))
 
 
 def error_of(problem: Problem, status: int) -> AicpError:
@@ -91,6 +107,13 @@ def error_of(problem: Problem, status: int) -> AicpError:
     if status == 404 and problem.code:
         return NotFound(message)
     return ServerRefused(message, status, problem.code)
+
+
+def _told_by_status(status: int, url: str) -> str:
+    # A proxy before the server may answer for it while it is away, but refuses nothing in its place.
+    if status >= 500:
+        return f"{url} answered {status}."
+    return f"What answers at {url} is no AICP server: it said {status}; look at the URL (AICP_URL)."
 
 
 def _with_detail(kind: type[AicpError]) -> Callable[[Problem], AicpError]:
