@@ -129,10 +129,10 @@ def test_progress_is_shown_to_a_terminal_and_data_stays_clean(shell: Shell) -> N
     [
         ["agent", "list"], ["agent", "show", "x"], ["breaker", "list"], ["breaker", "reset", "x"],
         ["breaker", "open", "x"], ["key", "list"], ["key", "create", "x", "--scope", "admin"], ["key", "audit"],
-        ["scheduler", "status"], ["task", "run", "x"], ["task", "show", "x"], ["task", "cancel", "x"],
+        ["scheduler", "status"], ["task", "run", "x"], ["task", "show", "x.y"], ["task", "cancel", "x.y"],
         ["chain", "run", "chain.yaml"], ["chain", "show", "x"], ["chain", "cancel", "x"], ["chain", "list"],
         ["chain", "graph", "x"], ["chain", "retry", "x"], ["chain", "show", "x", "--wait"], ["task", "list"],
-        ["task", "show", "x", "--wait"],
+        ["task", "show", "x.y", "--wait"],
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -1,12 +1,16 @@
 """The client against a real server: every method, its answers, and problems as the errors they are."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from aicp.client import Client, ServerRefused
+from aicp.client.exchange import Exchange
 from aicp.errors import (
     AccessDenied,
     AgentNotFound,
@@ -18,6 +22,7 @@ from aicp.errors import (
     InvalidChain,
     InvalidInput,
     InvalidTask,
+    KeyNotFound,
     NoCapableAgent,
     NotFound,
     QueueFull,
@@ -28,6 +33,9 @@ from aicp.model.access import KeyLimits, KeyRequest
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
 from aicp.model.task import Task, TaskStatus
+from aicp.runtime.node import Node
+from aicp.server import Keys, make_app
+from aicp.server.auth import declared_routes
 from aicp.server.routes import agents
 from tests.integration.server_kit import Api, Gate, break_down, echoing_agent, with_api
 
@@ -309,6 +317,78 @@ def test_what_is_no_number_does_not_become_null_on_the_way(number: float) -> Non
     with_client(test)
 
 
+ASKING_BY_ID: dict[type[NotFound], tuple[str, ...]] = {
+    TaskNotFound: ("get_task", "explain_task", "cancel_task", "wait_task"),
+    ChainNotFound: ("get_chain", "draw_chain", "cancel_chain", "retry_chain", "wait_chain"),
+    AgentNotFound: ("agent", "drain_agent", "remove_agent", "reset", "open_agent", "disable_agent", "heartbeat"),
+    KeyNotFound: ("revoke_key",),
+}
+
+
+@pytest.mark.parametrize("odd", ["", ".", "..", "\udcff"])
+@pytest.mark.parametrize(("missing", "name"), [(kind, name) for kind, names in ASKING_BY_ID.items() for name in names])
+def test_id_that_cannot_be_one_is_not_found_without_asking(missing: type[NotFound], name: str, odd: str) -> None:
+    async def main() -> None:
+        async with Client("http://127.0.0.1:9", "k") as client:
+            with pytest.raises(missing, match=r"looks like|cannot be an id"):
+                await getattr(client, name)(odd, *(["i"] if name == "heartbeat" else []))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("task_id", ["chain", "parallel", ".task", "chain."])
+def test_task_id_without_its_two_parts_is_not_found_without_asking(task_id: str) -> None:
+    async def main() -> None:
+        async with Client("http://127.0.0.1:9", "k") as client:
+            with pytest.raises(TaskNotFound, match=rf"'{task_id}'; a task id looks like <chain>\.<task>\."):
+                await client.get_task(task_id)
+
+    asyncio.run(main())
+
+
+def test_every_route_of_the_api_has_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[str] = set()
+
+    class Recorded(Exception):
+        """A request was recorded in place of being sent."""
+
+    async def record(_exchange: Exchange, method: str, path: str, **_: Any) -> bytes:
+        asked.add(f"{method} {path}")
+        raise Recorded
+
+    async def record_stream(_exchange: Exchange, path: str, *_: Any) -> AsyncIterator[str]:
+        yield f"id: {await record(_exchange, 'GET', path)!r}"
+
+    monkeypatch.setattr(Exchange, "send", record)
+    monkeypatch.setattr(Exchange, "lines", record_stream)
+    values: dict[str, Any] = {
+        "task": ECHO, "tasks": [ECHO], "chain": ChainSpec((ECHO,)), "registration": Registration("http://127.0.0.1:9"),
+        "request": KeyRequest("k", ("admin",)), "task_id": "{task_id}.t", "chain_id": "{chain_id}",
+        "agent_id": "{agent_id}", "key_id": "{key_id}", "instance_id": "i",
+    }  # fmt: skip
+
+    async def call_everything() -> None:
+        client = Client("http://127.0.0.1:9", "k")
+        calls = [method for name, method in inspect.getmembers(client, inspect.iscoroutinefunction) if name[0] != "_"]
+        for method in calls:
+            needed = [each.name for each in inspect.signature(method).parameters.values() if each.default is each.empty]
+            with suppress(Recorded):
+                await method(*(values[name] for name in needed))
+        for call in (client.agents("text.echo"), anext(client.events())):
+            with suppress(Recorded):
+                await call
+
+    asyncio.run(call_everything())
+    routes = declared_routes(make_app(Node(), Keys("k")))
+    declared = {
+        f"{method} {path.replace(':str', '')}"
+        for path, handler in routes
+        for method in getattr(handler, "http_methods", ())
+        if path.startswith(("/api", "/ains"))
+    }
+    assert {unquote(path).replace("{task_id}.t", "{task_id}") for path in asked} == declared
+
+
 def test_answer_of_something_else_is_told_as_such() -> None:
     async def test(client: Client, api: Api) -> None:
         async with echoing_agent().serving() as served, Client(served.endpoint, "k", retries_max=0) as wrong:
@@ -320,9 +400,12 @@ def test_answer_of_something_else_is_told_as_such() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:8420", "ftp://127.0.0.1", "http://", "http://h:0", "http://h:x", "http://u:p@h", "http://h?x=1"],
-)
-def test_url_that_cannot_be_used_is_refused(url: str) -> None:
+    [
+        "", "127.0.0.1:8420", "ftp://127.0.0.1", "http://", "http://h:0", "http://h:x", "http://u:p@h", "http://h?x=1",
+        f"http://{'a' * 64}.example", "http://a..b", 5, None, b"http://127.0.0.1:8420",
+    ],
+)  # fmt: skip
+def test_url_that_cannot_be_used_is_refused(url: Any) -> None:
     with pytest.raises(SettingsError, match="AICP_URL"):
         Client(url)
 
@@ -333,7 +416,7 @@ def test_url_with_a_password_is_refused_and_not_shown() -> None:
     assert "hunter2" not in raised.value.message
 
 
-@pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "\N{SNOWMAN}"])
-def test_key_that_cannot_be_sent_is_refused_and_not_shown(key: str) -> None:
+@pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "\N{SNOWMAN}", 5, b"secret"])
+def test_key_that_cannot_be_sent_is_refused_and_not_shown(key: Any) -> None:
     with pytest.raises(SettingsError, match="AICP_API_KEY"):
         Client("http://127.0.0.1:8420", key)

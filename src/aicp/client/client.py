@@ -1,4 +1,4 @@
-"""The async client of the server's HTTP API: a method for each route."""
+"""The async client of the server's HTTP API: a method for each route under `/api` and `/ains`."""
 
 import asyncio
 import uuid
@@ -12,6 +12,7 @@ import msgspec
 from aicp.client.exchange import Exchange
 from aicp.client.following import follow
 from aicp.client.problems import ServerRefused
+from aicp.errors import AgentNotFound, ChainNotFound, KeyNotFound, NotFound, TaskNotFound
 from aicp.model.access import ApiKey, AuditPage, KeyList, KeyMade, KeyRequest
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
@@ -43,6 +44,7 @@ POLL_S = 30.0
 SHORTEST_WAIT_S = 0.001
 FAILURES_SHOWN = 100
 LISTED = 100
+ID_CHARS_SHOWN_MAX = 160
 T = TypeVar("T")
 
 
@@ -54,7 +56,7 @@ class Client:
 
     Every request is safe to send twice (submits carry an `Idempotency-Key`, made here when none is given), so one that
     found no answer, or 429 or 503, is sent again a few times. What the server refuses comes back as the error of
-    `aicp.errors` with that code.
+    `aicp.errors` with that code. An id that cannot be one is not found without asking.
 
     Args:
         url: Base URL of the server.
@@ -157,7 +159,7 @@ class Client:
         Raises:
             TaskNotFound: There is none.
         """
-        return await self._ask("GET", f"/api/tasks/{_quoted(task_id)}", TaskView, wait_s=wait_s)
+        return await self._ask("GET", _task_path(task_id), TaskView, wait_s=wait_s)
 
     async def explain_task(self, task_id: str) -> Explanation:
         """Why a task went where it went, and who could do it now.
@@ -165,7 +167,7 @@ class Client:
         Raises:
             TaskNotFound: There is none.
         """
-        return await self._ask("GET", f"/api/tasks/{_quoted(task_id)}/explain", Explanation)
+        return await self._ask("GET", f"{_task_path(task_id)}/explain", Explanation)
 
     async def get_chain(self, chain_id: str, *, wait_s: float = 0.0) -> ChainView:
         """Where a chain stands, once it has ended or after `wait_s` seconds (at most 60).
@@ -173,7 +175,7 @@ class Client:
         Raises:
             ChainNotFound: There is none.
         """
-        return await self._ask("GET", f"/api/tasks/chain/{_quoted(chain_id)}", ChainView, wait_s=wait_s)
+        return await self._ask("GET", _chain_path(chain_id), ChainView, wait_s=wait_s)
 
     async def list_tasks(
         self,
@@ -210,7 +212,7 @@ class Client:
         Raises:
             ChainNotFound: There is none.
         """
-        drawn = await self._exchange.send("GET", f"/api/tasks/chain/{_quoted(chain_id)}/graph")
+        drawn = await self._exchange.send("GET", f"{_chain_path(chain_id)}/graph")
         return drawn.decode("utf-8", "replace")
 
     async def wait_task(self, task_id: str, *, timeout_s: float | None = None) -> TaskView:
@@ -236,7 +238,7 @@ class Client:
             TaskNotFound: There is none.
             Conflict: It is part of a chain of several tasks.
         """
-        return await self._ask("POST", f"/api/tasks/{_quoted(task_id)}/cancel", TaskStanding)
+        return await self._ask("POST", f"{_task_path(task_id)}/cancel", TaskStanding)
 
     async def cancel_chain(self, chain_id: str) -> ChainStanding:
         """Cancel a chain; one that ended stays as it is.
@@ -244,7 +246,7 @@ class Client:
         Raises:
             ChainNotFound: There is none.
         """
-        return await self._ask("POST", f"/api/tasks/chain/{_quoted(chain_id)}/cancel", ChainStanding)
+        return await self._ask("POST", f"{_chain_path(chain_id)}/cancel", ChainStanding)
 
     async def retry_chain(self, chain_id: str, *, key: str | None = None) -> str:
         """Submit a chain that ended again and return the id of the new one; results that are good already are copied.
@@ -256,7 +258,7 @@ class Client:
             QueueFull: Too much accepted work is unfinished, even after some waiting.
             IdempotencyConflict: The key was used with another body.
         """
-        path = f"/api/tasks/chain/{_quoted(chain_id)}/retry"
+        path = f"{_chain_path(chain_id)}/retry"
         return (await self._submit(path, msgspec.UNSET, key, ChainStanding)).chain_id
 
     async def register_agent(self, registration: Registration) -> Registered:
@@ -344,7 +346,7 @@ class Client:
         Raises:
             AgentNotFound: There is none.
         """
-        return await self._ask("POST", f"/api/circuit-breaker/reset/{_quoted(agent_id)}", AgentState)
+        return await self._ask("POST", f"/api/circuit-breaker/reset/{_agent_step(agent_id)}", AgentState)
 
     async def open_agent(self, agent_id: str) -> AgentState:
         """Open an agent's circuits by hand: it gets no task until they are reset or disabled.
@@ -352,7 +354,7 @@ class Client:
         Raises:
             AgentNotFound: There is none.
         """
-        return await self._ask("POST", f"/api/circuit-breaker/open/{_quoted(agent_id)}", AgentState)
+        return await self._ask("POST", f"/api/circuit-breaker/open/{_agent_step(agent_id)}", AgentState)
 
     async def disable_agent(self, agent_id: str) -> AgentState:
         """Disable an agent's circuits: it gets tasks whatever becomes of them, until they are reset or opened.
@@ -360,7 +362,7 @@ class Client:
         Raises:
             AgentNotFound: There is none.
         """
-        return await self._ask("POST", f"/api/circuit-breaker/disable/{_quoted(agent_id)}", AgentState)
+        return await self._ask("POST", f"/api/circuit-breaker/disable/{_agent_step(agent_id)}", AgentState)
 
     async def scheduler_status(self) -> SchedulerStatus:
         """Capacity, load and lines."""
@@ -413,7 +415,7 @@ class Client:
         Raises:
             KeyNotFound: There is none.
         """
-        return await self._ask("POST", f"/api/keys/{_quoted(key_id)}/revoke", ApiKey)
+        return await self._ask("POST", f"/api/keys/{_step(key_id, KeyNotFound)}/revoke", ApiKey)
 
     async def list_audit(self, *, limit: int = LISTED, cursor: str | None = None) -> AuditPage:
         """One page of who changed what, newest first; `limit` is 1 to 1,000."""
@@ -480,9 +482,31 @@ def _spec_of(chain: TaskChain | ChainSpec) -> ChainSpec:
     return chain.freeze() if isinstance(chain, TaskChain) else chain
 
 
-def _quoted(name: str) -> str:
-    return quote(name, safe="")
+def _task_path(task_id: str) -> str:
+    chain_id, dot, local_id = task_id.partition(".")
+    if not (chain_id and dot and local_id):
+        raise TaskNotFound(f"There is no task '{task_id[:ID_CHARS_SHOWN_MAX]}'; a task id looks like <chain>.<task>.")
+    return f"/api/tasks/{_step(task_id, TaskNotFound)}"
+
+
+def _chain_path(chain_id: str) -> str:
+    return f"/api/tasks/chain/{_step(chain_id, ChainNotFound)}"
 
 
 def _agent_path(agent_id: str) -> str:
-    return f"/ains/agents/{_quoted(agent_id)}"
+    return f"/ains/agents/{_agent_step(agent_id)}"
+
+
+def _agent_step(agent_id: str) -> str:
+    return _step(agent_id, AgentNotFound)
+
+
+def _step(name: str, missing: type[NotFound]) -> str:
+    """An id as a step of a path; what could not be one would lead to another route."""
+    try:
+        step = quote(name, safe="")
+    except UnicodeEncodeError:
+        step = ""
+    if step in {"", ".", ".."}:
+        raise missing(f"{missing.default_message().removesuffix('.')}: '{name}' cannot be an id.")
+    return step
