@@ -1,18 +1,22 @@
 """The blocking client: the same methods without asyncio."""
 
+import gc
 import inspect
+import subprocess
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 
-from aicp.client import Client
+from aicp.client import Client, ClientClosed
 from aicp.client.blocking import BlockingClient
 from aicp.errors import SettingsError, TaskNotFound
 from aicp.model.task import Task, TaskStatus
-from tests.integration.server_kit import Api, Test, shared_server
+from tests.integration.server_kit import BOUND_S, Api, Test, shared_server
 
 METHODS = [
     name for name, method in vars(Client).items() if inspect.iscoroutinefunction(method) and not name.startswith("_")
@@ -82,6 +86,64 @@ def test_close_ends_the_thread_and_may_come_twice() -> None:
     client.close()
     client.close()
     assert "aicp client" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_closed_client_says_so(server: tuple[str, str]) -> None:
+    with BlockingClient(*server) as client:
+        client.info()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for ask in (client.info, lambda: client.call(Client.info), lambda: next(client.events())):
+            with pytest.raises(ClientClosed, match=r"^The client is closed; make another one\.$"):
+                ask()
+
+
+def test_events_that_were_not_read_to_their_end_end_with_the_client(
+    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with BlockingClient(*server) as client:
+        events = client.events(after="0123456789ab-1")
+        assert next(events).kind == "gap"
+    with pytest.raises(ClientClosed):
+        next(events)
+    del events
+    gc.collect()
+    assert not ignored
+
+
+def test_close_ends_what_other_threads_wait_for(server: tuple[str, str]) -> None:
+    with BlockingClient(*server) as client, ThreadPoolExecutor(1) as thread:
+        events = client.events(after="0123456789ab-1")
+        assert next(events).kind == "gap"
+        # Another thread waits for what does not come, or comes too late: both end with the client.
+        waiting = thread.submit(lambda: [event.kind for event in events if event.kind == "never"])
+        client.close()
+        with pytest.raises(ClientClosed):
+            waiting.result(BOUND_S)
+
+
+def test_client_that_nobody_has_any_more_gives_its_thread_back(server: tuple[str, str]) -> None:
+    client = BlockingClient(*server)
+    client.info()
+    del client
+    gc.collect()
+    assert "aicp client" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_program_ends_that_closed_nothing(server: tuple[str, str]) -> None:
+    program = """
+import sys
+from aicp.client.blocking import BlockingClient
+client = BlockingClient(*sys.argv[1:])
+events = client.events(after="0123456789ab-1")
+print(next(events).kind)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *server], capture_output=True, text=True, timeout=BOUND_S, check=True
+    )
+    assert (ran.stdout, ran.stderr) == ("gap\n", "")
 
 
 def test_url_that_cannot_be_used_leaves_no_thread_behind() -> None:

@@ -3,11 +3,15 @@
 import asyncio
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from aicp.client.client import Client
+from aicp.client.problems import ClientClosed
 from aicp.model.live import LiveEvent
 
 P = ParamSpec("P")
@@ -21,14 +25,13 @@ class BlockingClient:
             print(client.run_task(Task("image.label", {"url": url})).result)
 
     Threads may share one. Arguments of the constructor are those of `Client`. `call(Client.get_task, …)` is
-    `get_task(…)` with its types.
+    `get_task(…)` with its types. One that nobody closed is closed when nobody has it any more, or the program ends.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._client = Client(*args, **options)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="aicp client", daemon=True)
-        self._thread.start()
+        self._own = _LoopOfItsOwn()
+        self._end = weakref.finalize(self, self._own.end, self._client)
 
     def __enter__(self) -> Self:
         return self
@@ -55,12 +58,12 @@ class BlockingClient:
     def call(
         self, method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]], *args: P.args, **options: P.kwargs
     ) -> T:
-        """Run a method of `Client` to its end; an interrupted call is cancelled."""
-        future = asyncio.run_coroutine_threadsafe(method(self._client, *args, **options), self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()
+        """Run a method of `Client` to its end; an interrupted call is cancelled.
+
+        Raises:
+            ClientClosed: The client is closed, or another thread closes it meanwhile.
+        """
+        return self._own.run(lambda: method(self._client, *args, **options))
 
     def events(
         self, *, chain_id: str = "", agent_id: str = "", kinds: Iterable[str] = (), after: str | None = None
@@ -78,13 +81,59 @@ class BlockingClient:
             while True:
                 yield self.call(next_event)
         finally:
-            self.call(stop)
+            with suppress(ClientClosed):
+                self.call(stop)
 
     def close(self) -> None:
-        """Give back every connection and end the thread; twice does nothing."""
-        if self._loop.is_closed():
-            return
-        self.call(Client.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        """Give back every connection and end the thread, calls and events under way too; twice does nothing."""
+        self._end()
+
+
+class _LoopOfItsOwn:
+    """An event loop in a thread, from the start until `end`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="aicp client", daemon=True)
+        # Whoever is let in before the end is known to it; a handler of a signal may come in between.
+        self._door = threading.RLock()
+        self._is_open = True
+        self._thread.start()
+
+    def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run what `work` makes to its end, from any other thread."""
+        with self._door:
+            # A thread does not live on in a process that was forked.
+            if not (self._is_open and self._thread.is_alive()):
+                raise ClientClosed
+            future = asyncio.run_coroutine_threadsafe(work(), self._loop)
+        try:
+            return future.result()
+        except CancelledError:
+            raise ClientClosed from None
+        finally:
+            future.cancel()
+
+    def end(self, client: Client) -> None:
+        """Cancel what runs, close the client and end the thread."""
+        with self._door:
+            if not (self._is_open and self._thread.is_alive()):
+                return
+            self._is_open = False
+            asyncio.run_coroutine_threadsafe(self._finish(client), self._loop)
+        # The garbage collector may call from that very thread.
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _live(self) -> None:
+        self._loop.run_forever()
         self._loop.close()
+
+    async def _finish(self, client: Client) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
+        await client.close()
+        self._loop.stop()
