@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from aicp.cli import main as cli_main
-from aicp.cli.exits import BAD_INPUT, DEFECT, INTERRUPTED, SERVER, WORK_FAILED, code_of, say
+from aicp.cli.exits import BAD_INPUT, DEFECT, INTERRUPTED, SERVER, UNWRITTEN, WORK_FAILED, code_of, say
 from aicp.cli.main import main
 from aicp.cli.output import Format, Sheet, facts, seconds, write
 from aicp.client import ServerRefused, ServerUnreachable
@@ -148,6 +149,26 @@ def test_bad_usage_is_one_sentence(arguments: list[str], told: str, capsys: pyte
 def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version", "-o", "json"]) == 0
     assert json.loads(capsys.readouterr().out).keys() == {"aicp", "python", "platform"}
+    assert main(["version"]) == 0
+    told = capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["version", "-o", "jsonl"], ["--help"], ["--version"], []])
+def test_output_that_finds_no_room_is_no_defect(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "aicp", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (UNWRITTEN, "The output cannot be written: no space left on device.\n")
+
+
+def test_exit_code_tells_where_no_sentence_can_be_written() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([sys.executable, "-m", "aicp", "nonsense"], stderr=full, timeout=60, check=False)
+    assert ran.returncode == BAD_INPUT
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the exit code of `aicp` says, and the sentence on stderr that goes with it."""
 
 import sys
+from contextlib import suppress
 
 from aicp.errors import AicpError
 
@@ -9,12 +10,13 @@ WORK_FAILED = 1
 BAD_INPUT = 2
 SERVER = 3
 DEFECT = 70
+UNWRITTEN = 74
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
 EPILOG = (
     "Exit codes: 0 done; 1 the work failed; 2 the command or its input cannot be used; 3 the server, or every agent, "
-    "could not be reached or refused; 70 a defect of AICP; 130 interrupted."
+    "could not be reached or refused; 70 a defect of AICP; 74 the output could not be written; 130 interrupted."
 )
 
 _REFUSED = frozenset(
@@ -37,8 +39,10 @@ def code_of(error: AicpError) -> int:
 
 def say(sentence: str) -> None:
     """Tell a person something, on stderr, in one line."""
-    sys.stderr.write(printable(" ".join(sentence.split())) + "\n")
-    sys.stderr.flush()
+    # Where even this cannot be written, the exit code says it alone.
+    with suppress(OSError):
+        sys.stderr.write(printable(" ".join(sentence.split())) + "\n")
+        sys.stderr.flush()
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from aicp.cli.exits import PIPE_CLOSED, printable
+from aicp.cli.exits import PIPE_CLOSED, UNWRITTEN, printable, say
 
 WIDTH_WHEN_PIPED = 400
 CELL_CHARS_MAX = 1_000
@@ -49,14 +49,14 @@ def write(value: Any, output: Format, sheet: Sheet, lines: Sequence[Any] | None 
         sheet: For `table`.
         lines: For `jsonl`, one each; the elements of a list, or the value itself, when left out.
     """
-    with _until_nobody_reads():
+    with _writing():
         _write(value, output, sheet, lines)
         sys.stdout.flush()
 
 
 def write_plain(text: str) -> None:
     """Write text as it is, for another program."""
-    with _until_nobody_reads():
+    with _writing():
         sys.stdout.write(text)
         sys.stdout.flush()
 
@@ -71,14 +71,22 @@ def seconds(value: float | None) -> str | None:
     return None if value is None else f"{value:.3f} s"
 
 
+def give_up(error: OSError) -> int:
+    """End the writing to stdout that `error` broke off, and return the exit code that tells so."""
+    # What is still buffered must not fail once more when the process ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return PIPE_CLOSED
+    say(f"The output cannot be written: {(error.strerror or str(error)).lower()}.")
+    return UNWRITTEN
+
+
 @contextmanager
-def _until_nobody_reads() -> Iterator[None]:
+def _writing() -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:
-        # Whoever read has gone: what is still buffered must not fail when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(PIPE_CLOSED) from None
+    except OSError as error:
+        raise typer.Exit(give_up(error)) from None
 
 
 def _write(value: Any, output: Format, sheet: Sheet, lines: Sequence[Any] | None) -> None:
