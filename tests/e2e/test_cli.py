@@ -4,8 +4,12 @@ import json
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,6 +145,51 @@ def test_server_that_is_not_there_is_one_sentence(shell: Shell, arguments: list[
     assert_one_sentence(ran, 3, "http://127.0.0.1:9 cannot be reached: connection refused.", "`aicp serve`", "AICP_URL")
 
 
+@contextmanager
+def accepting_and_gone() -> Iterator[str]:
+    """What accepts a submit, and hangs up on everybody who asks how it goes; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps({"task_id": "c.task", "chain_id": "c", "status": "PENDING"}).encode()
+            self.send_response(202)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            """Nothing."""
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            serving.join(BOUND_S)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["task", "run", "text.echo", "--wait"], "Task c.task may go on there; see `aicp task show c.task --wait`."),
+        (["chain", "run", "chain.yaml"], "Chain c may go on there; see `aicp chain show c --wait`."),
+        (["chain", "retry", "b", "--wait"], "Chain c may go on there; see `aicp chain show c --wait`."),
+    ],
+)
+def test_wait_that_loses_its_server_says_how_to_look_again(shell: Shell, arguments: list[str], told: str) -> None:
+    with accepting_and_gone() as url:
+        ran = shell.call(*arguments, AICP_URL=url, AICP_API_KEY="k")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.splitlines()[-1].startswith(f"{url} cannot be reached: it hung up")
+    assert ran.err.splitlines()[-1].endswith(told)
+
+
 def test_url_that_cannot_be_used_is_one_sentence(shell: Shell) -> None:
     assert_one_sentence(shell.call("agent", "list", AICP_URL="nonsense"), 2, "AICP_URL", "nonsense")
 
@@ -195,6 +244,11 @@ def test_task_explains_where_it_went(fleet: Shell) -> None:
 def test_wait_is_shown_to_a_terminal(fleet: Shell) -> None:
     out, screen = fleet.run_in_terminal("task", "run", "text.echo", "--wait", "-o", "json")
     assert f"task {json.loads(out)['task_id']}" in screen
+
+
+def test_params_may_stand_alone(fleet: Shell) -> None:
+    ran = fleet.call("task", "run", "text.upper", '{"text": "hello"}', "--wait", "-o", "json")
+    assert ran.data["result"] == {"text": "HELLO"}
 
 
 def test_params_come_from_a_file_too(fleet: Shell) -> None:

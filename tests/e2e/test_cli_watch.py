@@ -305,7 +305,14 @@ def test_completion_is_shown_for_each_shell(fleet: Shell, shell_name: str) -> No
     assert f"complete_{shell_name}" in shown.out
 
 
-@pytest.mark.parametrize(("words", "completed"), [(["ag"], "agent"), (["agent", "show", "ey"], "eyes-1")])
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        (["ag"], "agent"),
+        (["agent", "show", "ey"], "eyes-1"),
+        (["key", "create", "k", "--scope", "metr"], "metrics:read"),
+    ],
+)
 def test_words_are_completed(fleet: Shell, words: list[str], completed: str) -> None:
     asked = {"_AICP_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(["aicp", *words]), "COMP_CWORD": str(len(words))}
     ran = fleet.run(**asked)
@@ -322,6 +329,10 @@ def test_ids_are_completed_while_the_server_answers_and_nothing_is_said_else(
     assert completion.capabilities("text.u") == ["text.upper"]
     assert completion.task_ids(task_id[:8]) == [task_id]
     assert completion.chain_ids(task_id[:8]) == [task_id.partition(".")[0]]
+    key_id = fleet.call("key", "create", "short", "--scope", "tasks:read", "-o", "json").data["key"]["key_id"]
+    assert completion.key_ids(key_id) == [key_id]
+    assert fleet.call("key", "revoke", key_id).code == 0
+    assert completion.key_ids(key_id) == []
     assert completion.agent_ids("nobody") == []
     monkeypatch.setenv("AICP_URL", "http://127.0.0.1:9")
     assert completion.agent_ids("eyes") == []

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aicp.cli.completion import agent_ids
+from aicp.cli.completion import agent_ids, capabilities
 from aicp.cli.connection import ask
 from aicp.cli.output import Format, Output, Sheet, facts, write
 from aicp.cli.pairs import pairs_of
@@ -99,7 +99,9 @@ def add(
 
 @app.command("list")
 def list_agents(
-    capability: Annotated[str | None, typer.Option(help="Only those who offer it: name, or name@major.")] = None,
+    capability: Annotated[
+        str | None, typer.Option(help="Only those who offer it: name, or name@major.", autocompletion=capabilities)
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Only those who are called so.")] = None,
     label: LabelOptions = None,
     output: Output = Format.TABLE,

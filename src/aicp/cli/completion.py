@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aicp.cli.connection import ask
+from aicp.model.access import GRANTABLE
 from aicp.model.views import SchedulerStatus
 
 ANSWER_WITHIN_S = 1.0
@@ -31,6 +32,16 @@ def task_ids(incomplete: str) -> list[str]:
     return _begun(incomplete, _of_tasks)
 
 
+def key_ids(incomplete: str) -> list[str]:
+    """Ids of keys that begin so and are not revoked."""
+    return _begun(incomplete, _of_keys)
+
+
+def scopes(incomplete: str) -> list[str]:
+    """Scopes that a key may be given and that begin so."""
+    return [scope for scope in GRANTABLE if scope.startswith(incomplete)]
+
+
 async def _of_agents(client: Any) -> Iterable[str]:
     return [agent.agent_id for agent in await client.agents()]
 
@@ -46,6 +57,10 @@ async def _of_chains(client: Any) -> Iterable[str]:
 
 async def _of_tasks(client: Any) -> Iterable[str]:
     return [task.task_id for task in (await client.list_tasks(limit=SHOWN_MAX)).tasks]
+
+
+async def _of_keys(client: Any) -> Iterable[str]:
+    return [key.key_id for key in await client.list_keys() if key.revoked_at is None]
 
 
 def _begun(incomplete: str, work: Callable[[Any], Awaitable[Iterable[str]]]) -> list[str]:

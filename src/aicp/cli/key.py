@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aicp.cli.completion import capabilities, key_ids, scopes
 from aicp.cli.connection import ask
 from aicp.cli.exits import say
 from aicp.cli.output import Format, Output, Sheet, facts, write
@@ -22,13 +23,17 @@ app = typer.Typer(help="Keys that open the API of a server, and who changed what
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="What people call it.")],
-    scope: Annotated[list[str], typer.Option(help=f"What it may do, once for each of {', '.join(GRANTABLE)}.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(help=f"What it may do, once for each of {', '.join(GRANTABLE)}.", autocompletion=scopes),
+    ],
     tenant: Annotated[
         str | None, typer.Option(help="Whose objects it sees and makes; * for every tenant's.", show_default="default")
     ] = None,
     expires_in: Annotated[str | None, typer.Option(help="How long it is good, such as 90d, 12h, 30m or 60s.")] = None,
     capability: Annotated[
-        list[str] | None, typer.Option(help="What it may submit tasks for, once for each; any if left out.")
+        list[str] | None,
+        typer.Option(help="What it may submit tasks for, once for each; any if left out.", autocompletion=capabilities),
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests at once.")] = None,
@@ -55,7 +60,8 @@ def list_keys(output: Output = Format.TABLE) -> None:
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(help="Which, as `aicp key list` shows it.")], output: Output = Format.TABLE
+    key_id: Annotated[str, typer.Argument(help="Which, as `aicp key list` shows it.", autocompletion=key_ids)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Have a key open nothing any more."""
     key: ApiKey = ask(lambda client: client.revoke_key(key_id))

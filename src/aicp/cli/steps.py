@@ -8,6 +8,7 @@ from aicp.cli.connection import ask
 from aicp.cli.exits import OK, WORK_FAILED, say
 from aicp.cli.output import Format, Sheet, seconds, write, write_plain
 from aicp.cli.progress import follow
+from aicp.cli.waits import waiting_for
 from aicp.client import Client
 from aicp.coordination.timeline import TimelineEntry, timeline
 from aicp.model.chain import ChainSpec
@@ -26,11 +27,8 @@ def run_at_server(spec: ChainSpec) -> ChainView:
 
 def follow_at_server(chain_id: str) -> ChainView:
     """Follow a chain of the server to its end; interrupted, it goes on there."""
-    try:
+    with waiting_for("chain", chain_id):
         return ask(lambda client: _follow(client, chain_id))
-    except KeyboardInterrupt:
-        say(f"Chain {chain_id} goes on; see `aicp chain show {chain_id}`, or `aicp chain cancel {chain_id}`.")
-        raise
 
 
 def write_steps(view: ChainView, output: Format) -> None:

@@ -9,10 +9,10 @@ import typer
 
 from aicp.cli.completion import capabilities, task_ids
 from aicp.cli.connection import ask
-from aicp.cli.exits import OK, WORK_FAILED, say
+from aicp.cli.exits import OK, WORK_FAILED
 from aicp.cli.lists import LIMIT, Limit, Status, show_tasks
 from aicp.cli.output import Format, Output, Sheet, facts, seconds, write
-from aicp.errors import Fault, InvalidTask
+from aicp.errors import Fault, InvalidTask, SettingsError
 from aicp.model.task import Priority, Task, TaskStatus
 from aicp.model.views import Candidate, Choice, LinePlace
 
@@ -26,7 +26,12 @@ def run(
     capability: Annotated[
         str, typer.Argument(help="What is wanted: name, or name@major.", autocompletion=capabilities)
     ],
-    params: Annotated[str, typer.Option(help="JSON object for the agent, or @FILE with one.")] = "{}",
+    params: Annotated[
+        str | None, typer.Argument(metavar="[PARAMS]", help="JSON object for the agent, or @FILE with one; else {}.")
+    ] = None,
+    params_option: Annotated[
+        str | None, typer.Option("--params", metavar="PARAMS", help="The same, as an option.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and show the result.")] = False,
     priority: Annotated[Priority, typer.Option(help="Place in line.")] = Priority.NORMAL,
     timeout_s: Annotated[float | None, typer.Option("--timeout-s", help="Longest single attempt, seconds.")] = None,
@@ -36,7 +41,9 @@ def run(
     output: Output = Format.TABLE,
 ) -> None:
     """Submit a task to the server."""
-    task = Task(capability, _params(params), priority=priority, timeout_s=timeout_s, deadline_s=deadline_s)
+    task = Task(
+        capability, _params(params, params_option), priority=priority, timeout_s=timeout_s, deadline_s=deadline_s
+    )
     task_id = ask(lambda client: client.submit_task(task))
     if wait:
         _show_end(task_id, output)
@@ -60,7 +67,10 @@ def show(
 @app.command("list")
 def list_tasks(
     status: Status = None,
-    capability: Annotated[str | None, typer.Option(help="Only those that ask for it: name, or name@major.")] = None,
+    capability: Annotated[
+        str | None,
+        typer.Option(help="Only those that ask for it: name, or name@major.", autocompletion=capabilities),
+    ] = None,
     limit: Limit = LIMIT,
     output: Output = Format.TABLE,
 ) -> None:
@@ -88,13 +98,10 @@ def cancel(task_id: TaskId, output: Output = Format.TABLE) -> None:
 
 def _show_end(task_id: str, output: Format) -> None:
     from aicp.cli.progress import waiting
+    from aicp.cli.waits import waiting_for
 
-    try:
-        with waiting(f"task {task_id}"):
-            view = ask(lambda client: client.wait_task(task_id))
-    except KeyboardInterrupt:
-        say(f"Task {task_id} goes on; see `aicp task show {task_id}`, or stop it with `aicp task cancel {task_id}`.")
-        raise
+    with waiting_for("task", task_id), waiting(f"task {task_id}"):
+        view = ask(lambda client: client.wait_task(task_id))
     _write_view(view, output)
     raise typer.Exit(OK if view.status is TaskStatus.COMPLETED else WORK_FAILED)
 
@@ -139,16 +146,31 @@ def _write_view(view: Any, output: Format) -> None:
     write(view, output, sheet)
 
 
-def _params(said: str) -> dict[str, Any]:
+def _params(alone: str | None, option: str | None) -> dict[str, Any]:
+    if alone is not None and option is not None:
+        raise SettingsError("The params are said twice, alone and by --params; keep one.")
+    said, place = (option, "--params") if alone is None else (alone, "PARAMS")
+    if said is None:
+        return {}
+    value = _value_in(Path(said[1:])) if said.startswith("@") else _json(said, place)
+    if not isinstance(value, dict):
+        raise InvalidTask([Fault(place, f"must be a JSON object, not {json.dumps(value)[:80]}")])
+    return value
+
+
+def _value_in(path: Path) -> Any:
     from aicp.runtime.documents import read_document
 
-    if said.startswith("@"):
-        value = read_document(Path(said[1:])).value
-    else:
-        try:
-            value = msgspec.json.decode(said.encode("utf-8", "surrogateescape"))
-        except (ValueError, RecursionError) as error:
-            raise InvalidTask([Fault("--params", f"is not JSON: {error}")]) from None
-    if not isinstance(value, dict):
-        raise InvalidTask([Fault("--params", f"must be a JSON object, not {json.dumps(value)[:80]}")])
-    return value
+    try:
+        # Of a file that is not there, its ending is not what is wrong.
+        path.stat()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
+    return read_document(path).value
+
+
+def _json(said: str, place: str) -> Any:
+    try:
+        return msgspec.json.decode(said.encode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidTask([Fault(place, f"is not JSON: {error}")]) from None

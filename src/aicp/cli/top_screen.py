@@ -86,7 +86,7 @@ def _headlines(snapshot: Snapshot, width: int) -> list[Text]:
         f"{scheduler.current_load} of {scheduler.total_capacity} slots busy",
         f"{scheduler.queue_depth} in line",
         f"{info.unfinished_tasks} unfinished",
-        f"{health.open_circuits} circuits open",
+        f"{_counted(health.open_circuits, 'circuit')} open",
         f"{health.half_open_circuits} half open",
     ]
     lines = [figures[0]]
@@ -119,7 +119,10 @@ def _lines(scheduler: SchedulerStatus) -> list[Text]:
     waiting = [entry for entry in scheduler.by_capability.items() if entry[1].queue_depth]
     longest = sorted(waiting, key=lambda entry: (-entry[1].queue_depth, entry[0]))[:_LINES_SHOWN]
     told = [
-        _line(f"  {key}: {line.queue_depth} wait, the first for {line.oldest_wait_s:.1f} s, {line.usable} agents")
+        _line(
+            f"  {key}: {line.queue_depth} in line, the first for {line.oldest_wait_s:.1f} s, "
+            f"{_counted(line.usable, 'agent')}"
+        )
         for key, line in longest
     ]
     return [Text(), _line("lines", "dim"), *told] if told else []
@@ -128,11 +131,18 @@ def _lines(scheduler: SchedulerStatus) -> list[Text]:
 def _chains(chains: Sequence[ListedChain]) -> list[Text]:
     """The chains that run, the newest first."""
     told = [
-        _line(f"  {chain.started_at.astimezone():%H:%M:%S}  {chain.chain_id}  {chain.total_tasks} tasks  {chain.name}")
+        _line(
+            f"  {chain.started_at.astimezone():%H:%M:%S}  {chain.chain_id}  {_counted(chain.total_tasks, 'task')}  "
+            f"{chain.name}"
+        )
         for chain in chains[:_CHAINS_SHOWN]
     ]
     more = [_line(f"  … {len(chains) - len(told)} more", "dim")] if len(chains) > len(told) else []
     return [Text(), _line("chains that run", "dim"), *told, *more] if told else []
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _cell(value: str | None) -> Text:
