@@ -249,7 +249,8 @@ class AllAgentsFailed(RoutingError):
         self.task_id = task_id
         self.attempts = tuple(attempts)
         told = "; ".join(f"{a.agent_id}: {a.outcome} {a.reason}".strip() for a in self.attempts[-REASONS_MAX:])
-        super().__init__(f"Task {task_id} failed at every agent tried, {len(self.attempts)} attempts ({told}).")
+        tried = "1 attempt" if len(self.attempts) == 1 else f"{len(self.attempts)} attempts"
+        super().__init__(f"Task {task_id} failed at every agent tried, {tried} ({told}).")
 
 
 class DeadlineExceeded(RoutingError):

@@ -102,6 +102,7 @@ def test_all_agents_failed_tells_the_last_attempts() -> None:
     error = AllAgentsFailed("c.label", attempts)
     assert len(error.attempts) == 20
     assert "Task c.label failed at every agent tried, 20 attempts (eyes-12: AGENT_FAULT status 500; " in error.message
+    assert "at every agent tried, 1 attempt (eyes-0: " in AllAgentsFailed("c.label", attempts[:1]).message
 
 
 def test_no_capable_agent_names_the_capability() -> None:

@@ -264,6 +264,12 @@ class TestDeadline:
             await busy
 
     @virtual
+    async def test_its_end_counts_one_attempt_as_one(self) -> None:
+        async with Flow(ScriptedAgent("a", otherwise=fault(after_s=0.1)), policy=NEVER_OPENS) as flow:
+            with pytest.raises(DeadlineExceeded, match=r"in time after 1 attempt, the last: "):
+                await flow.router.route_task(task(deadline_s=0.2))
+
+    @virtual
     async def test_it_ends_the_wait_between_rounds_and_nothing_is_sent_after_it(self) -> None:
         for deadline_s in (0.5, 1.7, 3.0, 4.4):
             async with Flow(*crowd(2, fault(after_s=0.1)), policy=NEVER_OPENS) as flow:

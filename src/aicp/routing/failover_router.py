@@ -352,5 +352,8 @@ def _all_failed(work: Work) -> TaskError:
 
 
 def _deadline_exceeded(work: Work) -> TaskError:
-    tried = f" after {work.dispatches} attempts, the last: {work.attempts[-1].reason}" if work.attempts else ""
-    return TaskError(DeadlineExceeded.code, f"no agent answered '{work.task.capability}' in time{tried}")
+    told = f"no agent answered '{work.task.capability}' in time"
+    if work.attempts:
+        count = "1 attempt" if work.dispatches == 1 else f"{work.dispatches} attempts"
+        told += f" after {count}, the last: {work.attempts[-1].reason}"
+    return TaskError(DeadlineExceeded.code, told)
