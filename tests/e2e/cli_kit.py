@@ -159,17 +159,19 @@ def line_of(stream: Any) -> str:
 
 
 @contextmanager
-def running_fleet(directory: Path, *options: str) -> Iterator[Shell]:
+def running_fleet(
+    directory: Path, *options: str, target: str = "eyes:agent", agent_id: str = "eyes-1"
+) -> Iterator[Shell]:
     """A server and an agent that is registered with it, in their own processes."""
     shell = Shell(directory)
     with shell.started("serve", "--port", "0", *options) as server:
         found = re.search(r"http://\S+:\d+", line_of(server.stderr))
         assert found is not None
         shell.environment["AICP_URL"] = found[0]
-        with shell.started("agent", "run", "eyes:agent", "--register", found[0]) as agent:
-            assert "eyes-1 serves" in line_of(agent.stderr)
+        with shell.started("agent", "run", target, "--register", found[0]) as agent:
+            assert f"{agent_id} serves" in line_of(agent.stderr)
             ends_at = time.monotonic() + BOUND_S
-            while "eyes-1" not in shell.call("agent", "list").out:
+            while agent_id not in shell.call("agent", "list").out:
                 assert time.monotonic() < ends_at
             yield shell
             agent.send_signal(signal.SIGTERM)

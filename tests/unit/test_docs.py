@@ -37,6 +37,7 @@ from aicp.server import make_app as make_server
 from aicp.server.auth import declared_routes
 from aicp.server.openapi import reference
 from aicp.server.problems import STATUS_OF_CODE, Problem
+from tests.e2e.cli_kit import running_fleet
 from tests.unit.onlooker_kit import busy_page
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md")])
 OUTPUT_OF = re.compile(r"<!-- output of (\S+) -->")
 OUTPUT_OF_BLOCK = "<!-- output of the block before -->"
 VARIABLE = re.compile(r"\bAICP_[A-Z_]+\b")
+AT_A_SERVER = "python run at a server"
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 # A table under a heading of a page lists the fields of a value: all of them and no others.
@@ -99,9 +101,12 @@ def fence_of(token: Token, page: Path) -> Fence:
     return Fence(token.info.strip(), token.content, f"{page.relative_to(ROOT)}:{line}")
 
 
+def all_fences() -> list[Fence]:
+    return [fence_of(token, page) for page in PAGES for token in tokens_of(page) if token.type == "fence"]
+
+
 def fences(*infos: str) -> list[Fence]:
-    found = (fence_of(token, page) for page in PAGES for token in tokens_of(page) if token.type == "fence")
-    return [fence for fence in found if fence.info in infos]
+    return [fence for fence in all_fences() if fence.info in infos]
 
 
 def links_of(page: Path) -> Iterator[str]:
@@ -141,6 +146,13 @@ def blocks_with_output() -> list[tuple[Fence, str]]:
         windows = zip(blocks, blocks[1:], blocks[2:], strict=False)
         found += [(fence_of(code, page), out.content) for code, mark, out in windows if OUTPUT_OF_BLOCK in mark.content]
     return found
+
+
+def blocks_at_a_server() -> list[tuple[Fence, Fence, str]]:
+    """Each block that asks a server: the block with the agent there, which stands before it, itself, what it prints."""
+    blocks = fences("python run", AT_A_SERVER)
+    outputs = {block.place: output for block, output in blocks_with_output()}
+    return [(agent, block, outputs[block.place]) for agent, block in pairwise(blocks) if block.info == AT_A_SERVER]
 
 
 def shown_commands() -> list[tuple[str, str]]:
@@ -236,12 +248,40 @@ def test_code_marked_as_runnable_runs(block: Fence, tmp_path: Path, monkeypatch:
     exec(compile(block.content, block.place, "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize(("block", "output"), blocks_with_output(), ids=lambda value: getattr(value, "place", ""))
+@pytest.mark.parametrize(
+    ("block", "output"),
+    [(block, output) for block, output in blocks_with_output() if block.info != AT_A_SERVER],
+    ids=lambda value: getattr(value, "place", ""),
+)
 def test_block_prints_what_the_page_shows(
     block: Fence, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test_code_marked_as_runnable_runs(block, tmp_path, monkeypatch)
     assert capsys.readouterr().out == output
+
+
+@pytest.mark.parametrize(
+    ("agent", "block", "output"), blocks_at_a_server(), ids=lambda value: getattr(value, "place", "")
+)
+def test_block_that_asks_a_server_prints_what_the_page_shows(
+    agent: Fence,
+    block: Fence,
+    output: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "shout.py").write_text(agent.content, encoding="utf-8")
+    with running_fleet(tmp_path, target="shout:agent", agent_id="shouter") as shell:
+        monkeypatch.setenv("AICP_URL", shell.environment["AICP_URL"])
+        monkeypatch.setenv("AICP_API_KEY", (tmp_path / "data" / "admin.key").read_text(encoding="ascii").strip())
+        test_code_marked_as_runnable_runs(block, tmp_path, monkeypatch)
+    assert capsys.readouterr().out == output
+
+
+def test_every_block_of_the_page_that_says_so_is_run() -> None:
+    blocks = [fence for fence in all_fences() if "/put-aicp-into-your-system.md:" in fence.place]
+    assert {fence.info for fence in blocks} == {"python run", AT_A_SERVER, ""}
 
 
 @pytest.mark.parametrize(("line", "page"), shown_commands())
