@@ -133,7 +133,9 @@ class _LoopOfItsOwn:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._loop.shutdown_asyncgens()
-        await client.close()
-        self._loop.stop()
+        try:
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._loop.shutdown_asyncgens()
+            await client.close()
+        finally:
+            self._loop.stop()
