@@ -176,6 +176,8 @@ def test_agent_taken_out_of_the_file_ends_the_task_it_has(tmp_path: Path) -> Non
         (listing(entry("b", more=", auth: {}")), "must have one of"),
         (listing(entry("b", more=", auth: {bearer: 'two words'}")), "printable ASCII characters, without spaces"),
         (listing(entry("b", more=", auth: {bearer_file: .}")), "it is no file"),
+        (listing(entry("b", more=', auth: {bearer_file: "a\\0b"}')), "embedded null byte"),
+        (listing(entry("b", more=", auth: none")), "/agents/0/auth"),
     ],
 )
 def test_broken_file_is_told_in_a_sentence_and_changes_nothing(
@@ -382,6 +384,40 @@ def test_bearer_that_changes_in_its_file_is_taken_over(tmp_path: Path) -> None:
     run(main)
 
 
+def test_list_whose_token_file_is_missing_is_taken_over_once_the_file_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with kept(tmp_path / "agents.yaml", listing(entry("a"))) as keeping:
+            keeping.write(listing(entry("b", more=", auth: {bearer_file: token}")))
+            await until(lambda: "token cannot be read" in caplog.text)
+            assert keeping.agents == ["a"]
+            (tmp_path / "token").write_text("two words\n")
+            await until(lambda: "token holds no token" in caplog.text)
+            (tmp_path / "token").write_text("s3cret\n")
+            await until(lambda: keeping.agents == ["b"])
+            assert _bearer_of(keeping, "b") == "s3cret"
+
+    run(main)
+
+
+def test_list_whose_token_file_vanished_is_taken_over_once_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("old\n")
+
+    async def main() -> None:
+        async with kept(tmp_path / "agents.yaml", listing(entry("a", more=", auth: {bearer_file: token}"))) as keeping:
+            token.unlink()
+            await until(lambda: "token cannot be read" in caplog.text)
+            assert _bearer_of(keeping, "a") == "old"
+            token.write_text("new\n")
+            await until(lambda: _bearer_of(keeping, "a") == "new")
+
+    run(main)
+
+
 def test_secret_in_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "agents.yaml"
     file.write_text(listing(entry("a", more=", auth: {bearer: s3cret}")))
@@ -438,4 +474,4 @@ async def _well(exchange: Any) -> None:
 def test_example_of_the_repository_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXT_TOKEN", "s3cret")
     example = Path(__file__).parents[2] / "examples" / "agents.yaml"
-    assert list(read_static_agents(example).agents) == ["http://127.0.0.1:9001", "text-1"]
+    assert list(read_static_agents(example)) == ["http://127.0.0.1:9001", "text-1"]

@@ -103,18 +103,6 @@ class StaticAgent(msgspec.Struct, frozen=True):
         return self.registration.agent_id or self.registration.endpoint
 
 
-class AgentList(msgspec.Struct, frozen=True):
-    """What an agents file says.
-
-    Attributes:
-        agents: By key.
-        bearer_files: Files that it leads to.
-    """
-
-    agents: dict[str, StaticAgent]
-    bearer_files: tuple[Path, ...] = ()
-
-
 def read_agents(path: Path) -> list[AgentEntry]:
     """The agents in a JSON, YAML or TOML file, a list under `agents`; each is a registration or a `PythonAgent`.
 
@@ -126,8 +114,8 @@ def read_agents(path: Path) -> list[AgentEntry]:
     return _each(document, _entries(document, 1), lambda entry, place: _agent(entry, place, path))
 
 
-def read_static_agents(path: Path) -> AgentList:
-    """The agents in a JSON, YAML or TOML file for a server, a list under `agents`; it may be empty.
+def read_static_agents(path: Path) -> dict[str, StaticAgent]:
+    """The agents in a JSON, YAML or TOML file for a server, by key: a list under `agents`; it may be empty.
 
     Raises:
         SettingsError: The file cannot be read, or has no list of agents.
@@ -136,13 +124,10 @@ def read_static_agents(path: Path) -> AgentList:
     if path.exists() and not path.is_file():
         raise SettingsError(f"{path} is no file that can be read again and again.")
     document = read_document(path)
-    bearer_files: list[Path] = []
 
     def static_agent(entry: Any, place: str) -> StaticAgent:
         agent = _file_agent(entry, place)
         _refuse_open_secret(agent, place, path)
-        if agent.auth is not None and agent.auth.bearer_file is not None:
-            bearer_files.append(path.parent / agent.auth.bearer_file)
         registration = _registration(agent, place, path)
         _check_what_is_said(registration, place)
         return StaticAgent(registration, agent.tenant)
@@ -150,7 +135,17 @@ def read_static_agents(path: Path) -> AgentList:
     agents = _each(document, _entries(document, 0), static_agent)
     if faults := list(_repetitions(agents)):
         raise InvalidAgent(placed(faults, document))
-    return AgentList({agent.key: agent for agent in agents}, tuple(bearer_files))
+    return {agent.key: agent for agent in agents}
+
+
+def named_bearer_files(path: Path) -> list[Path]:
+    """The token files that an agents file names, whether it can be used or not; none when it cannot even be read."""
+    try:
+        entries = _entries(read_document(path), 0)
+    except SettingsError:
+        return []
+    told = (entry["auth"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("auth"), dict))
+    return [path.parent / name for auth in told if isinstance(name := auth.get("bearer_file"), str)]
 
 
 def _each(document: Document, entries: Sequence[Any], read: Callable[[Any, str], T]) -> list[T]:

@@ -22,9 +22,8 @@ def bearer_in_file(path: Path) -> AgentAuth:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(FILE_CHARS_MAX + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        told = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "it is not text"
-        raise SettingsError(f"The token file {path} cannot be read: {told}.") from error
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"The token file {path} cannot be read: {_why_unread(error)}.") from error
     whole = text.strip() if len(text) <= FILE_CHARS_MAX else ""
     return sound_bearer(whole, f"The token file {path}")
 
@@ -51,3 +50,9 @@ def sound_bearer(bearer: str, source: str) -> AgentAuth:
         told = f"it is one line of 1 to {BEARER_CHARS_MAX:,} printable ASCII characters, without spaces"
         raise SettingsError(f"{source} holds no token: {told}.")
     return AgentAuth(bearer)
+
+
+def _why_unread(error: OSError | ValueError) -> str:
+    if isinstance(error, OSError):
+        return (error.strerror or str(error)).lower()
+    return "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)

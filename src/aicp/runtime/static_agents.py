@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import msgspec
 
 from aicp.errors import AicpError, InvalidAgent
 from aicp.model.agent import AgentProfile
-from aicp.runtime.agents_file import AgentList, StaticAgent, read_static_agents
+from aicp.runtime.agents_file import StaticAgent, named_bearer_files, read_static_agents
 from aicp.runtime.ains import Ains
 from aicp.runtime.documents import FILE_BYTES_MAX
 
@@ -30,12 +30,12 @@ class Seen(msgspec.Struct, frozen=True):
     Attributes:
         digest: Of its content; empty when it could not be read.
         mode: Who may read it.
-        bearers: Time of change and size of each file that it leads to.
+        bearers: Each token file that it names, with its time of change and size; zeros for one that is not there.
     """
 
     digest: bytes
     mode: int
-    bearers: tuple[tuple[int, int], ...]
+    bearers: tuple[tuple[Path, int, int], ...]
 
 
 class StaticAgents:
@@ -56,7 +56,7 @@ class StaticAgents:
         self._ains = ains
         self._say = say
         self._seen = Seen(b"", 0, ())
-        self._list = AgentList({})
+        self._list: Mapping[str, StaticAgent] = {}
         self._known: dict[str, AgentProfile] = {}
         self._keys: dict[str, str] = {}
         self._troubles: dict[str, str] = {}
@@ -68,7 +68,7 @@ class StaticAgents:
             SettingsError: It cannot be read, or has no list of agents.
             InvalidAgent: An entry cannot be used.
         """
-        self._seen = await self._look()
+        self._seen = await self._look(self._seen)
         await self._take_over(await asyncio.to_thread(read_static_agents, self._file))
 
     async def keep_on(self) -> None:
@@ -86,7 +86,7 @@ class StaticAgents:
                 _log.exception("the agents of %s could not be taken over", self._file)
 
     async def _follow(self) -> None:
-        seen = await self._look()
+        seen = await self._look(self._seen)
         if seen == self._seen:
             return
         self._seen = await self._settled(seen)
@@ -101,24 +101,22 @@ class StaticAgents:
         """What it looks like once nobody writes any more: half a file may look like a shorter list."""
         for _ in range(LOOKS_UNTIL_SETTLED_MAX):
             await asyncio.sleep(SETTLED_S)
-            before, seen = seen, await self._look()
+            before, seen = seen, await self._look(seen)
             if seen == before:
                 break
         return seen
 
-    async def _look(self) -> Seen:
-        return await asyncio.to_thread(_look_at, self._file, self._list.bearer_files)
+    async def _look(self, before: Seen) -> Seen:
+        return await asyncio.to_thread(_look_at, self._file, before)
 
-    async def _take_over(self, changed: AgentList) -> None:
-        old, self._list = self._list.agents, changed
-        bearers = await asyncio.to_thread(_times_of, changed.bearer_files)
-        self._seen = msgspec.structs.replace(self._seen, bearers=bearers)
-        gone = old.keys() - changed.agents.keys()
+    async def _take_over(self, changed: Mapping[str, StaticAgent]) -> None:
+        old, self._list = self._list, changed
+        gone = old.keys() - changed.keys()
         for key in gone:
             self._remove(key)
-        altered = [key for key, agent in changed.agents.items() if old.get(key) != agent]
+        altered = [key for key, agent in changed.items() if old.get(key) != agent]
         await self._register(altered)
-        self._tell(len(changed.agents), [key for key in altered if key not in old], len(altered), len(gone))
+        self._tell(len(changed), [key for key in altered if key not in old], len(altered), len(gone))
 
     def _tell(self, listed: int, added: list[str], altered: int, gone: int) -> None:
         if not (altered or gone) and self._known:
@@ -139,7 +137,7 @@ class StaticAgents:
             # Ten thousand that need not be asked would keep everything else waiting for a second.
             await asyncio.sleep(0)
             try:
-                await self._use(key, self._list.agents[key])
+                await self._use(key, self._list[key])
             except AicpError as error:
                 self._note_trouble(key, _why(error))
 
@@ -203,26 +201,25 @@ def _why(error: AicpError) -> str:
     return "; ".join(fault.message for fault in error.faults) if isinstance(error, InvalidAgent) else error.message
 
 
-def _look_at(file: Path, bearer_files: Iterable[Path]) -> Seen:
+def _look_at(file: Path, before: Seen) -> Seen:
     if not file.is_file():
         # A pipe would be waited for; whoever reads it next says what it is.
         return Seen(b"", 0, ())
     try:
         with file.open("rb") as opened:
-            content = opened.read(FILE_BYTES_MAX + 1)
+            digest = hashlib.sha256(opened.read(FILE_BYTES_MAX + 1)).digest()
         mode = file.stat().st_mode
     except OSError:
         return Seen(b"", 0, ())
-    return Seen(hashlib.sha256(content).digest(), mode, _times_of(bearer_files))
+    # Asked before the list is read, and of a list that cannot be used as well: a token that it lacks may come.
+    named = (named for named, *_ in before.bearers) if digest == before.digest else named_bearer_files(file)
+    return Seen(digest, mode, tuple(map(_state_of, named)))
 
 
-def _times_of(files: Iterable[Path]) -> tuple[tuple[int, int], ...]:
-    return tuple(map(_time_of, files))
-
-
-def _time_of(file: Path) -> tuple[int, int]:
+def _state_of(file: Path) -> tuple[Path, int, int]:
     try:
         status = file.stat()
-    except OSError:
-        return (0, 0)
-    return (status.st_mtime_ns, status.st_size)
+    except (OSError, ValueError):
+        return (file, 0, 0)
+    # Of its rights as well as of its content: one that could not be read may be now.
+    return (file, status.st_ctime_ns, status.st_size)
