@@ -16,6 +16,7 @@ from aicp.model.chain import TaskChain
 from aicp.model.event import AgentChanged, Event
 from aicp.model.task import Task, TaskStatus
 from aicp.registry.leases import Liveness
+from aicp.runtime.checkup import Verdict, check_machine
 from aicp.runtime.database_url import SqliteFile
 from aicp.runtime.node import Node
 from aicp.runtime.settings import secret_key, server_settings
@@ -295,6 +296,17 @@ class TestSettings:
         for wrong in ("0", "-1", "a week", "nan", "inf"):
             with pytest.raises(SettingsError, match="AICP_RETENTION_S"):
                 server_settings(environ=environ(tmp_path, AICP_RETENTION_S=wrong))
+
+    def test_a_secret_key_that_is_none_ends_the_start_and_none_is_made_there(self, tmp_path: Path) -> None:
+        for wrong in ("zz", "short", "ä" * 44, "*" * 44):
+            with pytest.raises(SettingsError, match="AICP_SECRET_KEY holds no key"):
+                server_settings(environ=environ(tmp_path, AICP_SECRET_KEY=wrong))
+            found = next(check_machine(environ(tmp_path, AICP_SECRET_KEY=wrong)))
+            assert (found.check, found.verdict) == ("settings", Verdict.FAIL)
+            assert "AICP_SECRET_KEY holds no key" in found.told
+        server_settings(environ=environ(tmp_path, AICP_SECRET_KEY="A" * 43 + "="))
+        server_settings(environ=environ(tmp_path))
+        assert not list(tmp_path.iterdir())
 
     def test_a_secret_key_is_taken_from_the_environment_or_made_once(self, tmp_path: Path) -> None:
         made = secret_key(tmp_path, {})

@@ -113,7 +113,7 @@ def server_settings(
     Raises:
         SettingsError: The port is none, others could listen to the keys sent to this host, the certificate cannot be
             used, a network is none, or the environment names no usable database, retention, drain time, size of the
-            audit log or format of the log.
+            audit log, format of the log or key to the secrets of agents.
     """
     if not 0 <= port <= PORT_MAX:
         raise SettingsError(f"Port {port} is none: choose 1 to {PORT_MAX}, or 0 for any free one.")
@@ -128,6 +128,7 @@ def server_settings(
     policy = AddressPolicy(on_loopback, _networks(allow_networks, env))
     database = choose_database(None, env, directory)
     log_format = log_format or _log_format(env)
+    _check_secret_key(env)
     return Settings(
         host, port, directory, policy, behind_tls_proxy, database, log_format=log_format, agents_file=agents_file,
         retention_s=_seconds(env, RETENTION_VARIABLE, DEFAULT_RETENTION_S, RETENTION_S_MAX),
@@ -262,6 +263,12 @@ def _sound_key(key: str, source: str) -> bytes:
     if size != KEY_BYTES:
         raise SettingsError(f"{source} holds no key: it is {KEY_BYTES} random bytes in URL-safe base64, 44 characters.")
     return encoded
+
+
+def _check_secret_key(environ: Mapping[str, str]) -> None:
+    """Refuse a bad one now, and not when the first secret comes; where none is set, none is needed yet."""
+    if chosen := environ.get(SECRET_KEY_VARIABLE):
+        _sound_key(chosen, SECRET_KEY_VARIABLE)
 
 
 def _networks(told: Sequence[str], environ: Mapping[str, str]) -> tuple[IPNetwork, ...]:
