@@ -388,6 +388,26 @@ class Ordered(msgspec.Struct, frozen=True):
     number: int
 
 
+class StandingOrders(Protocol):
+    """Remembers what operators ordered for agents: of the orders about one subject of an agent, the last.
+
+    One stays until another about the same subject takes its place, or the agent is removed; a drain also ends when the
+    agent registers anew. Anything may raise `StorageError`: then a later call may succeed.
+    """
+
+    async def record(self, agent_id: str, order: Order) -> int:
+        """Put an order on record, for every replica and for those that start later; returns the order's number."""
+
+    async def forget(self, agent_id: str) -> None:
+        """Forget what was ordered for an agent that is gone, whether or not it was ever on record itself."""
+
+    async def load(self) -> Sequence[Ordered]:
+        """What holds at a start, by agent; of agents that are not on record themselves, what is about their circuits.
+
+        Resets are left out: at a start there is nothing to reset.
+        """
+
+
 class News(msgspec.Struct, frozen=True):
     """What is new on a bulletin: of agents and orders, how they are now.
 
@@ -417,13 +437,6 @@ class Bulletin(Protocol):
 
     async def post(self, notice: Notice) -> None:
         """Tell the others something. It may be lost, when the record's server dies for one."""
-
-    async def order(self, agent_id: str, order: Order) -> int:
-        """Have every replica, those that start later included, do something with an agent; returns the order's number.
-
-        It stays on record until another one about the same subject takes its place, or the agent is removed; a drain
-        also ends when the agent registers anew.
-        """
 
     async def look(self) -> News:
         """What is new since the look that was accepted. Agents and orders may come twice; notices may be lost."""

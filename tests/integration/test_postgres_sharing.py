@@ -363,7 +363,7 @@ def test_order_holds_at_every_replica_and_at_one_that_comes_later_until_it_is_ta
             await one.node.tell_replicas()
             await until(lambda: other.node.board.get_state("eyes") is state)
             async with replicas(1, url, alive=3) as (late,):
-                await until(lambda: late.node.board.get_state("eyes") is state)
+                assert late.node.board.get_state("eyes") is state
                 late.node.reset_agent("eyes")
                 await late.node.tell_replicas()
                 for replica in (one, other, late):

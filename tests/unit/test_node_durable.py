@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from aicp.agent import Agent
-from aicp.errors import SettingsError
+from aicp.errors import AgentNotFound, SettingsError
 from aicp.model.agent import AgentAuth, Capability, Registration
 from aicp.model.chain import TaskChain
 from aicp.model.event import AgentChanged, Event
 from aicp.model.task import Task, TaskStatus
 from aicp.registry.leases import Liveness
+from aicp.resilience.circuit_breaker import CircuitState
 from aicp.runtime.checkup import Verdict, check_machine
 from aicp.runtime.database_url import SqliteFile
 from aicp.runtime.node import Node
@@ -245,6 +246,100 @@ class TestAgents:
                 assert (await node.router.route_task(Task(ECHO, {"n": 1}))).result == {"n": 1}
 
         run(main())
+
+
+class TestOrders:
+    @pytest.mark.parametrize(
+        ("order", "state"), [("open_agent", CircuitState.FORCED_OPEN), ("disable_agent", CircuitState.DISABLED)]
+    )
+    def test_what_an_operator_ordered_for_circuits_holds_in_the_next_node_until_a_reset(
+        self, tmp_path: Path, order: str, state: CircuitState
+    ) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration())
+                getattr(node, order)("far")
+                await node.tell_replicas()
+            for _ in range(2):
+                async with node_on(tmp_path) as node:
+                    assert node.board.get_state("far") is state
+                    await node.ains.register(registration())
+                    assert node.board.get_state("far") is state
+            async with node_on(tmp_path) as node:
+                node.reset_agent("far")
+            async with node_on(tmp_path) as node:
+                assert node.board.get_state("far") is CircuitState.CLOSED
+
+        run(main())
+
+    def test_a_drained_agent_is_drained_in_the_next_node_until_it_is_added_again(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration())
+                node.drain_agent("far")
+            async with node_on(tmp_path) as node:
+                assert _drains(node, "far")
+                node.ains.heartbeat("far", "instance-1")
+                assert _drains(node, "far")
+                await node.ains.register(registration())
+                assert not _drains(node, "far")
+            async with node_on(tmp_path) as node:
+                assert not _drains(node, "far")
+
+        run(main())
+
+    def test_an_agent_that_was_removed_comes_back_without_what_was_ordered_for_it(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.ains.register(registration())
+                await node.add_agent("near", {ECHO: echo})
+                for agent_id in ("far", "near"):
+                    node.open_agent(agent_id)
+                    node.drain_agent(agent_id)
+                await node.tell_replicas()
+                for agent_id in ("far", "near"):
+                    node.remove_agent(agent_id)
+                await node.tell_replicas()
+                assert ask(tmp_path / "aicp.db", "SELECT count(*) FROM agent_orders") == 0
+                await node.ains.register(registration())
+            async with node_on(tmp_path) as node:
+                await node.add_agent("near", {ECHO: echo})
+                for agent_id in ("far", "near"):
+                    assert node.board.get_state(agent_id) is CircuitState.CLOSED
+                    assert not _drains(node, agent_id)
+
+        run(main())
+
+    def test_circuits_of_an_agent_that_only_the_program_knows_wait_for_it_and_a_drain_does_not(
+        self, tmp_path: Path
+    ) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                await node.add_agent("near", {ECHO: echo})
+                node.open_agent("near")
+                node.drain_agent("near")
+            async with node_on(tmp_path) as node:
+                await node.add_agent("near", {ECHO: echo})
+                assert node.board.get_state("near") is CircuitState.FORCED_OPEN
+                assert node.scheduler.capabilities_out() == [ECHO]
+                assert not _drains(node, "near")
+                node.reset_agent("near")
+                assert (await node.router.route_task(Task(ECHO, {"n": 1}))).result == {"n": 1}
+
+        run(main())
+
+    def test_an_order_for_an_agent_that_is_not_here_is_refused(self, tmp_path: Path) -> None:
+        async def main() -> None:
+            async with node_on(tmp_path) as node:
+                for order in (node.open_agent, node.disable_agent, node.reset_agent, node.drain_agent):
+                    with pytest.raises(AgentNotFound):
+                        order("nobody")
+
+        run(main())
+
+
+def _drains(node: Node, agent_id: str) -> bool:
+    return node.scheduler.member(agent_id).trouble.is_draining
 
 
 class TestSettings:

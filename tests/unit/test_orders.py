@@ -5,22 +5,25 @@ import asyncio
 import pytest
 
 from aicp.errors import AgentNotFound, StorageError
-from aicp.model.notice import Notice, Order
-from aicp.ports import News, Ordered
-from aicp.runtime.orders import WAITING_MAX, Orders
+from aicp.model.event import AgentChanged
+from aicp.model.notice import Order
+from aicp.ports import Ordered
+from aicp.runtime.orders import TELL_PAUSE_S, WAITING_MAX, Orders
 from tests.unit.flow_kit import virtual
+from tests.unit.onlooker_kit import AT
 
 OPEN, RESET, DRAIN = Order.OPEN, Order.RESET, Order.DRAIN
 
 
 class Record:
-    """A bulletin of orders: each takes a second to be written, and refuses while it is away."""
+    """Orders on record: each takes a second to be written, and is refused while it is away."""
 
     def __init__(self) -> None:
         self.written: list[Ordered] = []
+        self.forgotten: list[str] = []
         self.is_away = False
 
-    async def order(self, agent_id: str, order: Order) -> int:
+    async def record(self, agent_id: str, order: Order) -> int:
         # On record from here on; the answer takes its time.
         self.written.append(Ordered(agent_id, order, len(self.written) + 1))
         number = len(self.written)
@@ -30,31 +33,26 @@ class Record:
             raise StorageError("The database does not answer.")
         return number
 
+    async def forget(self, agent_id: str) -> None:
+        await asyncio.sleep(1.0)
+        if self.is_away:
+            raise StorageError("The database does not answer.")
+        self.forgotten.append(agent_id)
+        self.written = [ordered for ordered in self.written if ordered.agent_id != agent_id]
+
+    async def load(self) -> list[Ordered]:
+        return list(self.written)
+
     @property
     def told(self) -> list[tuple[str, Order]]:
         return [(ordered.agent_id, ordered.order) for ordered in self.written]
-
-    async def begin(self) -> None:
-        raise AssertionError
-
-    async def post(self, notice: Notice) -> None:
-        raise AssertionError(notice)
-
-    async def look(self) -> News:
-        raise AssertionError
-
-    def accept(self) -> None:
-        raise AssertionError
-
-    async def until_posted(self, timeout_s: float) -> None:
-        raise AssertionError(timeout_s)
 
 
 class Place:
     """A replica where orders are done."""
 
-    def __init__(self, *, absent: str = "") -> None:
-        self.record = Record()
+    def __init__(self, *, absent: str = "", record: Record | None = None) -> None:
+        self.record = record or Record()
         self.absent = absent
         self.done: list[tuple[str, Order]] = []
         self.orders = Orders(self._obey, self.record)
@@ -63,6 +61,9 @@ class Place:
         if agent_id == self.absent:
             raise AgentNotFound(f"There is no agent '{agent_id}'.")
         self.done.append((agent_id, order))
+
+    def hears(self, agent_id: str, change: str) -> None:
+        self.orders.notify(AgentChanged(agent_id, change, AT, None))
 
 
 @virtual
@@ -153,9 +154,94 @@ async def test_what_was_ordered_for_an_agent_that_is_gone_is_told_to_nobody() ->
     for order in (OPEN, DRAIN):
         place.orders.give("a", order)
         place.orders.give("b", order)
-    place.orders.withdraw("a")
+    place.hears("a", "removed")
     await place.orders.tell()
     assert {agent_id for agent_id, _ in place.record.told} == {"b"}
+
+
+@virtual
+async def test_what_is_on_record_for_an_agent_that_is_gone_is_forgotten_as_soon_as_that_is_possible() -> None:
+    place = Place()
+    for agent_id in ("a", "b"):
+        place.orders.give(agent_id, OPEN)
+    await place.orders.tell()
+    place.record.is_away = True
+    place.hears("a", "removed")
+    place.hears("nobody", "removed")
+    with pytest.raises(StorageError):
+        await place.orders.tell()
+    place.record.is_away = False
+    place.orders.give("a", OPEN)
+    await place.orders.tell()
+    assert place.record.forgotten == ["a"]
+    assert place.record.told == [("b", OPEN), ("a", OPEN)]
+
+
+@virtual
+async def test_agent_removed_while_its_order_is_on_its_way_to_the_record_leaves_none_there() -> None:
+    place = Place()
+    place.orders.give("a", OPEN)
+    telling = asyncio.create_task(place.orders.tell())
+    await asyncio.sleep(0.5)
+    place.hears("a", "removed")
+    await telling
+    assert place.record.told == []
+
+
+@virtual
+async def test_agent_that_registers_anew_is_not_drained_by_what_waits_for_the_record() -> None:
+    place = Place()
+    for order in (DRAIN, OPEN):
+        place.orders.give("a", order)
+    place.hears("a", "heard")
+    place.hears("a", "updated")
+    await place.orders.tell()
+    assert place.record.told == [("a", OPEN)]
+
+
+@virtual
+async def test_what_is_on_record_is_done_at_the_next_start_once_and_may_be_forgotten_there() -> None:
+    first = Place()
+    first.orders.give("a", OPEN)
+    first.orders.give("b", DRAIN)
+    await first.orders.tell()
+    place = Place(record=first.record)
+    await place.orders.restore()
+    assert place.done == [("a", OPEN), ("b", DRAIN)]
+    assert all(place.orders.take_in(ordered) for ordered in place.record.written)
+    await place.orders.tell()
+    assert place.done == place.record.told == [("a", OPEN), ("b", DRAIN)]
+    place.hears("a", "removed")
+    await place.orders.tell()
+    assert place.record.told == [("b", DRAIN)]
+
+
+@virtual
+async def test_without_being_asked_it_is_recorded_a_moment_later_however_long_the_record_is_away() -> None:
+    place = Place()
+    telling = asyncio.create_task(place.orders.keep_telling())
+    place.record.is_away = True
+    place.orders.give("a", OPEN)
+    await asyncio.sleep(60.0)
+    assert place.record.told == []
+    place.record.is_away = False
+    await asyncio.sleep(4.0)
+    assert place.record.told == [("a", OPEN)]
+    place.orders.give("b", OPEN)
+    await asyncio.sleep(1.5 * TELL_PAUSE_S)
+    assert place.record.told[1:] == [("b", OPEN)]
+    telling.cancel()
+
+
+@virtual
+async def test_node_that_remembers_nothing_does_what_is_ordered_and_keeps_nothing() -> None:
+    done: list[tuple[str, Order]] = []
+    orders = Orders(lambda agent_id, order: done.append((agent_id, order)))
+    orders.give("a", OPEN)
+    orders.notify(AgentChanged("a", "removed", AT, None))
+    await orders.restore()
+    await orders.tell()
+    assert done == [("a", OPEN)]
 
 
 def test_one_order_too_many_for_the_record_is_done_here_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -165,3 +165,12 @@ async def test_order_is_obeyed_with_the_agent_that_comes_in_the_same_news() -> N
     async with Here() as here:
         assert await here.peers.take_in(News(registered=(agent("a"),), orders=(Ordered("a", Order.OPEN, 1),)))
         assert here.obeyed == [("a", Order.OPEN)]
+
+
+@virtual
+async def test_order_for_an_agent_that_is_yet_to_come_ends_with_its_removal_elsewhere() -> None:
+    async with Here() as here:
+        here.board.force_open("a")
+        assert await here.peers.take_in(News(removed=("a",)))
+        assert await here.peers.take_in(News(registered=(agent("a"),)))
+        assert not here.why_out("a")

@@ -27,10 +27,8 @@ class Bulletin:
 
     def __init__(self) -> None:
         self.posted: list[tuple[float, Notice]] = []
-        self.ordered: list[tuple[str, Order]] = []
         self.news = News()
         self.looked = self.accepted = 0
-        self.order_takes_s = 0.0
         self.is_away = self.hangs = False
 
     async def begin(self) -> None:
@@ -39,12 +37,6 @@ class Bulletin:
     async def post(self, notice: Notice) -> None:
         await self._answer()
         self.posted.append((now(), notice))
-
-    async def order(self, agent_id: str, order: Order) -> int:
-        await self._answer()
-        await asyncio.sleep(self.order_takes_s)
-        self.ordered.append((agent_id, order))
-        return len(self.ordered)
 
     async def look(self) -> News:
         await self._answer()
@@ -65,6 +57,24 @@ class Bulletin:
             raise StorageError("The database does not answer.")
 
 
+class SlowRecord:
+    """Orders on record, each of which takes a second and a half to be written."""
+
+    def __init__(self) -> None:
+        self.ordered: list[tuple[str, Order]] = []
+
+    async def record(self, agent_id: str, order: Order) -> int:
+        await asyncio.sleep(3 * LOOK_EVERY_S)
+        self.ordered.append((agent_id, order))
+        return len(self.ordered)
+
+    async def forget(self, agent_id: str) -> None:
+        raise AssertionError(agent_id)
+
+    async def load(self) -> Sequence[Ordered]:
+        raise AssertionError
+
+
 class Here(Registry):
     """A replica that shares, with one peer; also who it is with, and who listens to it."""
 
@@ -77,10 +87,11 @@ class Here(Registry):
         self.missed_at: list[float] = []
         self.obeyed: list[Order] = []
         self.outbox = Outbox(self.board, self.scheduler)
-        self.orders = Orders(lambda _agent_id, order: self.obeyed.append(order), self.bulletin)
+        self.record = SlowRecord()
+        self.orders = Orders(lambda _agent_id, order: self.obeyed.append(order), self.record)
         peers = Peers(self.ains, self.board, self.scheduler, self.orders)
         peers.listen(self)
-        self.sharing = Sharing(self.bulletin, self, self.outbox, self.orders, peers)
+        self.sharing = Sharing(self.bulletin, self, self.outbox, peers)
 
     def relayed(self, event: LiveEvent, tenant: str | None) -> None:
         raise AssertionError((event, tenant))
@@ -140,8 +151,8 @@ async def test_opening_does_not_wait_for_its_second() -> None:
 async def test_news_that_cannot_be_taken_in_yet_is_looked_at_again() -> None:
     async with Here() as here:
         await here.begun()
-        here.bulletin.order_takes_s = 3 * LOOK_EVERY_S
         here.orders.give("a", Order.RESET)
+        telling = asyncio.create_task(here.orders.tell())
         await asyncio.sleep(0.2)
         here.bulletin.news = News(orders=(Ordered("a", Order.OPEN, 7),))
         looked, accepted = here.bulletin.looked, here.bulletin.accepted
@@ -151,7 +162,8 @@ async def test_news_that_cannot_be_taken_in_yet_is_looked_at_again() -> None:
         assert here.obeyed == [Order.RESET]
         # What the record says after the order given here is on it, holds.
         await asyncio.sleep(3 * LOOK_EVERY_S)
-        assert here.bulletin.ordered == [("a", Order.RESET)]
+        assert telling.done()
+        assert here.record.ordered == [("a", Order.RESET)]
         assert here.obeyed == [Order.RESET, Order.OPEN]
         assert here.bulletin.accepted > accepted
         await here.sharing.end()
@@ -177,11 +189,9 @@ async def test_what_happens_while_the_database_is_away_is_told_when_it_is_back()
         here.bulletin.is_away = True
         here.outbox.heard("a", "one")
         here.outbox.relay(LiveEvent("task_ended", AT, task_id="t"), None)
-        here.orders.give("a", Order.OPEN)
         await asyncio.sleep(60.0)
         here.bulletin.is_away = False
         await asyncio.sleep(3.0)
-        assert here.bulletin.ordered == [("a", Order.OPEN)]
         told = [notice for _, notice in here.bulletin.posted]
         assert [heard for notice in told for heard in notice.heard] == ["a"]
         assert sum(len(notice.events) + notice.lost for notice in told) == 1
@@ -192,10 +202,8 @@ async def test_what_happens_while_the_database_is_away_is_told_when_it_is_back()
 async def test_at_the_end_the_rest_is_told_and_nothing_goes_on() -> None:
     async with Here() as here:
         await here.begun()
-        here.orders.give("a", Order.OPEN)
         here.outbox.relay(LiveEvent("task_ended", AT, task_id="t"), None)
         await here.sharing.end()
-        assert here.bulletin.ordered == [("a", Order.OPEN)]
         assert [len(notice.events) for _, notice in here.bulletin.posted] == [1]
         looked = here.bulletin.looked
         await asyncio.sleep(10.0)
@@ -208,7 +216,7 @@ def test_end_does_not_wait_for_a_database_that_never_answers(caplog: pytest.LogC
         async with Here() as here:
             await here.begun()
             here.bulletin.hangs = True
-            here.orders.give("a", Order.OPEN)
+            here.outbox.heard("a", "one")
             await asyncio.sleep(5.0)
             began_at = now()
             await here.sharing.end()

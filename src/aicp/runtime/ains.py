@@ -188,6 +188,9 @@ class Ains:
         if agent_id in self._remembered:
             self._remembered.forgotten_elsewhere(agent_id)
             self._remove(agent_id)
+        elif agent_id not in self._directory:
+            # Orders for its circuits may have waited for it.
+            self._board.remove(agent_id)
         return True
 
     def heard_elsewhere(self, agent_id: str, instance_id: str) -> None:

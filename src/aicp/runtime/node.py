@@ -37,7 +37,7 @@ from aicp.runtime.outbox import Outbox
 from aicp.runtime.peers import Listener, Peers
 from aicp.runtime.profiles import local_profile
 from aicp.runtime.settings import data_dir, secret_key
-from aicp.runtime.sharing import Sharing
+from aicp.runtime.sharing import STOP_S_MAX, Sharing
 from aicp.runtime.stores import make_stores
 from aicp.scheduling.fleet import Pool
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -121,7 +121,7 @@ class Node:
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
             observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,
         )  # fmt: skip
-        self._orders = Orders(self._obey, self.stores.bulletin)
+        self._orders = Orders(self._obey, self.stores.orders)
         self._peers = Peers(self.ains, self.board, self.scheduler, self._orders)
         self._outbox = Outbox(self.board, self.scheduler)
         self._sharing = self._make_sharing()
@@ -170,6 +170,7 @@ class Node:
             if self._sharing is not None:
                 await self._sharing.prepare()
             await self.ains.restore()
+            await self._orders.restore()
             starting.callback(self.scheduler.close)
             starting.push_async_callback(self._transport.close)
             starting.push_async_callback(self._prober.close)
@@ -181,7 +182,10 @@ class Node:
             if self._sharing is not None:
                 self._sharing.begin()
                 starting.push_async_callback(self._sharing.end)
-            starting.push_async_callback(self._forget_removed)
+            if self.stores.orders is not None:
+                orders = asyncio.create_task(self._orders.keep_telling(), name="orders")
+                starting.push_async_callback(_stopped, orders)
+            starting.push_async_callback(self._record_rest)
             self._running = starting.pop_all()
         self._has_started = True
         return self
@@ -259,7 +263,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._orders.give(agent_id, Order.DRAIN)
+        self._order(agent_id, Order.DRAIN)
 
     def remove_agent(self, agent_id: str) -> None:
         """Forget an agent; tasks it has go on.
@@ -268,7 +272,6 @@ class Node:
             AgentNotFound: There is none.
         """
         self.ains.remove(agent_id)
-        self._orders.withdraw(agent_id)
         self._local.remove(agent_id)
 
     def reset_agent(self, agent_id: str) -> None:
@@ -277,7 +280,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._orders.give(agent_id, Order.RESET)
+        self._order(agent_id, Order.RESET)
 
     def open_agent(self, agent_id: str) -> None:
         """Admit nobody to it until it is reset.
@@ -285,7 +288,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._orders.give(agent_id, Order.OPEN)
+        self._order(agent_id, Order.OPEN)
 
     def disable_agent(self, agent_id: str) -> None:
         """Admit everybody to it, whatever its failures, until it is reset.
@@ -293,12 +296,13 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
-        self._orders.give(agent_id, Order.DISABLE)
+        self._order(agent_id, Order.DISABLE)
 
     async def tell_replicas(self) -> None:
-        """Return when what was ordered and removed here is on record, so that every replica does it within a second.
+        """Return when what was ordered and removed here is on record.
 
-        Without this it is put on record a moment later.
+        So every replica does it within a second, and whoever starts later does it too. Without this it is put on record
+        a moment later.
 
         Raises:
             StorageError: It cannot be recorded now; it is tried again every second.
@@ -337,6 +341,7 @@ class Node:
     def _connect(self) -> None:
         """Let the parts hear of one another."""
         self._observers.add(self.ains)
+        self._observers.add(self._orders)
         self.scheduler.on_probe_due = self._prober.probe_soon
         self.scheduler.on_outage = self._pool_changed
         self.scheduler.on_set_aside = self.ains.set_aside
@@ -347,11 +352,14 @@ class Node:
     def _make_sharing(self) -> Sharing | None:
         if self.stores.bulletin is None or self.stores.replicas is None:
             return None
-        return Sharing(self.stores.bulletin, self.stores.replicas, self._outbox, self._orders, self._peers)
+        return Sharing(self.stores.bulletin, self.stores.replicas, self._outbox, self._peers)
+
+    def _order(self, agent_id: str, order: Order) -> None:
+        self.ains.get(agent_id)
+        self._orders.give(agent_id, order)
 
     def _obey(self, agent_id: str, order: Order) -> None:
-        """Do what was ordered, here."""
-        self.ains.get(agent_id)
+        """Do what was ordered, here; what is about circuits holds also for an agent that is yet to come."""
         match order:
             case Order.OPEN:
                 self.board.force_open(agent_id)
@@ -364,11 +372,12 @@ class Node:
                 self.ains.drain(agent_id)
         self.scheduler.refresh(agent_id)
 
-    async def _forget_removed(self) -> None:
+    async def _record_rest(self) -> None:
         try:
-            await self.ains.forget_removed()
-        except AicpError as error:
-            _log.warning("removed agents could not be forgotten, and are restored at the next start: %s", error)
+            async with asyncio.timeout(STOP_S_MAX):
+                await self.tell_replicas()
+        except (AicpError, TimeoutError) as error:
+            _log.warning("the last that was ordered or removed is not on record, and is as before: %s", error)
 
     def _set_stopped(self) -> None:
         self._has_started = False

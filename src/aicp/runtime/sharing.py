@@ -11,7 +11,6 @@ import logging
 from aicp.errors import AicpError
 from aicp.model.notice import Notice
 from aicp.ports import Bulletin, Replicas
-from aicp.runtime.orders import Orders
 from aicp.runtime.outbox import Outbox
 from aicp.runtime.peers import Peers
 from aicp.runtime.supervision import keep_doing
@@ -31,16 +30,14 @@ class Sharing:
         bulletin: Where replicas tell each other.
         replicas: Who they are.
         outbox: What there is to tell.
-        orders: What operators ordered.
         peers: Take in what was told.
     """
 
-    def __init__(self, bulletin: Bulletin, replicas: Replicas, outbox: Outbox, orders: Orders, peers: Peers) -> None:
+    def __init__(self, bulletin: Bulletin, replicas: Replicas, outbox: Outbox, peers: Peers) -> None:
         self._bulletin = bulletin
         self._replicas = replicas
         self._outbox = outbox
         self._peers = peers
-        self._orders = orders
         self._told_all_at = 0.0
         self._work: list[asyncio.Task[None]] = []
 
@@ -69,7 +66,6 @@ class Sharing:
         await asyncio.gather(*self._work, return_exceptions=True)
         try:
             async with asyncio.timeout(STOP_S_MAX):
-                await self._orders.tell()
                 await self._post(self._outbox.take_all())
         except (AicpError, TimeoutError) as error:
             _log.warning("other replicas are not told the last of what happened here: %s", error)
@@ -88,7 +84,6 @@ class Sharing:
 
     async def _tell(self) -> None:
         await asyncio.sleep(TELL_PAUSE_S)
-        await self._orders.tell()
         now = asyncio.get_running_loop().time()
         if self._outbox.is_urgent or now - self._told_all_at >= TELL_EVERY_S:
             self._told_all_at = now

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.ports import ApiKeys, AuditLog, Bulletin, Clock, Journal, Registrations, Replicas
+from aicp.ports import ApiKeys, AuditLog, Bulletin, Clock, Journal, Registrations, Replicas, StandingOrders
 from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, parse_database_url
 from aicp.runtime.settings import shared_secret_key
 from aicp.storage.memory import MemoryJournal
@@ -28,6 +28,7 @@ class Stores(msgspec.Struct, frozen=True):
         api_keys: Remembers keys that open the API.
         audit_log: Remembers who changed what.
         registrations: Remembers agents; None for nobody.
+        orders: Remembers what operators ordered for agents; None for nobody.
         replicas: The processes that share the journal; None where it is this one's alone.
         bulletin: Where they tell each other what each alone knows; None likewise.
     """
@@ -38,6 +39,7 @@ class Stores(msgspec.Struct, frozen=True):
     api_keys: ApiKeys
     audit_log: AuditLog
     registrations: Registrations | None = None
+    orders: StandingOrders | None = None
     replicas: Replicas | None = None
     bulletin: Bulletin | None = None
 
@@ -79,6 +81,7 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
     from aicp.storage.sqlite import SqliteJournal  # noqa: PLC0415 - whoever names no database pays for none
     from aicp.storage.sqlite_access import SqliteApiKeys, SqliteAuditLog  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_database import SqliteDatabase  # noqa: PLC0415 - as above
+    from aicp.storage.sqlite_orders import SqliteOrders  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_registrations import SqliteRegistrations  # noqa: PLC0415 - as above
 
     database = SqliteDatabase(file.path, on_commit=on_commit)
@@ -86,7 +89,9 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
         database, seal=functools.partial(_seal, secret_key), unseal=functools.partial(_unseal, secret_key), clock=clock
     )
     journal = SqliteJournal(database, clock=clock)
-    return Stores("sqlite", str(file.path), journal, SqliteApiKeys(database), SqliteAuditLog(database), registrations)
+    api_keys, audit_log = SqliteApiKeys(database), SqliteAuditLog(database)
+    orders = SqliteOrders(database, clock=clock)
+    return Stores("sqlite", str(file.path), journal, api_keys, audit_log, registrations, orders)
 
 
 def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommit) -> Stores:
@@ -95,6 +100,7 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     from aicp.storage.postgres_access import PostgresApiKeys, PostgresAuditLog  # noqa: PLC0415 - as above
     from aicp.storage.postgres_bulletin import PostgresBulletin  # noqa: PLC0415 - as above
     from aicp.storage.postgres_database import PostgresDatabase  # noqa: PLC0415 - as above
+    from aicp.storage.postgres_orders import PostgresOrders  # noqa: PLC0415 - as above
     from aicp.storage.postgres_registrations import PostgresRegistrations  # noqa: PLC0415 - as above
 
     database = PostgresDatabase(server.url, on_commit=on_commit)
@@ -102,9 +108,9 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
     journal = PostgresJournal(database, clock=clock)
     api_keys, audit_log = PostgresApiKeys(database), PostgresAuditLog(database)
-    bulletin = PostgresBulletin(database, unseal=unseal)
+    orders, bulletin = PostgresOrders(database), PostgresBulletin(database, unseal=unseal)
     return Stores(
-        "postgresql", database.place, journal, api_keys, audit_log, registrations, database.replicas, bulletin
+        "postgresql", database.place, journal, api_keys, audit_log, registrations, orders, database.replicas, bulletin
     )
 
 

@@ -46,16 +46,6 @@ _POST = f"""
     WITH told AS (INSERT INTO notices (replica, body, posted_in) VALUES ($1, $2, {_NOW}) RETURNING number)
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM told
 """  # noqa: S608 - constants
-_ORDER = f"""
-    WITH ordered AS (
-        INSERT INTO agent_orders (agent_id, subject, command, ordered_at, changed_in)
-        VALUES ($1, $2, $3, clock_timestamp(), {_NOW})
-        ON CONFLICT (agent_id, subject) DO UPDATE SET command = excluded.command, ordered_at = excluded.ordered_at,
-            changed_in = excluded.changed_in
-        RETURNING agent_id
-    )
-    SELECT {_NOW} AS number, pg_notify({CHANNEL}, '{NOTICE}') FROM ordered
-"""  # noqa: S608 - constants
 _LOOK = f"""
     SELECT 'mark' AS kind, {_MARK} AS number, '' AS agent_id, {_LIFE} AS body, NULL::bytea AS sealed,
         0::float8 AS age_s
@@ -121,16 +111,6 @@ class PostgresBulletin:
         """
         number = self._database.replicas.number
         await self._database.sessions.execute(_POST, number, _encode(notice).decode())
-
-    async def order(self, agent_id: str, order: Order) -> int:
-        """Have every replica, those that start later included, do something with an agent; returns the order's number.
-
-        Raises:
-            StorageError: It could not be recorded.
-        """
-        self._database.require_open()
-        ((number, _),) = await self._database.sessions.execute(_ORDER, agent_id, order.subject, order.value)
-        return int(number)
 
     async def look(self) -> News:
         """What is new since the look that was accepted.

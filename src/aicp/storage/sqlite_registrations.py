@@ -16,7 +16,9 @@ _SAVE = """
     ON CONFLICT (agent_id) DO UPDATE
     SET profile = excluded.profile, sealed_auth = excluded.sealed_auth, saved_at = excluded.saved_at
 """
+_RESUME = "DELETE FROM agent_orders WHERE agent_id = ? AND subject = 'intake'"
 _FORGET = "DELETE FROM registrations WHERE agent_id = ?"
+_PARDON = "DELETE FROM agent_orders WHERE agent_id = ?"
 _LOAD = "SELECT profile, sealed_auth FROM registrations ORDER BY agent_id"
 
 
@@ -44,7 +46,7 @@ class SqliteRegistrations:
         self._clock = clock or SystemClock()
 
     async def save(self, profile: AgentProfile, _claim: Claim | None = None) -> None:
-        """Record an agent, in place of what was known of it; nobody else records any in this file.
+        """Record an agent, in place of what was known of it, which ends a drain; nobody else records any in this file.
 
         Raises:
             SettingsError: It has a secret, and there is no key to seal it with.
@@ -52,15 +54,15 @@ class SqliteRegistrations:
         """
         row = encode_agent(profile, self._seal)
         values = (profile.agent_id, row.profile, row.sealed_auth, timestamp(self._clock.utcnow()))
-        await self._database.write(partial(_execute, _SAVE, values), len(row.profile))
+        await self._database.write(partial(_save, values), len(row.profile))
 
     async def forget(self, agent_id: str) -> None:
-        """Remove an agent; one that is not there is no error.
+        """Remove an agent, and what was ordered for it; one that is not there is no error.
 
         Raises:
             StorageError: It could not be removed.
         """
-        await self._database.write(partial(_execute, _FORGET, (agent_id,)))
+        await self._database.write(partial(_forget, agent_id))
 
     async def load(self) -> Sequence[AgentProfile]:
         """Every agent, by id.
@@ -72,8 +74,14 @@ class SqliteRegistrations:
         return await self._database.read(partial(_load, self._unseal))
 
 
-def _execute(sql: str, row: Row, book: Book) -> None:
-    book.execute(sql, row)
+def _save(values: Row, book: Book) -> None:
+    book.execute(_SAVE, values)
+    book.execute(_RESUME, values[:1])
+
+
+def _forget(agent_id: str, book: Book) -> None:
+    book.execute(_FORGET, (agent_id,))
+    book.execute(_PARDON, (agent_id,))
 
 
 def _load(unseal: Cipher | None, connection: sqlite3.Connection) -> list[AgentProfile]:

@@ -74,4 +74,11 @@ CREATE TABLE audit (
   PRIMARY KEY (number)
 );
 CREATE INDEX audit_of_tenant ON audit (tenant, number);
-INSERT INTO alembic_version VALUES ('0005');
+CREATE TABLE agent_orders (
+  agent_id TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  command TEXT NOT NULL,
+  ordered_at TEXT NOT NULL,
+  PRIMARY KEY (agent_id, subject)
+);
+INSERT INTO alembic_version VALUES ('0006');

@@ -143,3 +143,5 @@ CREATE UNLOGGED TABLE notices (
 CREATE INDEX notices_posted_in ON notices (posted_in);
 CREATE INDEX notices_posted_at ON notices (posted_at);
 UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';
+-- Running upgrade 0005 -> 0006
+UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005';
