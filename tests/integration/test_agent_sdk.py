@@ -14,6 +14,7 @@ from aicp.agent import Agent, AgentFailure, Context, ServedAgent, incoming
 from aicp.errors import SettingsError
 from aicp.model.wire import ANSWER_BYTES_MAX, PARAMS_BYTES_MAX, AgentDescription, Answer, Refusal
 from tests.integration.agent_sdk_kit import BOUND_S, Answered, Caller, FakeAins, Work, calling, echoing, run
+from tests.postgres_server import free_port
 
 # -- the wire
 
@@ -273,7 +274,7 @@ def test_malformed_http_is_refused_without_a_traceback_in_the_log(caplog: pytest
     async def main() -> None:
         async with calling(echoing()) as caller:
             reader, writer = await _connect(caller.served)
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n")
             assert b" 400 " in await reader.readline()
             writer.close()
 
@@ -317,7 +318,7 @@ async def _begin_body(served: ServedAgent, headers: bytes) -> bytes:
     """The status line that answers a call of whose body one byte comes."""
     reader, writer = await _connect(served)
     try:
-        writer.write(b"POST /invoke HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + headers + b"\r\n{")
+        writer.write(b"POST /invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + headers + b"\r\n{")
         return await reader.readline()
     finally:
         writer.close()
@@ -617,6 +618,74 @@ def test_token_is_asked_for_everywhere() -> None:
                 assert (await caller.send("GET", "/describe", headers=headers)).status == 401
             assert (await caller.invoke(headers={"Authorization": "Bearer secret"})).status == 200
             assert (await caller.send("GET", "/healthz", headers={"Authorization": "bearer secret"})).status == 200
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:9001", "127.0.0.1.evil.example", "evil.example@127.0.0.1", "10.0.0.1:80", "[::2]",
+        "0.0.0.0", "127.1", "[127.0.0.1", "localhost:9001:9001", "localhost.evil.example", ":9001", "local host", "",
+    ],
+)  # fmt: skip
+def test_host_that_does_not_name_an_agent_without_a_token_is_refused_everywhere(host: str) -> None:
+    async def main() -> None:
+        work = Work()
+        async with calling(work.agent) as caller:
+            for method, path in (("POST", "/invoke"), ("GET", "/describe"), ("GET", "/healthz"), ("GET", "/nothing")):
+                refused = await caller.send(method, path, headers={"Host": host})
+                assert (refused.status, refused.code) == (403, "host_refused")
+            refused = await caller.invoke(headers={"Host": host})
+            assert f"'{host}' does not name this agent" in refused.body["error"]["message"]
+            assert work.executions == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LocalHost:9001", "127.0.0.1", "127.0.0.1:1", "127.8.8.8:9001", "[::1]:9001", "[::1]"]
+)
+def test_agent_without_a_token_is_called_by_any_name_of_loopback(host: str) -> None:
+    async def main() -> None:
+        async with calling(echoing()) as caller:
+            assert (await caller.invoke(headers={"Host": host})).status == 200
+
+    run(main)
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9001"])
+def test_page_in_a_browser_is_refused_everywhere_by_an_agent_without_a_token(origin: str) -> None:
+    async def main() -> None:
+        work = Work()
+        async with calling(work.agent) as caller:
+            for method, path in (("POST", "/invoke"), ("GET", "/describe"), ("OPTIONS", "/invoke")):
+                refused = await caller.send(method, path, headers={"Origin": origin})
+                assert (refused.status, refused.code) == (403, "origin_refused")
+            assert work.executions == 0
+
+    run(main)
+
+
+def test_agent_with_a_token_asks_for_nothing_else() -> None:
+    async def main() -> None:
+        async with calling(echoing(), token="secret") as caller:
+            shown = {"Authorization": "Bearer secret", "Host": "eyes.example", "Origin": "https://eyes.example"}
+            assert (await caller.invoke(headers=shown)).status == 200
+
+    run(main)
+
+
+def test_host_of_the_endpoint_that_an_agent_was_told_is_its_own() -> None:
+    async def main() -> None:
+        port = free_port()
+        told = "https://Eyes.example/a"
+        async with aiohttp.ClientSession() as session, echoing().serving(port=port, endpoint=told) as served:
+            assert served.endpoint == "https://eyes.example/a"
+            for host, status in (("eyes.example", 200), ("EYES.example:443", 200), ("a.eyes.example", 403)):
+                url = f"http://127.0.0.1:{port}/healthz"
+                async with session.get(url, headers={"Host": host}) as response:
+                    assert response.status == status
 
     run(main)
 

@@ -112,13 +112,14 @@ class ServedAgent:
         if self._threads is not None:
             self._closing.callback(self._threads.shutdown, wait=False, cancel_futures=True)
         description = self._offering.describe(self.instance_id)
-        runner = AgentServer(self._desk, description, self._options.token).make_runner()
+        options = self._options
+        runner = AgentServer(self._desk, description, options.token, options.endpoint).make_runner()
         self._closing.push_async_callback(runner.cleanup)
         await runner.setup()
-        await _bind(runner, self._options)
-        self._endpoint = self._options.endpoint or _url_of(runner.addresses[0])
-        if self._options.register is not None:
-            self._register_with(self._options.register)
+        await _bind(runner, options)
+        self._endpoint = options.endpoint or _url_of(runner.addresses[0])
+        if options.register is not None:
+            self._register_with(options.register)
 
     def _register_with(self, server_url: str) -> None:
         self._registrar = registrar = Registrar(server_url, self._registration(), self._options.api_key, self._give_way)

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from aicp.agent.answers import refuse, reply
 from aicp.agent.desk import DRAINING_RETRY_MS, Desk
+from aicp.agent.strangers import Strangers
 from aicp.model.wire import AgentDescription
 
 KEEPALIVE_S = 75.0
@@ -28,10 +29,14 @@ class AgentServer:
         desk: Where calls go.
         description: What `/describe` tells.
         token: What every caller must show as `Authorization: Bearer …`; None for no such demand.
+        endpoint: The URL under which AICP calls it; None for the address it is bound to, which is then on loopback.
     """
 
-    def __init__(self, desk: Desk, description: AgentDescription, token: str | None) -> None:
+    def __init__(
+        self, desk: Desk, description: AgentDescription, token: str | None, endpoint: str | None = None
+    ) -> None:
         self._desk = desk
+        self._strangers = Strangers(endpoint)
         self._description = msgspec.json.encode(description)
         self._token = None if token is None else token.encode()
 
@@ -55,8 +60,8 @@ class AgentServer:
             return refuse(500, "internal", "the agent failed to handle this request; its log says why")
 
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        if self._token is not None and not _shows(request.headers.get("Authorization", ""), self._token):
-            return _unauthorized()
+        if (refusal := self._refuse_caller(request)) is not None:
+            return refusal
         path = request.rel_url.raw_path
         if path == "/invoke":
             return await self._desk.answer(request) if request.method == "POST" else _only("POST")
@@ -65,6 +70,11 @@ class AgentServer:
         if request.method not in {"GET", "HEAD"}:
             return _only("GET, HEAD")
         return reply(200, self._description) if path == "/describe" else self._health()
+
+    def _refuse_caller(self, request: web.BaseRequest) -> web.Response | None:
+        if self._token is None:
+            return self._strangers.refuse(request)
+        return None if _shows(request.headers.get("Authorization", ""), self._token) else _unauthorized()
 
     def _health(self) -> web.Response:
         if self._desk.draining:
