@@ -318,7 +318,9 @@ async def _begin_body(served: ServedAgent, headers: bytes) -> bytes:
     """The status line that answers a call of whose body one byte comes."""
     reader, writer = await _connect(served)
     try:
-        writer.write(b"POST /invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + headers + b"\r\n{")
+        writer.write(
+            b"POST /invoke HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" + headers + b"\r\n{"
+        )
         return await reader.readline()
     finally:
         writer.close()

@@ -4,6 +4,7 @@ import asyncio
 
 from aicp.model.outcome import Outcome
 from aicp.model.task import Task
+from aicp.registry.leases import Liveness
 from aicp.testing.faulty_agents import ScriptedAgent, fault, ok
 from tests.unit.flow_kit import ECHO, Flow, Stage, agent, task, virtual
 
@@ -36,6 +37,24 @@ class TestCandidates:
                 "tried already in this round",
             )
             stage.succeed(busy)
+
+    @virtual
+    async def test_unheard_agent_is_told_as_a_last_resort_behind_those_that_are_heard(self) -> None:
+        async with Stage(agent("unheard", slots=2), agent("heard"), agent("all", shared=True)) as stage:
+            stage.succeed(await stage.lease(task(agents=("unheard",))), elapsed_s=0.1)
+            stage.succeed(await stage.lease(task(agents=("heard",))), elapsed_s=5.0)
+            stage.scheduler.set_liveness("unheard", Liveness.UNHEARD)
+            last = "unheard, so a last resort"
+            assert standings(stage, task()) == {"heard": ("free", ""), "unheard": ("free", last), "all": ("free", "")}
+            assert list(standings(stage, task())) == ["heard", "unheard", "all"]
+            taken = [await stage.lease(task(agents=("unheard",))) for _ in range(2)]
+            assert standings(stage, task())["unheard"] == ("busy", last)
+            await asyncio.sleep(60.0)
+            assert standings(stage, task())["unheard"] == ("silent", f"answers nothing; {last}")
+            stage.scheduler.set_liveness("unheard", Liveness.OFFLINE)
+            assert standings(stage, task())["unheard"] == ("out", "offline")
+            for lease in taken:
+                stage.complete(lease, Outcome.CANCELLED)
 
     @virtual
     async def test_estimates_say_whether_they_were_measured(self) -> None:

@@ -127,7 +127,7 @@ class Candidate(msgspec.Struct, frozen=True):
     Attributes:
         agent_id: Who.
         standing: `free`, `busy`, `silent` (has tasks and answers nothing: one more at a time), `out` or `left_out`.
-        reason: Why it is out or left out.
+        reason: Why it is out, left out, silent, or a last resort: `unheard, so a last resort`.
         estimate_s: How long it is expected to take, seconds; None when nobody knows.
         measured: True when that rests on its own successes, False when it is what others take.
         slots: How many tasks it takes at a time.

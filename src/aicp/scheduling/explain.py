@@ -6,16 +6,18 @@ from collections.abc import Sequence
 
 from aicp.model.task import Task
 from aicp.model.views import Candidate, LinePlace, Outlook
+from aicp.registry.leases import Liveness
 from aicp.scheduling.fleet import Pool, Seat
 from aicp.scheduling.waiting_line import SLACK_S, Waiter, WaitingLine
 
 LOOKED_AT_MAX = 1_000
 SHOWN_MAX = 20
+UNHEARD = "unheard, so a last resort"
 _BEST_FIRST = {"free": 0, "silent": 1, "busy": 2, "out": 3, "left_out": 4}
 
 
 def outlook(pools: Sequence[Pool], task: Task, tried: frozenset[str], place: LinePlace | None, now: float) -> Outlook:
-    """Who could do a task now; in each standing the fastest first."""
+    """Who could do a task now; in each standing the fastest first, behind them those that are a last resort."""
     seats = itertools.islice((seat for pool in pools for seat in pool.seats), LOOKED_AT_MAX)
     candidates = sorted((_candidate(seat, task, tried, now) for seat in seats), key=_rank)
     could = [each for each in candidates if each.standing in {"free", "silent", "busy"}]
@@ -64,9 +66,10 @@ def _standing(seat: Seat, task: Task, tried: frozenset[str], now: float) -> tupl
         return "left_out", against
     if seat.why_out:
         return "out", seat.why_out
+    unheard = UNHEARD if seat.member.liveness is Liveness.UNHEARD else ""
     if seat.member.is_silent(now):
-        return "silent", "answers nothing"
-    return ("free", "") if seat.member.has_room else ("busy", "")
+        return "silent", f"answers nothing; {unheard}" if unheard else "answers nothing"
+    return "free" if seat.member.has_room else "busy", unheard
 
 
 def _against(seat: Seat, task: Task, tried: frozenset[str]) -> str:
@@ -80,8 +83,9 @@ def _against(seat: Seat, task: Task, tried: frozenset[str]) -> str:
     return "tried already in this round" if seat.agent_id in tried else ""
 
 
-def _rank(candidate: Candidate) -> tuple[int, bool, float]:
-    return _BEST_FIRST[candidate.standing], candidate.shared, candidate.estimate_s or 0.0
+def _rank(candidate: Candidate) -> tuple[int, bool, bool, float]:
+    is_last = candidate.reason.endswith(UNHEARD)
+    return _BEST_FIRST[candidate.standing], candidate.shared, is_last, candidate.estimate_s or 0.0
 
 
 def _urgency(waiter: Waiter) -> tuple[float, int]:
