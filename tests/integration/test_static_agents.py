@@ -276,6 +276,17 @@ def test_agent_that_is_dead_at_the_start_is_used_once_it_lives(
     assert "gave no description: connection refused; it is tried again" in told
 
 
+def test_trouble_with_a_listed_agent_is_logged_with_its_id(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        nameless, named = "http://127.0.0.1:9", "{endpoint: 'http://127.0.0.1:10', agent_id: b}"
+        async with kept(tmp_path / "agents.yaml", f"agents: [{{endpoint: '{nameless}'}}, {named}]"):
+            pass
+
+    run(main)
+    told = [record for record in caplog.records if "is not used as it says" in record.getMessage()]
+    assert {getattr(record, "agent_id", None) for record in told} == {None, "b"}
+
+
 def test_two_that_call_themselves_alike_are_told_and_the_first_is_kept(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

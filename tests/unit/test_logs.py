@@ -1,20 +1,24 @@
 """The log says what failed, with the ids of what it is about."""
 
+import asyncio
 import io
 import json
 import logging
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from aicp.model.agent import Capability, Registration
 from aicp.model.event import AgentChanged, ChainEnded, CircuitChanged, Event
 from aicp.model.outcome import Outcome
 from aicp.model.task import Task, TaskStatus
 from aicp.model.trace import Subject, subject
 from aicp.observability.logs import LINES_A_SECOND_MAX, EventLog, json_formatter
+from aicp.registry.leases import LEASE_TTL_S
 from aicp.runtime.node import Node
-from aicp.testing import run
+from aicp.testing import VirtualClock, run
 from tests.unit.onlooker_kit import AT, CHAIN, FAILED, attempted, ended, every_event, later, submitted
 
 Lines = list[dict[str, Any]]
@@ -84,8 +88,36 @@ def test_open_circuit_is_a_warning(log: Log) -> None:
 
 
 def test_agent_that_is_heard_again_is_not_worth_a_line(log: Log) -> None:
-    tell(*(AgentChanged("echo-1", change, AT) for change in ("heard", "registered", "offline")))
-    assert [line["change"] for line in log.lines] == ["registered", "offline"]
+    tell(*(AgentChanged("echo-1", change, AT) for change in ("heard", "registered", "removed")))
+    assert [line["change"] for line in log.lines] == ["registered", "removed"]
+
+
+def test_agent_that_falls_silent_or_is_set_aside_is_one_warning_with_its_id(log: Log) -> None:
+    async def main() -> None:
+        async with Node(clock=VirtualClock()) as node:
+            node.observe(EventLog(node.coordinator.running))
+            far = Registration("http://127.0.0.1:9", "far", "i1", capabilities=(Capability("text.far"),))
+            await node.ains.register(msgspec.structs.replace(far, max_concurrent_tasks=1))
+            for after_s in (LEASE_TTL_S, 2 * LEASE_TTL_S):
+                await asyncio.sleep(after_s + 1.0)
+            node.ains.set_aside(node.ains.get("far"), "text.far", "answered 401")
+
+    run(main())
+    about_far = [line for line in log.lines if line["event"].startswith("agent far")]
+    assert [(line["event"], line["level"], line["agent_id"], line["change"]) for line in about_far] == [
+        ("agent far is registered", "info", "far", "registered"),
+        ("agent far is unheard", "warning", "far", "unheard"),
+        ("agent far is offline", "warning", "far", "offline"),
+        ("agent far is set aside: text.far answered 401", "warning", "far", "set_aside"),
+    ]
+
+
+def test_line_about_another_agent_keeps_its_own_id_during_an_attempt(log: Log) -> None:
+    token = subject.set(Subject(CHAIN, f"{CHAIN}.a", "slow"))
+    logging.getLogger("aicp.x").warning("it is gone", extra={"agent_id": "other"})
+    subject.reset(token)
+    (line,) = log.lines
+    assert (line["agent_id"], line["task_id"], line["chain_id"]) == ("other", f"{CHAIN}.a", CHAIN)
 
 
 def test_every_event_can_be_logged_without_params_or_results(log: Log) -> None:

@@ -20,6 +20,8 @@ TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 LINES_A_SECOND_MAX = 100
 _OPEN = frozenset({"OPEN", "FORCED_OPEN"})
 _OFTEN = frozenset({"heard", "updated"})
+_TOLD_BY_AINS = frozenset({"unheard", "offline", "set_aside"})
+"""What the registry warns of itself, so that it is in the log of a program that has no `EventLog` too."""
 _log = logging.getLogger("aicp.events")
 
 
@@ -34,7 +36,7 @@ def set_up_json(stream: TextIO) -> None:
     """Log what AICP tells, and others' warnings, as JSON objects, unless the process logs elsewhere already.
 
     Each has `timestamp`, `level`, `logger` and `event`; what is about a task has its `task_id`, `chain_id`, `agent_id`
-    and `trace_id`; what an exception caused has it under `exception`.
+    and `trace_id`, what is about an agent its `agent_id`; what an exception caused has it under `exception`.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(json_formatter())
@@ -63,7 +65,8 @@ def json_formatter() -> logging.Formatter:
 def add_subject(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
     """Say what is being worked on where a line is written, unless the line itself says so."""
     if (about := subject.get()) is not None and "chain_id" not in line:
-        line.update(_ids_of(about))
+        for name, value in _ids_of(about).items():
+            line.setdefault(name, value)
     return line
 
 
@@ -119,7 +122,7 @@ def _level_of(event: LiveEvent) -> int | None:
     if event.kind == "circuit_changed":
         return logging.WARNING if event.state in _OPEN else logging.INFO
     failed = event.status is TaskStatus.FAILED or event.outcome not in {None, Outcome.SUCCESS}
-    changed = event.change is not None and event.change not in _OFTEN
+    changed = event.change is not None and event.change not in _OFTEN | _TOLD_BY_AINS
     return logging.INFO if failed or changed or event.kind == "chain_cancelled" else None
 
 

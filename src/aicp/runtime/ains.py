@@ -174,7 +174,8 @@ class Ains:
         try:
             self._put(profile)
         except InvalidAgent as error:
-            _log.warning("agent %s, which another replica registered, cannot be used here: %s", agent_id, error)
+            told = "agent %s, which another replica registered, cannot be used here: %s"
+            _log.warning(told, agent_id, error, extra={"agent_id": agent_id})
             return True
         self._remembered.saved_elsewhere(agent_id)
         if profile.lease:
@@ -267,11 +268,12 @@ class Ains:
 
     def set_aside(self, profile: AgentProfile, capability: str, reason: str | None) -> None:
         """An agent turned out to be misconfigured, for a capability or as a whole; or, without a reason, forgiven."""
-        change = "restored" if reason is None else "set_aside"
+        agent_id, change = profile.agent_id, "restored" if reason is None else "set_aside"
         tenant = None if profile.shared else profile.tenant
-        event = AgentChanged(profile.agent_id, change, self._clock.utcnow(), tenant, capability, reason or "")
+        event = AgentChanged(agent_id, change, self._clock.utcnow(), tenant, capability, reason or "")
         if reason is not None:
-            _log.warning("agent %s is set aside: %s", profile.agent_id, f"{capability} {reason}".strip())
+            about = {"agent_id": agent_id, "change": change, "capability": capability, "reason": reason}
+            _log.warning("agent %s is set aside: %s", agent_id, f"{capability} {reason}".strip(), extra=about)
         self._observer.notify(event)
 
     def notify(self, event: Event) -> None:
@@ -304,9 +306,13 @@ class Ains:
             if change.liveness is None:
                 self.remove(change.agent_id)
             else:
-                self._scheduler.set_liveness(change.agent_id, change.liveness)
-                self._tell(change.agent_id, change.liveness.lower())
-                _log.warning("agent %s is %s", change.agent_id, change.liveness.lower())
+                self._fall_silent(change.agent_id, change.liveness)
+
+    def _fall_silent(self, agent_id: str, liveness: Liveness) -> None:
+        self._scheduler.set_liveness(agent_id, liveness)
+        change = liveness.lower()
+        self._tell(agent_id, change)
+        _log.warning("agent %s is %s", agent_id, change, extra={"agent_id": agent_id, "change": change})
 
     async def _sweep_soon(self) -> None:
         await asyncio.sleep(SWEEP_EVERY_S)
@@ -348,7 +354,8 @@ class Ains:
         try:
             self._directory.put(profile)
         except InvalidAgent as error:
-            _log.warning("agent %s cannot be used any more: %s", profile.agent_id, error)
+            about = {"agent_id": profile.agent_id}
+            _log.warning("agent %s cannot be used any more: %s", profile.agent_id, error, extra=about)
             return
         self._use(profile)
         self._leases.grant(profile.agent_id, profile.instance_id, Liveness.UNHEARD, ends=profile.lease)

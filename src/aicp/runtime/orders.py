@@ -54,7 +54,7 @@ class Orders:
             return
         if about not in self._waiting and len(self._waiting) >= WAITING_MAX:
             told = "'%s' for agent %s holds at this replica alone: order it again when the database answers"
-            _log.warning(told, order, agent_id)
+            _log.warning(told, order, agent_id, extra={"agent_id": agent_id})
             return
         self._waiting[about] = order
 
@@ -104,7 +104,8 @@ class Orders:
         try:
             self._obey(ordered.agent_id, ordered.order)
         except AgentNotFound:
-            _log.info("agent %s, for which '%s' was ordered elsewhere, is not here", ordered.agent_id, ordered.order)
+            told, about = "agent %s, for which '%s' was ordered elsewhere, is not here", {"agent_id": ordered.agent_id}
+            _log.info(told, ordered.agent_id, ordered.order, extra=about)
         return True
 
     async def _tell_soon(self) -> None:

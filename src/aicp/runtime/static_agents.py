@@ -171,7 +171,10 @@ class StaticAgents:
 
     def _note_trouble(self, key: str, told: str) -> None:
         if self._troubles.get(key) != told:
-            _log.warning("agent %s of %s is not used as it says: %s; it is tried again", key, self._file, told)
+            agent_id = self._known[key].agent_id if key in self._known else self._list[key].registration.agent_id
+            about = {"agent_id": agent_id} if agent_id is not None else None
+            sentence = "agent %s of %s is not used as it says: %s; it is tried again"
+            _log.warning(sentence, key, self._file, told, extra=about)
         self._troubles[key] = told
 
 
