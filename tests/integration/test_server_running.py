@@ -24,6 +24,7 @@ import pytest
 import aicp
 from aicp.errors import SettingsError
 from aicp.model.endpoint import AddressPolicy
+from aicp.runtime.checkup import Verdict, check_machine
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings, find_or_make_admin_key, server_settings
 from aicp.server import running_server
@@ -306,6 +307,25 @@ def test_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "admin.key").chmod(0o644)
     with pytest.raises(SettingsError, match="chmod 600"):
         find_or_make_admin_key(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "told"), [("", "is empty"), ("short", "has 5 characters"), ("k" * 31, "has 31 char")])
+def test_key_that_could_be_guessed_is_refused_with_what_to_do(tmp_path: Path, key: str, told: str) -> None:
+    file = tmp_path / "admin.key"
+    file.touch(mode=0o600)
+    file.write_text(f"{key}\n")
+    with pytest.raises(SettingsError, match=told) as refused:
+        find_or_make_admin_key(tmp_path)
+    assert "remove it and start again" in refused.value.message
+    assert key not in refused.value.message or not key
+    assert Verdict.FAIL in {each.verdict for each in check_machine({"AICP_DATA_DIR": str(tmp_path)})}
+    file.write_text("k" * 32 + "\n")
+    assert find_or_make_admin_key(tmp_path) == "k" * 32
+    file.unlink()
+    assert len(find_or_make_admin_key(tmp_path)) > 32
+    assert {each.verdict for each in check_machine({"AICP_DATA_DIR": str(tmp_path)}) if each.check == file.name} == {
+        Verdict.OK
+    }
 
 
 def test_key_that_is_no_text_is_refused(tmp_path: Path) -> None:

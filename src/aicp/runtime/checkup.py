@@ -11,7 +11,13 @@ import msgspec
 
 from aicp.errors import SettingsError
 from aicp.runtime.database_url import SqliteFile, choose_database
-from aicp.runtime.settings import ADMIN_KEY_FILE, SECRET_KEY_FILE, data_dir, server_settings
+from aicp.runtime.settings import (
+    ADMIN_KEY_CHARS_MIN,
+    ADMIN_KEY_FILE,
+    SECRET_KEY_FILE,
+    data_dir,
+    server_settings,
+)
 
 FREE_BYTES_LITTLE = 1 << 30
 FREE_BYTES_TOO_LITTLE = 100 << 20
@@ -86,6 +92,9 @@ def _check_key(path: Path) -> Finding:
         return Finding(path.name, Verdict.FAIL, told, "run as the user of the server, or set AICP_API_KEY")
     if path.stat().st_mode & _OTHERS:
         return Finding(path.name, Verdict.FAIL, f"{path} can be read by others", f"chmod 600 {path}")
+    if path.name == ADMIN_KEY_FILE and len(path.read_bytes().strip()) < ADMIN_KEY_CHARS_MIN:
+        told = f"{path} has fewer than {ADMIN_KEY_CHARS_MIN} characters and could be guessed"
+        return Finding(path.name, Verdict.FAIL, told, "remove it and start the server again, which makes a new one")
     return Finding(path.name, Verdict.OK, f"{path} is yours alone")
 
 

@@ -41,6 +41,8 @@ AUDIT_VARIABLE = "AICP_AUDIT_MAX"
 LOG_FORMAT_VARIABLE = "AICP_LOG_FORMAT"
 NETWORKS_VARIABLE = "AICP_ALLOW_NETWORKS"
 KEY_BYTES = 32
+ADMIN_KEY_CHARS_MIN = 32
+"""Of a key that a person put there; one that AICP makes has 43."""
 RETENTION_S_MAX = 100 * 366 * 86_400.0
 NETWORKS_MAX = 1_000
 
@@ -214,18 +216,25 @@ def find_or_make_admin_key(directory: Path) -> str:
     """The admin key of a data directory; written there, readable by its owner alone, when there is none.
 
     Raises:
-        SettingsError: The directory or the key cannot be read or written, or others may read the key.
+        SettingsError: The directory or the key cannot be read or written, others may read the key, or it is so short
+            that it could be guessed.
     """
     path = directory / ADMIN_KEY_FILE
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return _read_key(path) if path.exists() else _write_key(path, secrets.token_urlsafe(KEY_BYTES))
+        key = _read_key(path) if path.exists() else _write_key(path, secrets.token_urlsafe(KEY_BYTES))
     except UnicodeDecodeError as error:
         raise SettingsError(f"The admin key {path} is not ASCII text; remove it and start again.") from error
     except OSError as error:
         raise SettingsError(
             f"The admin key {path} cannot be used: {error.strerror}; set AICP_DATA_DIR to a directory of yours."
         ) from error
+    if len(key) < ADMIN_KEY_CHARS_MIN:
+        raise SettingsError(
+            f"The admin key {path} has {len(key)} characters and could be guessed; remove it and start again, which "
+            f"makes a new one, or write {ADMIN_KEY_CHARS_MIN} random ones or more."
+        )
+    return key
 
 
 def _read_key(path: Path) -> str:
