@@ -123,6 +123,8 @@ SPELLINGS = [
     ("http://8.8.8.8:-80", "port"),
     ("http://8.8.8.8:0x50", "port"),
     ("http://8.8.8.8:80:80", "port"),
+    ("http://8.8.8.8:22", "port 22 belongs to another protocol"),
+    ("https://mail.example:25", "port 25 belongs to another protocol"),
     ("http://8.8.8.8@127.0.0.1", "user name"),
     ("http://user:secret@8.8.8.8", "user name"),
     ("http://127.0.0.1%23@8.8.8.8", "user name"),

@@ -103,6 +103,18 @@ def test_url_that_could_be_misread_is_refused(url: str, told: str) -> None:
     assert told in fault.message
 
 
+@pytest.mark.parametrize("port", [22, 25, 110, 389, 587, 995, "022", "00025"])
+def test_port_of_another_protocol_is_refused_on_every_host(port: int | str) -> None:
+    for host in ("agent", "127.0.0.1", "[::1]", "8.8.8.8"):
+        with pytest.raises(InvalidAgent, match=f"port {int(port)} belongs to another protocol"):
+            Endpoint.parse(f"https://{host}:{port}/a")
+
+
+@pytest.mark.parametrize("port", [1, 9, 80, 443, 1023, 1024, 5060, 6000, 8080, 9001, 65535])
+def test_port_that_an_agent_may_have_chosen_is_taken(port: int) -> None:
+    assert Endpoint.parse(f"http://agent:{port}").port == port
+
+
 def test_refusal_does_not_repeat_a_password() -> None:
     with pytest.raises(InvalidAgent) as caught:
         Endpoint.parse("http://user:hunter2@agent")

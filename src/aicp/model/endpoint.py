@@ -23,6 +23,14 @@ IPNetwork = IPv4Network | IPv6Network
 URL_CHARS_MAX = 2048
 HOST_CHARS_MAX = 253
 PORT_MAX = 65_535
+FOREIGN_PORTS = frozenset(
+    {20, 21, 22, 23, 25, 53, 79, 110, 111, 119, 135, 139, 143, 179, 389, 465, 512, 513, 514, 515, 587, 636, 993, 995}
+)
+"""Where mail, shells, files, names and directories listen, which may take parts of a request for commands.
+
+Browsers refuse them as well; theirs above 1023 are left out, for there agents choose their ports.
+Source: https://fetch.spec.whatwg.org/#bad-port
+"""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -279,7 +287,10 @@ def _port(netloc: str, scheme: str) -> int:
         return _DEFAULT_PORTS[scheme]
     if not _PORT.fullmatch(after_host) or not 1 <= int(after_host[1:]) <= PORT_MAX:
         raise ValueError(f"its port must be a number from 1 to {PORT_MAX}")
-    return int(after_host[1:])
+    port = int(after_host[1:])
+    if port in FOREIGN_PORTS:
+        raise ValueError(f"its port {port} belongs to another protocol, which no agent speaks; choose another port")
+    return port
 
 
 def _path(path: str) -> str:
