@@ -226,3 +226,8 @@ agents:
 def test_agents_file_without_its_list_is_refused(tmp_path: Path, content: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         read_agents(written(tmp_path, "a.yaml", content))
+
+
+def test_file_that_is_not_there_is_told_so_whatever_its_ending(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nope cannot be read: no such file or directory"):
+        read_document(tmp_path / "nope")

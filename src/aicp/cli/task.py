@@ -152,21 +152,12 @@ def _params(alone: str | None, option: str | None) -> dict[str, Any]:
     said, place = (option, "--params") if alone is None else (alone, "PARAMS")
     if said is None:
         return {}
-    value = _value_in(Path(said[1:])) if said.startswith("@") else _json(said, place)
+    from aicp.runtime.documents import read_document
+
+    value = read_document(Path(said[1:])).value if said.startswith("@") else _json(said, place)
     if not isinstance(value, dict):
         raise InvalidTask([Fault(place, f"must be a JSON object, not {json.dumps(value)[:80]}")])
     return value
-
-
-def _value_in(path: Path) -> Any:
-    from aicp.runtime.documents import read_document
-
-    try:
-        # Of a file that is not there, its ending is not what is wrong.
-        path.stat()
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from None
-    return read_document(path).value
 
 
 def _json(said: str, place: str) -> Any:

@@ -53,10 +53,10 @@ def read_document(path: Path) -> Document:
     Raises:
         SettingsError: It cannot be read or is not what its suffix says; one sentence with the line where that is known.
     """
+    text = _read_text(path)
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise SettingsError(f"{path} must end in one of {', '.join(SUFFIXES)}, so that it is known what it is.")
-    text = _read_text(path)
     try:
         if suffix == ".json":
             value = _read_json(text, path)
