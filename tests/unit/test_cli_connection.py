@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import signal
+import sys
 import warnings
 from collections.abc import Coroutine
 
@@ -30,3 +32,20 @@ def test_work_that_was_interrupted_before_it_began_says_nothing(monkeypatch: pyt
             run_to_end(work)
         gc.collect()
     assert not told
+
+
+class InterruptedWhileMade(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        super().__init__()
+
+
+def test_interrupt_while_the_loop_is_made_leaves_no_half_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    monkeypatch.setattr(asyncio.events, "new_event_loop", InterruptedWhileMade)
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(work)
+    gc.collect()
+    assert complaints == []
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

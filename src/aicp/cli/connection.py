@@ -1,7 +1,9 @@
 """Asks the server that the environment names, and says what to do when it does not answer."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 from aicp.errors import AccessDenied, Forbidden
@@ -44,10 +46,22 @@ def ask(work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
 
 def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """As `asyncio.run(main())`, but interrupted before it began it ends without a word about what was never awaited."""
-    with asyncio.Runner() as runner:
-        runner.get_loop()
+    with ExitStack() as closing:
+        with _uninterrupted():
+            # A loop that is half made when Ctrl-C comes complains when it is collected.
+            runner = closing.enter_context(asyncio.Runner())
         work = main()
         try:
             return runner.run(work)
         finally:
             work.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
