@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from aicp.errors import Fault, InvalidChain, InvalidInput, InvalidTask
+from aicp.model.agent import LABEL_CHARS_MAX, LABELS_MAX
 from aicp.model.chain import ChainSpec
 from aicp.model.task import OnFailure, Task
 from aicp.model.validation import (
@@ -170,11 +171,43 @@ def test_the_message_tells_the_first_faults_and_how_many_more() -> None:
     assert len(refused.value.faults) == 9
 
 
-@pytest.mark.parametrize("field", ["labels", "agents", "exclude_agents"])
-def test_filters_are_bounded(field: str) -> None:
+@pytest.mark.parametrize("field", ["agents", "exclude_agents"])
+def test_named_agents_are_bounded(field: str) -> None:
     names = [f"n{number}" for number in range(1_001)]
-    value = dict.fromkeys(names, "x") if field == "labels" else names
-    assert single_fault(chain({field: value})) == (f"/tasks/0/{field}", "has more than 1000 entries")
+    assert single_fault(chain({field: names})) == (f"/tasks/0/{field}", "has more than 1000 entries")
+    assert check(chain({field: names[1:]}))
+
+
+def test_no_more_labels_can_be_asked_for_than_an_agent_can_carry() -> None:
+    labels = {f"l{number}": "x" * LABEL_CHARS_MAX for number in range(LABELS_MAX + 1)}
+    assert single_fault(chain({"labels": labels})) == ("/tasks/0/labels", "has 65 entries; at most 64 are allowed")
+    labels.popitem()
+    assert check(chain({"labels": labels}))
+    told = "key and value may have 256 characters, the key at least 1"
+    assert single_fault(chain({"labels": {"zone": "x" * (LABEL_CHARS_MAX + 1)}})) == ("/tasks/0/labels/zone", told)
+
+
+@pytest.mark.parametrize("field", ["agents", "exclude_agents"])
+@pytest.mark.parametrize("agent_id", ["a\nb", "a\n", "", "-a", "a b", "a/b", "\x00", "x" * 129])
+def test_who_can_be_no_agent_is_told(field: str, agent_id: str) -> None:
+    place, told = single_fault(chain({field: ["eyes-1", "x" * 128, "9.a_B", agent_id]}))
+    assert place == f"/tasks/0/{field}/3"
+    assert told.isprintable()
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\n", "\x7f", "\x85", "\u2028", "\ud800"])
+def test_names_and_labels_have_no_control_characters(character: str) -> None:
+    document = chain({"labels": {"zone": f"a{character}", f"{character}b": ""}}, name=f"a{character}b")
+    faults = faults_of(document)
+    assert [place for place, _ in faults] == ["/name", "/tasks/0/labels/zone", f"/tasks/0/labels/{character}b"]
+    assert {told for _, told in faults} == {f"has a control character, {character!a}; leave it out"}
+
+
+@pytest.mark.parametrize(
+    "text", ["Ünïcode \N{EYE}\N{VARIATION SELECTOR-16} 東京", "host:9001/4711 #3", "", "\xa0", "a\u200db"]
+)
+def test_any_other_text_is_a_name(text: str) -> None:
+    assert check(chain({"labels": {f"k{text}": text}}, name=text))
 
 
 @pytest.mark.parametrize("field", ["timeout_s", "deadline_s"])

@@ -16,6 +16,7 @@ CAPABILITY_PATTERN = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 BEARER_CHARS_MAX = 4_096
 BEARER_PATTERN = re.compile(rf"[!-~]{{1,{BEARER_CHARS_MAX}}}")
 AGENT_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+AGENT_ID_TOLD = "1 to 128 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
 CAPABILITY_CHARS_MAX = 128
 DEFAULT_TENANT = "default"
 
@@ -34,7 +35,8 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: Dotted name, `image.label`; at most 128 characters.
-        version: `major.minor`; tasks ask for a major, `1` when they name none.
+        version: `major.minor`; tasks ask for a major, `1` when they name none. A major alone, and a third number, are
+            taken and mean nothing more.
         input_schema: JSON Schema of the params, None when anything goes.
         output_schema: JSON Schema of the result, None when anything goes.
         timeout_s: How long one attempt may take, seconds; None for the default of 60.

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 
 from aicp.errors import Fault, InvalidChain, InvalidTask
-from aicp.model.agent import CAPABILITY_CHARS_MAX, CAPABILITY_PATTERN
+from aicp.model.agent import AGENT_ID_PATTERN, AGENT_ID_TOLD, CAPABILITY_CHARS_MAX, CAPABILITY_PATTERN
 from aicp.model.chain import ChainSpec, FailurePolicy
+from aicp.model.labels import label_faults
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Priority, Task
+from aicp.model.text import why_not_plain
 
 TASKS_MAX = 10_000
 EDGES_MAX = 50_000
@@ -23,6 +25,7 @@ MAJOR_CHARS_MAX = 6
 CAPABILITY_REF_CHARS_MAX = CAPABILITY_CHARS_MAX + 1 + MAJOR_CHARS_MAX
 FAULTS_MAX = 1_000
 GUESSES_MAX = 8
+CHARS_SHOWN_MAX = 80
 CYCLES_MAX = 8
 CYCLE_SHOWN_MAX = 16
 _CHOICES: dict[str, type[StrEnum]] = {"priority": Priority, "failure_policy": FailurePolicy}
@@ -147,7 +150,7 @@ class _Names:
         self._guesses_left -= 1
         if self._guesses_left < 0:
             return ""
-        close = difflib.get_close_matches(name[:80], list(islice(self.tasks, LIST_MAX)), n=1)
+        close = difflib.get_close_matches(name[:CHARS_SHOWN_MAX], list(islice(self.tasks, LIST_MAX)), n=1)
         return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -158,9 +161,9 @@ def _faults(spec: ChainSpec, names: _Names, dependencies: dict[str, tuple[str, .
     for index, task in enumerate(spec.tasks):
         place = f"/tasks/{index}"
         if task.id in dependencies:
-            yield Fault(f"{place}/id", f"'{task.id[:80]}' is the id of an earlier task")
+            yield Fault(f"{place}/id", f"{_shown(task.id)} is the id of an earlier task")
         elif not TASK_ID_PATTERN.fullmatch(task.id):
-            yield Fault(f"{place}/id", f"'{task.id[:80]}' must be 1 to 64 of A-Z a-z 0-9 _ -")
+            yield Fault(f"{place}/id", f"{_shown(task.id)} must be 1 to 64 of A-Z a-z 0-9 _ -")
         yield from _faults_of_task(task, place)
         awaited: dict[str, None] = {}
         yield from _faults_of_edges(task, place, names, awaited)
@@ -176,6 +179,8 @@ def _faults_of_chain(spec: ChainSpec) -> Iterator[Fault]:
         yield Fault("/tasks", "is empty; a chain has at least one task")
     if len(spec.name) > NAME_CHARS_MAX:
         yield Fault("/name", f"is longer than {NAME_CHARS_MAX} characters")
+    elif told := why_not_plain(spec.name):
+        yield Fault("/name", told)
     if not _is_span(spec.deadline_s):
         yield _span_fault("/deadline_s")
 
@@ -192,17 +197,25 @@ def _faults_of_single(task: Task) -> Iterator[Fault]:
 
 def _faults_of_task(task: Task, place: str) -> Iterator[Fault]:
     if not is_capability_ref(task.capability):
-        yield Fault(
-            f"{place}/capability", f"'{task.capability[:80]}' must be a dotted name like image.label or image.label@2"
-        )
+        told = "must be a dotted name like image.label or image.label@2"
+        yield Fault(f"{place}/capability", f"{_shown(task.capability)} {told}")
     if not _is_span(task.timeout_s):
         yield _span_fault(f"{place}/timeout_s")
     if not _is_span(task.deadline_s):
         yield _span_fault(f"{place}/deadline_s")
     if task.labels or task.agents or task.exclude_agents:
-        for field in ("labels", "agents", "exclude_agents"):
-            if len(getattr(task, field)) > LIST_MAX:
-                yield Fault(f"{place}/{field}", f"has more than {LIST_MAX} entries")
+        yield from label_faults(task.labels, f"{place}/labels")
+        yield from _faults_of_agents(task.agents, f"{place}/agents")
+        yield from _faults_of_agents(task.exclude_agents, f"{place}/exclude_agents")
+
+
+def _faults_of_agents(agents: Sequence[str], place: str) -> Iterator[Fault]:
+    if len(agents) > LIST_MAX:
+        yield Fault(place, f"has more than {LIST_MAX} entries")
+        return
+    for index, agent_id in enumerate(agents):
+        if not AGENT_ID_PATTERN.fullmatch(agent_id):
+            yield Fault(f"{place}/{index}", f"{_shown(agent_id)} can be no agent: an id is {AGENT_ID_TOLD}")
 
 
 def _faults_of_edges(task: Task, place: str, names: _Names, awaited: dict[str, None]) -> Iterator[Fault]:
@@ -230,8 +243,8 @@ def _awaited(task: Task) -> Iterator[str]:
 
 def _why_not(name: str, task: Task, names: _Names) -> str:
     if name == task.id:
-        return f"'{name[:80]}' waits for itself"
-    return f"there is no task '{name[:80]}'{names.guess(name)}"
+        return f"{_shown(name)} waits for itself"
+    return f"there is no task {_shown(name)}{names.guess(name)}"
 
 
 def is_capability_ref(text: str) -> bool:
@@ -245,6 +258,11 @@ def _is_short_capability_ref(text: str) -> bool:
     name, at, major = text.partition("@")
     sound_major = not at or (major.isascii() and major.isdecimal() and len(major) <= MAJOR_CHARS_MAX)
     return sound_major and len(name) <= CAPABILITY_CHARS_MAX and CAPABILITY_PATTERN.fullmatch(name) is not None
+
+
+def _shown(text: str) -> str:
+    """What somebody wrote, in quotes and fit to be printed."""
+    return repr(text[:CHARS_SHOWN_MAX])
 
 
 def _is_span(seconds: float | None) -> bool:

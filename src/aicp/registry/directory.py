@@ -10,13 +10,13 @@ from aicp.model.agent import (
     CAPABILITIES_MAX,
     CAPABILITY_CHARS_MAX,
     CAPABILITY_PATTERN,
-    LABEL_CHARS_MAX,
-    LABELS_MAX,
     NAME_CHARS_MAX,
     SLOTS_MAX,
     AgentProfile,
     Capability,
 )
+from aicp.model.labels import label_faults
+from aicp.model.text import why_not_plain
 from aicp.registry.naming import VERSION_PATTERN, offered_key, wanted_key
 from aicp.registry.schemas import Schemas, UnusableSchema
 
@@ -122,9 +122,9 @@ class Directory:
         if not 1 <= len(profile.capabilities) <= CAPABILITIES_MAX:
             yield Fault("/capabilities", f"must be 1 to {CAPABILITIES_MAX}, not {len(profile.capabilities)}")
         for field, text in (("name", profile.name), ("instance_id", profile.instance_id)):
-            if len(text) > NAME_CHARS_MAX:
-                yield Fault(f"/{field}", f"is longer than {NAME_CHARS_MAX} characters")
-        yield from _label_faults(profile.labels)
+            if told := why_no_name(text):
+                yield Fault(f"/{field}", told)
+        yield from label_faults(profile.labels, "/labels")
         for index, capability in enumerate(profile.capabilities[: CAPABILITIES_MAX + 1]):
             yield from self._capability_faults(capability, f"/capabilities/{index}")
         yield from _repetition_faults(profile.capabilities)
@@ -151,6 +151,11 @@ def no_agent(agent_id: str) -> AgentNotFound:
     return AgentNotFound(f"There is no agent '{agent_id[:128]}'.")
 
 
+def why_no_name(text: str) -> str:
+    """What is wrong with the name of an agent, or the id of an instance of it; empty when nothing is."""
+    return f"is longer than {NAME_CHARS_MAX} characters" if len(text) > NAME_CHARS_MAX else why_not_plain(text)
+
+
 def _repetition_faults(capabilities: Sequence[Capability]) -> Iterator[Fault]:
     seen: set[str] = set()
     for index, capability in enumerate(capabilities[: CAPABILITIES_MAX + 1]):
@@ -159,13 +164,3 @@ def _repetition_faults(capabilities: Sequence[Capability]) -> Iterator[Fault]:
             if key in seen:
                 yield Fault(f"/capabilities/{index}", f"'{capability.name[:80]}' of this major is offered twice")
             seen.add(key)
-
-
-def _label_faults(labels: dict[str, str]) -> Iterator[Fault]:
-    if len(labels) > LABELS_MAX:
-        yield Fault("/labels", f"has {len(labels)} entries; at most {LABELS_MAX} are allowed")
-    for key, value in list(labels.items())[:LABELS_MAX]:
-        if not key or len(key) > LABEL_CHARS_MAX or len(value) > LABEL_CHARS_MAX:
-            yield Fault(
-                f"/labels/{key[:80]}", f"key and value may have {LABEL_CHARS_MAX} characters, the key at least 1"
-            )

@@ -12,9 +12,10 @@ from litestar.params import QueryParameter
 
 from aicp.errors import AicpError
 from aicp.model.access import KeyRequest
-from aicp.model.agent import Registration
+from aicp.model.agent import AGENT_ID_PATTERN, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KINDS, LiveEvent
+from aicp.model.task import TASK_ID_PATTERN
 from aicp.server.auth import Scope, declared_routes, scope_of
 from aicp.server.openapi.examples import BODIES, PARAMETERS, example_of
 from aicp.server.openapi.operations import problems_of, told_of
@@ -75,6 +76,8 @@ _PATH = {
 }
 _QUERY: dict[str, Schema] = {
     "capability": CAPABILITY_REF,
+    "chain_id": {"pattern": f"^(?:{TASK_ID_PATTERN.pattern})?$"},
+    "agent_id": {"pattern": f"^(?:{AGENT_ID_PATTERN.pattern})?$"},
     "kind": {"type": "array", "items": {"type": "string", "enum": list(KINDS)}},
     "label": {"items": {"type": "string", "pattern": "^[^=]+=."}, "uniqueItems": True},
 }

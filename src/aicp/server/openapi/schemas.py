@@ -34,6 +34,7 @@ from aicp.model.chain import FailurePolicy
 from aicp.model.live import KINDS
 from aicp.model.outcome import Outcome
 from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Priority, TaskStatus
+from aicp.model.text import CONTROLS
 from aicp.model.validation import LIST_MAX, NAME_CHARS_MAX, TASKS_MAX
 from aicp.registry.leases import Liveness
 from aicp.registry.naming import VERSION_PATTERN
@@ -51,7 +52,16 @@ _JSON_WORDS = {"None": "`null`", "True": "`true`", "False": "`false`"}
 _PYTHON_WORD = re.compile(rf"\b(?:{'|'.join(_JSON_WORDS)})\b")
 _SPAN = {"exclusiveMinimum": 0, "maximum": DEADLINE_S_MAX}
 _CIRCUIT = {"enum": list(CircuitState)}
-_LABEL = {"minLength": 1, "maxLength": LABEL_CHARS_MAX}
+_PLAIN = {"pattern": f"^[^{CONTROLS}]*$"}
+_LABEL = {"maxLength": LABEL_CHARS_MAX, **_PLAIN}
+_LABELS = {
+    "maxProperties": LABELS_MAX,
+    "propertyNames": {"minLength": 1, **_LABEL},
+    "additionalProperties": {"type": "string", **_LABEL},
+}
+_AGENT_ID = {"pattern": f"^{AGENT_ID_PATTERN.pattern}$"}
+_AGENTS = {"maxItems": LIST_MAX, "items": {"type": "string", **_AGENT_ID}}
+_AGENT_NAME = {"maxLength": AGENT_NAME_CHARS_MAX, **_PLAIN}
 
 # What the server checks by hand, so that it can tell every fault at once, and msgspec therefore does not know.
 _BOUNDS: dict[str, dict[str, Schema]] = {
@@ -61,24 +71,25 @@ _BOUNDS: dict[str, dict[str, Schema]] = {
         "depends_on": {"items": {"type": "string", "pattern": f"^{TASK_ID_PATTERN.pattern}$"}},
         "timeout_s": _SPAN,
         "deadline_s": _SPAN,
-        "labels": {"maxProperties": LIST_MAX},
-        "agents": {"maxItems": LIST_MAX},
-        "exclude_agents": {"maxItems": LIST_MAX},
+        "labels": _LABELS,
+        "agents": _AGENTS,
+        "exclude_agents": _AGENTS,
     },
     "ChainSpec": {
         "tasks": {"minItems": 1, "maxItems": TASKS_MAX},
-        "name": {"maxLength": NAME_CHARS_MAX},
+        "name": {"maxLength": NAME_CHARS_MAX, **_PLAIN},
         "deadline_s": _SPAN,
     },
     "Registration": {
         "endpoint": {"format": "uri"},
-        "agent_id": {"pattern": f"^{AGENT_ID_PATTERN.pattern}$"},
-        "instance_id": {"maxLength": AGENT_NAME_CHARS_MAX},
-        "name": {"maxLength": AGENT_NAME_CHARS_MAX},
+        "agent_id": _AGENT_ID,
+        "instance_id": _AGENT_NAME,
+        "name": _AGENT_NAME,
         "capabilities": {"minItems": 1, "maxItems": CAPABILITIES_MAX},
         "max_concurrent_tasks": {"minimum": 1, "maximum": SLOTS_MAX},
-        "labels": {"maxProperties": LABELS_MAX, "propertyNames": _LABEL},
+        "labels": _LABELS,
     },
+    "Heartbeat": {"instance_id": _AGENT_NAME},
     "AgentAuth": {"bearer": {"pattern": f"^{BEARER_PATTERN.pattern}$"}},
     "Capability": {
         "name": {"pattern": f"^{CAPABILITY_PATTERN.pattern}$", "maxLength": CAPABILITY_CHARS_MAX},

@@ -12,6 +12,7 @@ from aicp.errors import Fault, InvalidAgent, InvalidInput
 from aicp.model.agent import LABELS_MAX, AgentProfile, Registration
 from aicp.model.endpoint import Endpoint
 from aicp.model.views import AgentPage, AgentView, Heard, Registered
+from aicp.registry.directory import why_no_name
 from aicp.routing.health import agent_health, why_out
 from aicp.runtime.node import Node
 from aicp.server.auth import Caller, Scope, needs, tell_object
@@ -61,6 +62,8 @@ async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNo
     """An agent says that it lives."""
     await owned_agent(node, keys, request.user, agent_id)
     beat = read_as(await read_document(request), Heartbeat, InvalidInput)
+    if told := why_no_name(beat.instance_id):
+        raise InvalidInput([Fault("/instance_id", told)])
     return Heard(node.ains.heartbeat(agent_id, beat.instance_id))
 
 

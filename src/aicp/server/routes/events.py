@@ -7,7 +7,9 @@ from litestar.params import QueryParameter
 from litestar.types import ASGIApp
 
 from aicp.errors import Fault, InvalidInput
+from aicp.model.agent import AGENT_ID_PATTERN, AGENT_ID_TOLD
 from aicp.model.live import KINDS
+from aicp.model.task import TASK_ID_PATTERN
 from aicp.server.auth import Scope, needs
 from aicp.server.body import CallerRequest
 from aicp.server.problems import TooManyReaders
@@ -26,6 +28,7 @@ async def events(
     request: CallerRequest, onlookers: TheOnlookers, chain_id: ChainId = "", agent_id: AgentId = "", kind: Kind = ""
 ) -> ASGIApp:
     """What happens to one's own tasks, chains and agents, as Server-Sent Events; `Last-Event-ID` goes on after it."""
+    _check_ids(chain_id, agent_id)
     kinds = _kinds(kind)
     after = request.headers.get(LAST_ID_HEADER)
     reader = onlookers.read(request.user.sees, chain_id=chain_id, agent_id=agent_id, kinds=kinds, after=after)
@@ -35,6 +38,17 @@ async def events(
 
 
 events_router = Router("/", route_handlers=[events], tags=["events"])
+
+
+def _check_ids(chain_id: str, agent_id: str) -> None:
+    """Refuse what can be no id: of that nothing would ever be told."""
+    faults = []
+    if chain_id and not TASK_ID_PATTERN.fullmatch(chain_id):
+        faults.append(Fault("?chain_id", "can be no chain: an id is 1 to 64 of A-Z a-z 0-9 _ -"))
+    if agent_id and not AGENT_ID_PATTERN.fullmatch(agent_id):
+        faults.append(Fault("?agent_id", f"can be no agent: an id is {AGENT_ID_TOLD}"))
+    if faults:
+        raise InvalidInput(faults)
 
 
 def _kinds(told: str) -> frozenset[str]:
