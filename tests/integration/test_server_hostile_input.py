@@ -126,6 +126,19 @@ def submit_key(text: str) -> Bad:
     return Bad("POST", "/api/tasks", 422, "invalid_input", ("Idempotency-Key",), TASK, {"Idempotency-Key": text})
 
 
+def untaken(body: Any, **headers: str | None) -> list[Bad]:
+    sent = {name.replace("_", "-"): text for name, text in headers.items()}
+    return [
+        Bad(name, path, 422, "invalid_input", ("",), body, sent)
+        for name, path in (
+            ("POST", "/api/circuit-breaker/reset/echo-1"), ("POST", "/api/circuit-breaker/open/nobody"),
+            ("POST", "/api/circuit-breaker/disable/nobody"), ("DELETE", "/ains/agents/nobody"),
+            ("POST", "/api/tasks/nope/cancel"), ("POST", "/api/tasks/chain/nope/cancel"),
+            ("POST", "/api/tasks/chain/nope/retry"), ("POST", "/api/keys/nope/revoke"),
+        )
+    ]  # fmt: skip
+
+
 NO_JSON = [
     no_json(text)
     for text in (
@@ -206,6 +219,15 @@ TOO_LARGE = [
     Bad("POST", "/ains/agents/echo-1/heartbeat", 413, "body_too_large", body=b" " * (1024 * 1024 + 1)),
     Bad("POST", "/api/keys", 413, "body_too_large", body=b" " * (1024 * 1024 + 1)),
 ]
+
+NO_BODY = [
+    *untaken(b"x", Content_Type="text/plain"), *untaken(b"[]"), *untaken(b'{"a":1}'), *untaken(b"{}{}"),
+    *untaken(b"null"), *untaken(b"x" * 3_000_000, Content_Type="application/octet-stream"),
+    *untaken(b"1\r\n[\r\n1\r\n]\r\n0\r\n\r\n", Transfer_Encoding="chunked", Content_Length=None),
+    Bad("POST", "/ains/agents/echo-1/drain", 422, "invalid_input", ("/instance_id",), {"instance_id": "a\n"}),
+    Bad("POST", "/ains/agents/echo-1/drain", 400, "invalid_json", body=b"x"),
+    Bad("POST", "/ains/agents/echo-1/drain", 413, "body_too_large", body=b" " * (1024 * 1024 + 1)),
+]  # fmt: skip
 
 TASKS = [
     *(Bad("POST", "/api/tasks", 422, "invalid_task", ("",), value) for value in these([], [TASK], "task", b"5", b"null",
@@ -449,9 +471,9 @@ IDS = [
     missing("/api/tasks/no.pe/explain", "task_not_found"), missing("/api/tasks/chain/nope/cancel", "chain_not_found",
         "POST"),
     missing("/api/tasks/chain/nope/retry", "chain_not_found", "POST"),
-    Bad("POST", "/api/tasks/chain/nope/retry", 404, "chain_not_found", None, b"{no json"),
-    Bad("POST", "/api/tasks/chain/nope/retry", 404, "chain_not_found", None, {"tasks": []}),
-    Bad("POST", "/api/tasks/no.pe/cancel", 404, "task_not_found", None, b"\x00" * 1_000),
+    Bad("POST", "/api/tasks/chain/nope/retry", 422, "invalid_input", ("",), b"{no json"),
+    Bad("POST", "/api/tasks/chain/nope/retry", 422, "invalid_input", ("",), {"tasks": []}),
+    Bad("POST", "/api/tasks/no.pe/cancel", 422, "invalid_input", ("",), b"\x00" * 1_000),
 ]  # fmt: skip
 
 PATHS = [
@@ -501,8 +523,8 @@ HEADERS = [
 ]  # fmt: skip
 
 ALL = [
-    *NO_JSON, *TOO_DEEP, *TWICE, *MEDIA, *TOO_LARGE, *TASKS, *CHAINS, *PARALLEL, *AGENTS, *HEARTBEATS, *KEYS, *QUERIES,
-        *IDS, *PATHS,
+    *NO_JSON, *TOO_DEEP, *TWICE, *MEDIA, *TOO_LARGE, *NO_BODY, *TASKS, *CHAINS, *PARALLEL, *AGENTS, *HEARTBEATS, *KEYS,
+        *QUERIES, *IDS, *PATHS,
     *METHODS, *HEADERS,
 ]  # fmt: skip
 

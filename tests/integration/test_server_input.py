@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -319,6 +320,44 @@ def test_body_without_a_declared_length_is_bounded_too(on_server: OnServer) -> N
         assert_is_problem(await api.send("POST", "/api/tasks", data=pieces(), headers=headers), 413, "body_too_large")
 
     on_server(test)
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b" {\n} \n"])
+def test_route_without_a_body_takes_none_and_an_empty_object(on_server: OnServer, body: bytes) -> None:
+    async def test(api: Api) -> None:
+        async def pieces() -> Any:
+            for start in range(len(body)):
+                yield body[start : start + 1]
+
+        for sent in (io.BytesIO(body), pieces()):
+            reset = await api.send("POST", "/api/circuit-breaker/reset/echo-1", data=sent)
+            assert (reset.status, reset.body) == (200, {"agent_id": "echo-1", "state": "CLOSED"})
+        for sent in (io.BytesIO(body), pieces()):
+            assert_is_problem(await api.send("DELETE", "/ains/agents/nobody", data=sent), 404, "agent_not_found")
+
+    on_server(test)
+
+
+def test_body_that_is_not_taken_is_not_waited_for(on_server: OnServer) -> None:
+    """No more of it is read than shows that it is one, whether or not its length is told."""
+
+    async def test(api: Api) -> None:
+        for told in ("Content-Length: 3000000\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n50\r\n" + "x" * 80):
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+            head = "POST /api/circuit-breaker/reset/echo-1 HTTP/1.1\r\nHost: localhost\r\n"
+            writer.write(f"{head}Authorization: Bearer {api.key}\r\n{told}".encode())
+            assert (await reader.readline()).split()[1] == b"422"
+            writer.transport.abort()
+
+    on_server(test)
+
+
+def test_agent_that_drains_may_say_who_it_is() -> None:
+    async def test(api: Api) -> None:
+        for body in ({"instance_id": "7d1f"}, {}, None):
+            assert (await api.post("/ains/agents/echo-1/drain", body)).body["draining"] is True
+
+    with_api(test)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.server.auditing import Auditing
 from aicp.server.auth import Guard, Keys, check_scopes, host_guard, in_turn, key_guard, origin_guard
-from aicp.server.body import BODY_BYTES_MAX
+from aicp.server.body import BODY_BYTES_MAX, body_guard
 from aicp.server.draining import drain_guard
 from aicp.server.methods import answer_options
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
@@ -76,7 +76,7 @@ def make_app(
     app = Litestar(
         route_handlers=routers,
         before_request=answer_options,
-        guards=[in_turn([entry_guard(node, keys, hosts=hosts, scheme=scheme), query_guard(dependencies)])],
+        guards=[in_turn([entry_guard(node, keys, hosts=hosts, scheme=scheme), query_guard(dependencies), body_guard])],
         dependencies=dependencies,
         exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},
         request_max_body_size=BODY_BYTES_MAX,

@@ -4,12 +4,15 @@ How long it may take is the connection's business.
 """
 
 import hashlib
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import msgspec
 from litestar import Request
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.exceptions import InternalServerException
+from litestar.handlers import BaseRouteHandler
 
 from aicp.errors import Fault, InvalidInput
 from aicp.model.nesting import NESTING_MAX, is_too_deep
@@ -18,14 +21,31 @@ from aicp.model.wire import KEY_HEADER
 from aicp.ports import SubmitKey
 from aicp.server.auth import Caller, KeyHolder
 from aicp.server.doubles import faults_of_doubles
+from aicp.server.openapi.operations import told_of
 from aicp.server.problems import InvalidJson, MediaTypeRefused
 
 BODY_BYTES_MAX = 1024 * 1024
 CHAIN_BYTES_MAX = 8 * 1024 * 1024
+NOTHING_BYTES_MAX = 64
 KEY_CHARS_MAX = 256
 
 CallerRequest = Request[Caller, KeyHolder, State]
 T = TypeVar("T")
+
+
+async def body_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refuse a body that a route does not take: whoever sends one means something by it.
+
+    A GET may bring what it likes: nothing reads it.
+
+    Raises:
+        InvalidInput: There is one, and it is not `{}`, which some clients send with everything.
+    """
+    if not isinstance(connection, Request) or connection.method in _READING or told_of(handler.handler_name).body:
+        return
+    announced = connection.content_length or 0
+    if announced > NOTHING_BYTES_MAX or not _is_nothing(await _beginning(connection)):
+        raise InvalidInput("this route takes no body: send none, or {}")
 
 
 async def read_document(request: CallerRequest) -> Any:
@@ -49,6 +69,15 @@ async def read_document(request: CallerRequest) -> Any:
     if doubles := faults_of_doubles(body):
         raise InvalidInput(doubles)
     return document
+
+
+async def read_document_if_any(request: CallerRequest) -> Any:
+    """As `read_document`, of a route that needs no body; an empty object when there is none.
+
+    Raises:
+        AicpError: As `read_document` does.
+    """
+    return {} if _is_nothing(await _read(request)) else await read_document(request)
 
 
 def read_as(document: Any, kind: type[T], refusal: type[InvalidInput]) -> T:
@@ -78,6 +107,9 @@ def submit_key(request: CallerRequest, document: Any) -> SubmitKey | None:
     return SubmitKey(request.user.tenant, key, hashlib.sha256(canonical).digest())
 
 
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_NOTHING = frozenset({b"", b"{}"})
+_CUT_OFF = "The body was cut off."
 _TOO_DEEP = f"The body is nested deeper than {NESTING_MAX}."
 
 
@@ -89,8 +121,26 @@ def _check_media_type(request: CallerRequest) -> None:
         raise MediaTypeRefused("Compressed bodies are not taken; send it as it is.")
 
 
+def _is_nothing(body: bytes) -> bool:
+    return b"".join(body.split()) in _NOTHING
+
+
+async def _beginning(request: Request[Any, Any, Any]) -> bytes:
+    """The body of a request, or as much of it as shows that there is one."""
+    body = b""
+    try:
+        async with aclosing(request.stream()) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > NOTHING_BYTES_MAX:
+                    break
+    except InternalServerException:
+        raise InvalidJson(_CUT_OFF) from None
+    return body
+
+
 async def _read(request: CallerRequest) -> bytes:
     try:
         return await request.body()
     except InternalServerException:
-        raise InvalidJson("The body was cut off.") from None
+        raise InvalidJson(_CUT_OFF) from None

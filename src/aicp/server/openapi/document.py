@@ -29,7 +29,7 @@ from aicp.server.openapi.schemas import (
 )
 from aicp.server.problems import PROBLEM_TYPE, STATUS_OF_CODE, Problem
 from aicp.server.queries import path_parameters
-from aicp.server.routes.agents import Heartbeat
+from aicp.server.routes.agents import Drain, Heartbeat
 from aicp.version import __version__
 
 OPENAPI_VERSION = "3.1.0"
@@ -82,7 +82,7 @@ _QUERY: dict[str, Schema] = {
     "label": {"items": {"type": "string", "pattern": "^[^=]+=."}, "uniqueItems": True},
 }
 _QUERY_TOLD = {"capability": "`name` or `name@major`."}
-_BODY_KINDS = (ChainSpec, Registration, Heartbeat, KeyRequest, LiveEvent, Problem)
+_BODY_KINDS = (ChainSpec, Registration, Heartbeat, Drain, KeyRequest, LiveEvent, Problem)
 
 
 def openapi_document(app: Litestar) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def _operation(handler: HTTPRouteHandler, schema_of: dict[Any, Schema]) -> dict[
         operation["security"] = []
     if told.body:
         content = {"schema": reference_to(told.body), "example": BODIES[told.body]}
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        operation["requestBody"] = {"required": told.needs_body, "content": {"application/json": content}}
     return {key: value for key, value in operation.items() if value or key == "security"}
 
 

@@ -54,6 +54,7 @@ BODIES: dict[str, Any] = {
         "max_concurrent_tasks": 4,
     },
     "Heartbeat": {"instance_id": "7d1f"},
+    "Drain": {"instance_id": "7d1f"},
     "KeyRequest": {
         "name": "billing",
         "tenant": "acme",

@@ -58,16 +58,18 @@ class Told(msgspec.Struct, frozen=True):
     """What a route does not say by its signature.
 
     Attributes:
-        body: Component that its body is; empty when it takes none.
+        body: Component that its body is; empty when it takes none, and refuses any.
         problems: What it may refuse with, besides what every route like it may.
         headers: What it reads of the header.
         content: Media type of an answer that is no JSON.
+        needs_body: False when the body may be left out.
     """
 
     body: str = ""
     problems: Problems = ()
     headers: tuple[str, ...] = ()
     content: str = ""
+    needs_body: bool = True
 
 
 _NOTHING = Told()
@@ -86,7 +88,7 @@ _TOLD = {
     "explain_task": Told("", (StorageError,)),
     "register_agent": Told("Registration", (InvalidAgent, Forbidden, NotOwner, Conflict, SettingsError, StorageError)),
     "heartbeat": Told("Heartbeat", (NotOwner, AgentReplaced)),
-    "drain_agent": Told("", (NotOwner, StorageError)),
+    "drain_agent": Told("Drain", (NotOwner, StorageError), needs_body=False),
     "remove_agent": Told("", (NotOwner, StorageError)),
     "reset": Told("", (NotOwner, StorageError)),
     "open_circuits": Told("", (NotOwner, StorageError)),

@@ -149,12 +149,16 @@ def _key_of(route: dict[str, Any]) -> list[str]:
 
 def _options(route: dict[str, Any]) -> list[str]:
     is_live = any("text/event-stream" in answer.get("content", {}) for answer in route["responses"].values())
-    is_plain = route["method"] == "GET" or "requestBody" in route
+    is_plain = route["method"] == "GET" or _needs_body(route)
     return [*([] if is_plain else ["-X", route["method"]]), *(["-N"] if is_live else [])]
 
 
+def _needs_body(route: dict[str, Any]) -> bool:
+    return "requestBody" in route and bool(route["requestBody"]["required"])
+
+
 def _data(route: dict[str, Any]) -> list[str]:
-    if "requestBody" not in route:
+    if not _needs_body(route):
         return []
     example = route["requestBody"]["content"]["application/json"]["example"]
     return ['-H "Content-Type: application/json"', f"-d {shlex.quote(_pretty(example))}"]

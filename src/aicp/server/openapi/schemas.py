@@ -90,6 +90,7 @@ _BOUNDS: dict[str, dict[str, Schema]] = {
         "labels": _LABELS,
     },
     "Heartbeat": {"instance_id": _AGENT_NAME},
+    "Drain": {"instance_id": _AGENT_NAME},
     "AgentAuth": {"bearer": {"pattern": f"^{BEARER_PATTERN.pattern}$"}},
     "Capability": {
         "name": {"pattern": f"^{CAPABILITY_PATTERN.pattern}$", "maxLength": CAPABILITY_CHARS_MAX},

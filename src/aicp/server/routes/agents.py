@@ -16,7 +16,7 @@ from aicp.registry.directory import why_no_name
 from aicp.routing.health import agent_health, why_out
 from aicp.runtime.node import Node
 from aicp.server.auth import Caller, Scope, needs, tell_object
-from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document
+from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, read_document_if_any
 from aicp.server.ownership import claim_check, owned_agent, seen_agent
 from aicp.server.routes.parameters import TheKeys, TheNode, check_capability
 
@@ -42,6 +42,16 @@ class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instance_id: str
 
 
+class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an agent may say that asks for no more tasks.
+
+    Attributes:
+        instance_id: As it registered; it changes nothing.
+    """
+
+    instance_id: str = ""
+
+
 @post("/agents", status_code=201, opt=needs(Scope.AGENTS_WRITE))
 async def register_agent(request: CallerRequest, node: TheNode, keys: TheKeys) -> Registered:
     """Take an agent in, or take over what changed of it."""
@@ -62,8 +72,7 @@ async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNo
     """An agent says that it lives."""
     await owned_agent(node, keys, request.user, agent_id)
     beat = read_as(await read_document(request), Heartbeat, InvalidInput)
-    if told := why_no_name(beat.instance_id):
-        raise InvalidInput([Fault("/instance_id", told)])
+    _check_instance(beat.instance_id)
     return Heard(node.ains.heartbeat(agent_id, beat.instance_id))
 
 
@@ -71,6 +80,7 @@ async def heartbeat(request: CallerRequest, agent_id: FromPath[str], node: TheNo
 async def drain_agent(request: CallerRequest, agent_id: FromPath[str], node: TheNode, keys: TheKeys) -> AgentView:
     """Give an agent no more tasks, but keep it."""
     await owned_agent(node, keys, request.user, agent_id)
+    _check_instance(read_as(await read_document_if_any(request), Drain, InvalidInput).instance_id)
     node.drain_agent(agent_id)
     await node.tell_replicas()
     return _view(node, node.ains.get(agent_id), request.user)
@@ -127,6 +137,11 @@ agents_router = Router(
     request_max_body_size=BODY_BYTES_MAX,
     tags=["agents"],
 )
+
+
+def _check_instance(instance_id: str) -> None:
+    if told := why_no_name(instance_id):
+        raise InvalidInput([Fault("/instance_id", told)])
 
 
 def _page(node: Node, caller: Caller, profiles: Iterable[AgentProfile], limit: int, cursor: str) -> AgentPage:
