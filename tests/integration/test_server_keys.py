@@ -105,18 +105,18 @@ def test_secret_is_told_once_and_is_in_no_list_and_no_file(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("body", "place"),
     [
-        ({}, ""),
-        ({"name": "a"}, ""),
+        ({"scopes": ["tasks:read"]}, "/name"),
+        ({"name": "a"}, "/scopes"),
         ({"name": "a", "scopes": "tasks:read"}, "/scopes"),
         ({"name": "a", "scopes": []}, "/scopes"),
         ({"name": "a", "scopes": ["root"]}, "/scopes/0"),
         ({"name": "a", "scopes": ["admin"], "tenant": "a/b"}, "/tenant"),
         ({"name": "a", "scopes": ["admin"], "tenant": None, "expires_in_s": 0}, "/expires_in_s"),
         ({"name": "a", "scopes": ["admin"], "expires_in_s": "1d"}, "/expires_in_s"),
-        ({"name": "a", "scopes": ["admin"], "limits": {"rate": 5}}, "/limits"),
+        ({"name": "a", "scopes": ["admin"], "limits": {"rate": 5}}, "/limits/rate"),
         ({"name": "a", "scopes": ["admin"], "limits": {"queue": 1.5}}, "/limits/queue"),
         ({"name": "a", "scopes": ["admin"], "limits": {"concurrency": 10**30}}, "/limits/concurrency"),
-        ({"name": "a", "scopes": ["admin"], "key_id": "mine"}, ""),
+        ({"name": "a", "scopes": ["admin"], "key_id": "mine"}, "/key_id"),
     ],
     ids=str,
 )

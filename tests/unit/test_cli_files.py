@@ -170,7 +170,7 @@ def test_every_fault_of_a_chain_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidChain) as refused:
         read_chain(written(tmp_path, "c.yaml", content))
     places = [fault.place.rpartition(":")[2] for fault in refused.value.faults]
-    assert places == ["4 /colour", "2 /tasks/0/capability", "3 /tasks/1"]
+    assert places == ["4 /colour", "2 /tasks/0/capability", "3 /tasks/1/colour"]
 
 
 def test_circle_is_told_with_its_path(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ agents:
         read_agents(path)
     assert [fault.place for fault in refused.value.faults] == [
         f"{path}:3 /agents/1/endpoint",
-        f"{path}:4 /agents/2",
+        f"{path}:4 /agents/2/port",
         f"{path}:5 /agents/3/max_concurrent_tasks",
         f"{path}:6 /agents/4",
     ]

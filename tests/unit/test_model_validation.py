@@ -21,6 +21,8 @@ from aicp.model.validation import (
     check_task,
     is_capability_ref,
     parse_chain,
+    parse_task,
+    type_fault,
 )
 
 DAY_S = 86_400.0
@@ -132,17 +134,61 @@ def test_wrong_types_are_told_of_every_task_at_once() -> None:
         "steps": [],
     }
     assert told_by(lambda: parse_chain(document)) == [
-        ("/steps", "is no field of a chain"),
-        ("/tasks/0", "object missing required field `capability`"),
+        ("/deadline_s", "expected `float | null`, got `str`"),
+        ("/steps", "is no field here"),
+        ("/tasks/0/capability", "is missing"),
         ("/tasks/1/params", "expected `object`, got `array`"),
-        ("/tasks/2/labels/*", "expected `str`, got `int`"),
+        ("/tasks/2/labels/zone", "expected `str`, got `int`"),
         ("/tasks/3/depends_on/1", "expected `str`, got `int`"),
         ("/tasks/4/priority", "invalid enum value 'urgent': choose from high, normal, low"),
-        ("/tasks/5/on_failure", "object contains unknown field `then`"),
-        ("/tasks/6", "object contains unknown field `retries`"),
+        ("/tasks/5/on_failure/then", "is no field here"),
+        ("/tasks/5/on_failure/continue", "is missing"),
+        ("/tasks/6/retries", "is no field here"),
         ("/tasks/7/params", "has a key that is wrong: expected `str`, got `int`"),
         ("/tasks/8", "expected `object`, got `str`"),
-        ("/deadline_s", "expected `float | null`, got `str`"),
+    ]
+
+
+def test_wrong_types_hide_no_other_faults() -> None:
+    document = {
+        "tasks": [
+            {"id": "a", "capability": "b c", "timeout_s": -1},
+            {"id": "a", "capability": "work", "depends_on": ["x", "a"]},
+            {"id": "c!", "capability": "work", "priority": "x"},
+            {"id": "d", "capability": "work", "depends_on": ["e", 5], "colour": "red"},
+            {"id": "e", "capability": "work", "params": {"of": {"$result": "nobody"}}, "labels": {"zone": 5}},
+        ],
+        "name": "\x1b",
+        "deadline_s": "soon",
+    }
+    assert [place for place, _ in faults_of(document)] == [
+        "/deadline_s",
+        "/tasks/2/priority",
+        "/tasks/3/depends_on/1",
+        "/tasks/3/colour",
+        "/tasks/4/labels/zone",
+        "/name",
+        "/tasks/0/capability",
+        "/tasks/0/timeout_s",
+        "/tasks/1/id",
+        "/tasks/1/depends_on/0",
+        "/tasks/1/depends_on/1",
+        "/tasks/2/id",
+        "/tasks/4/params/of/$result",
+    ]
+
+
+def test_what_could_not_be_read_is_told_once() -> None:
+    document = {"tasks": ["a", {}, {"id": 5, "capability": 5, "depends_on": 5, "params": 5}], "name": 5}
+    assert [place for place, _ in faults_of(document)] == [
+        "/name",
+        "/tasks/0",
+        "/tasks/1/capability",
+        "/tasks/2/id",
+        "/tasks/2/capability",
+        "/tasks/2/depends_on",
+        "/tasks/2/params",
+        "/tasks/1/id",
     ]
 
 
@@ -154,7 +200,7 @@ def test_a_document_that_is_no_object_is_told_what_it_should_be(document: Any) -
 @pytest.mark.parametrize("tasks", [None, {}, "a"])
 def test_tasks_must_be_a_list(tasks: Any) -> None:
     assert told_by(lambda: parse_chain({"tasks": tasks, "nmae": "x"})) == [
-        ("/nmae", "is no field of a chain"),
+        ("/nmae", "is no field here"),
         ("/tasks", "must be a list of tasks"),
     ]
 
@@ -321,6 +367,31 @@ def test_places_are_json_pointers() -> None:
     assert single_fault(document)[0] == "/tasks/0/params/a~1b/m~0n/$result"
 
 
+# What msgspec says of what it decodes itself.
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "told"),
+    [
+        ('{"id": 5, "capability": "x"}', "/of/id", "expected `str`, got `int`"),
+        ("{}", "/of/capability", "is missing"),
+        ('{"capability": "x", "a/b - at `$.c`": 1}', "/of/a~1b - at `$.c`", "is no field here"),
+        ('{"capability": "x", "on_failure": {}}', "/of/on_failure/continue", "is missing"),
+        (
+            '{"capability": "x", "labels": {"a": 5}}',
+            "/of/labels",
+            "has a value that is wrong: expected `str`, got `int`",
+        ),
+        ('{"capability": "x", "agents": ["a", 5]}', "/of/agents/1", "expected `str`, got `int`"),
+        ("[]", "/of", "expected `object`, got `array`"),
+    ],
+)
+def test_single_wrong_type_is_told_with_a_json_pointer(text: str, place: str, told: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as refused:
+        msgspec.json.decode(text, type=Task)
+    assert type_fault(refused.value, "/of") == Fault(place, told)
+
+
 # Limits, and what checking costs.
 
 
@@ -370,6 +441,34 @@ def test_however_much_is_wrong_the_faults_are_bounded() -> None:
         waiting_for(*(f"no-{number}" for number in range(100_000))), {"params": {"x": [math.nan] * 100_000}}
     )
     assert len(faults_of(document)) == FAULTS_MAX
+
+
+@pytest.mark.parametrize("bad", [{"priority": "x"}, {"agents": ["a"] * 800_000 + [5]}, {"agents": [5] * 800_000}])
+def test_telling_many_wrong_types_does_not_take_for_ever(bad: dict[str, Any]) -> None:
+    document = {"tasks": [{"id": f"t{number}", "capability": "work"} for number in range(TASKS_MAX - 1)] + [bad]}
+    many = {"tasks": [{**task, "colour": 1, "priority": 5} for task in document["tasks"]]}
+    assert cheapest_s(lambda: told_by(lambda: parse_chain(document)), times=2) < 1.0
+    assert cheapest_s(lambda: told_by(lambda: parse_chain(many)), times=2) < 1.0
+    assert len(told_by(lambda: parse_chain(many))) == FAULTS_MAX
+
+
+def test_wrong_entry_of_a_long_list_is_told_with_its_place() -> None:
+    task = {
+        "capability": "work",
+        "agents": ["a"] * 5_000 + [5],
+        "labels": {str(n): "" for n in range(5_000)} | {"x": 1},
+    }
+    assert told_by(lambda: parse_task(task)) == [
+        ("/agents/5000", "expected `str`, got `int`"),
+        ("/labels", "has a value that is wrong: expected `str`, got `int`"),
+    ]
+
+
+def test_long_words_of_others_are_cut_off() -> None:
+    task = {"capability": "work", "x" * 100_000: 1, "priority": "y" * 100_000, "labels": {"z" * 100_000: 1}}
+    faults = told_by(lambda: parse_task(task))
+    assert len(faults) == 3
+    assert all(len(place) < 100 and len(told) < 300 for place, told in faults)
 
 
 def test_a_check_that_broke_off_draws_no_circles_from_what_it_has_not_seen() -> None:

@@ -5,10 +5,8 @@ from itertools import islice
 
 from aicp.errors import Fault
 from aicp.model.agent import LABEL_CHARS_MAX, LABELS_MAX
-from aicp.model.reference import place_of
+from aicp.model.reading import place_of_key
 from aicp.model.text import why_not_plain
-
-KEY_CHARS_TOLD_MAX = 80
 
 
 def label_faults(labels: dict[str, str], place: str) -> Iterator[Fault]:
@@ -17,7 +15,7 @@ def label_faults(labels: dict[str, str], place: str) -> Iterator[Fault]:
         yield Fault(place, f"has {len(labels)} entries; at most {LABELS_MAX} are allowed")
     for key, value in islice(labels.items(), LABELS_MAX):
         if told := _why_not(key, value):
-            yield Fault(place_of((key[:KEY_CHARS_TOLD_MAX],), place), told)
+            yield Fault(place_of_key(key, place), told)
 
 
 def _why_not(key: str, value: str) -> str:

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -11,11 +10,32 @@ import msgspec
 
 from aicp.errors import Fault, InvalidChain, InvalidTask
 from aicp.model.agent import AGENT_ID_PATTERN, AGENT_ID_TOLD, CAPABILITY_CHARS_MAX, CAPABILITY_PATTERN
-from aicp.model.chain import ChainSpec, FailurePolicy
+from aicp.model.chain import ChainSpec
 from aicp.model.labels import label_faults
+from aicp.model.reading import besides, place_of_key, type_fault, type_faults
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
-from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Priority, Task
+from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Task
 from aicp.model.text import why_not_plain
+
+__all__ = [
+    "CAPABILITY_REF_CHARS_MAX",
+    "EDGES_MAX",
+    "FAULTS_MAX",
+    "LIST_MAX",
+    "NAME_CHARS_MAX",
+    "TASKS_MAX",
+    "ChainGraph",
+    "Draft",
+    "check_chain",
+    "check_task",
+    "draft_chain",
+    "graph_of",
+    "is_capability_ref",
+    "parse_chain",
+    "parse_task",
+    "type_fault",
+    "with_faults_of_chain",
+]
 
 TASKS_MAX = 10_000
 EDGES_MAX = 50_000
@@ -28,8 +48,6 @@ GUESSES_MAX = 8
 CHARS_SHOWN_MAX = 80
 CYCLES_MAX = 8
 CYCLE_SHOWN_MAX = 16
-_CHOICES: dict[str, type[StrEnum]] = {"priority": Priority, "failure_policy": FailurePolicy}
-CHAIN_FIELDS = frozenset({"tasks", "name", "deadline_s", "failure_policy"})
 
 
 class ChainGraph(msgspec.Struct, frozen=True):
@@ -53,34 +71,63 @@ class ChainGraph(msgspec.Struct, frozen=True):
         return [(task, dependent) for task, dependents in self.dependents.items() for dependent in dependents]
 
 
+class Draft(msgspec.Struct, frozen=True):
+    """What could be read of a chain document.
+
+    Attributes:
+        spec: The chain; of what could not be read, as if it had been left out.
+        faults: What that was, at most 1,000; none when everything was read.
+    """
+
+    spec: ChainSpec
+    faults: list[Fault]
+
+
 def parse_chain(document: Any) -> ChainSpec:
     """Turn a decoded JSON or YAML document into a chain.
 
     Raises:
-        InvalidChain: Fields are missing, unknown or of the wrong type; every such task is told at once.
+        InvalidChain: Fields are missing, unknown or of the wrong type; with whatever else is wrong with the chain.
+    """
+    draft = draft_chain(document)
+    if draft.faults:
+        raise InvalidChain(with_faults_of_chain(draft.faults, draft.spec))
+    return draft.spec
+
+
+def draft_chain(document: Any) -> Draft:
+    """As much of a decoded document as can be read as a chain.
+
+    Raises:
+        InvalidChain: It is no object, or has too many tasks to look at them.
     """
     if not isinstance(document, dict):
         raise InvalidChain("must be an object with 'tasks'")
-    faults = [Fault(f"/{key}", "is no field of a chain") for key in document if key not in CHAIN_FIELDS]
-    raw_tasks = document.get("tasks")
-    if not isinstance(raw_tasks, list):
-        raise InvalidChain([*faults, Fault("/tasks", "must be a list of tasks")])
-    if len(raw_tasks) > TASKS_MAX:
-        raise InvalidChain([_too_many_tasks(len(raw_tasks))])
-    tasks: list[Task] = []
-    for index, raw in enumerate(raw_tasks):
-        try:
-            tasks.append(msgspec.convert(raw, Task))
-        except msgspec.ValidationError as error:
-            faults.append(type_fault(error, f"/tasks/{index}"))
-    rest = {key: value for key, value in document.items() if key in CHAIN_FIELDS and key != "tasks"}
+    tasks = document.get("tasks")
+    if isinstance(tasks, list) and len(tasks) > TASKS_MAX:
+        raise InvalidChain([_too_many_tasks(len(tasks))])
     try:
-        header = msgspec.convert({**rest, "tasks": []}, ChainSpec)
-    except msgspec.ValidationError as error:
-        faults.append(type_fault(error, ""))
-    if faults:
-        raise InvalidChain(faults)
-    return ChainSpec(tuple(tasks), header.name, header.deadline_s, header.failure_policy)
+        return Draft(msgspec.convert(document, ChainSpec), [])
+    except msgspec.ValidationError:
+        return _draft_of_bad(document)
+
+
+def parse_task(document: Any) -> Task:
+    """Turn a decoded document into a task that stands on its own.
+
+    Raises:
+        InvalidTask: Fields are missing, unknown or of the wrong type; with whatever else is wrong with the task.
+    """
+    try:
+        return msgspec.convert(document, Task)
+    except msgspec.ValidationError:
+        faults = list(islice(type_faults(document, Task, ""), FAULTS_MAX))
+        raise InvalidTask(_at_most(besides(faults, _faults_of_single(_task_of_bad(document, "", faults))))) from None
+
+
+def with_faults_of_chain(told: Iterable[Fault], spec: ChainSpec) -> list[Fault]:
+    """Faults that were found, and what else is wrong with a chain, of which those parts are left out."""
+    return _at_most(besides(told, _examined(spec)[1]))
 
 
 def check_chain(spec: ChainSpec) -> ChainGraph:
@@ -93,16 +140,10 @@ def check_chain(spec: ChainSpec) -> ChainGraph:
     """
     if len(spec.tasks) > TASKS_MAX:
         raise InvalidChain([_too_many_tasks(len(spec.tasks))])
-    names = _Names(spec.tasks)
-    dependencies: dict[str, tuple[str, ...]] = {}
-    faults = list(islice(_faults(spec, names, dependencies), FAULTS_MAX))
-    dependents = _turned_around(dependencies)
-    if len(dependencies) == len(names.tasks):
-        # Else too much was wrong to look at every task, and who is stuck cannot be told.
-        faults.extend(_cycle_faults(dependencies, dependents))
+    graph, faults = _examined(spec)
     if faults:
         raise InvalidChain(faults)
-    return ChainGraph(spec, names.tasks, dependencies, dependents)
+    return graph
 
 
 def graph_of(spec: ChainSpec) -> ChainGraph:
@@ -122,18 +163,50 @@ def check_task(task: Task) -> None:
         raise InvalidTask(faults)
 
 
-def type_fault(error: msgspec.ValidationError, place: str) -> Fault:
-    """What msgspec says of a wrong type, with its place as a JSON pointer under `place`."""
-    message, _, path = str(error).partition(" - at ")
-    message = message[0].lower() + message[1:]
-    if path.startswith("`key`"):
-        message = f"has a key that is wrong: {message}"
-    steps = path.rpartition("`$")[2].rstrip("`").replace("[...]", "/*").replace("[", ".").replace("]", "")
-    choices: Iterable[str] = (
-        _CHOICES.get(steps.rpartition(".")[2], ()) if message.startswith("invalid enum value") else ()
-    )
-    told = f"{message}: choose from {', '.join(choices)}" if choices else message
-    return Fault(place + steps.replace(".", "/"), told)
+def _draft_of_bad(document: dict[Any, Any]) -> Draft:
+    header = {**document, "tasks": []}
+    faults = list(islice(type_faults(header, ChainSpec, ""), FAULTS_MAX))
+    sound = _without(header, "", faults)
+    raw_tasks = document.get("tasks")
+    if not isinstance(raw_tasks, list):
+        return Draft(msgspec.convert(sound, ChainSpec), [*faults, Fault("/tasks", "must be a list of tasks")])
+    tasks = []
+    for index, raw in enumerate(raw_tasks):
+        place = f"/tasks/{index}"
+        wrong = list(islice(type_faults(raw, Task, place), FAULTS_MAX - len(faults)))
+        tasks.append(_task_of_bad(raw, place, wrong))
+        faults += wrong
+        if len(faults) == FAULTS_MAX:
+            break
+    return Draft(msgspec.convert({**sound, "tasks": tasks}, ChainSpec), faults)
+
+
+def _task_of_bad(raw: Any, place: str, faults: Iterable[Fault]) -> Task:
+    """A task without those of its fields that could not be read."""
+    sound = _without(raw, place, faults) if isinstance(raw, dict) else {}
+    return msgspec.convert({"capability": "", **sound}, Task)
+
+
+def _without(raw: dict[Any, Any], place: str, faults: Iterable[Fault]) -> dict[Any, Any]:
+    """What of an object at a place has no fault."""
+    wrong = {fault.place.removeprefix(place).split("/")[1] for fault in faults if fault.place != place}
+    return {key: value for key, value in raw.items() if place_of_key(key, "")[1:] not in wrong}
+
+
+def _examined(spec: ChainSpec) -> tuple[ChainGraph, list[Fault]]:
+    """The graph of a chain, as far as it is sound, and what is wrong with it; at most 1,000 faults, and circles."""
+    names = _Names(spec.tasks)
+    dependencies: dict[str, tuple[str, ...]] = {}
+    faults = list(islice(_faults(spec, names, dependencies), FAULTS_MAX))
+    dependents = _turned_around(dependencies)
+    if len(dependencies) == len(names.tasks):
+        # Else too much was wrong to look at every task, and who is stuck cannot be told.
+        faults.extend(_cycle_faults(dependencies, dependents))
+    return ChainGraph(spec, names.tasks, dependencies, dependents), faults
+
+
+def _at_most(faults: list[Fault]) -> list[Fault]:
+    return faults[:FAULTS_MAX]
 
 
 class _Names:

@@ -5,6 +5,7 @@ How long it may take is the connection's business.
 
 import hashlib
 from contextlib import aclosing
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,13 +17,13 @@ from litestar.handlers import BaseRouteHandler
 
 from aicp.errors import Fault, InvalidInput
 from aicp.model.nesting import NESTING_MAX, is_too_deep
-from aicp.model.validation import type_fault
+from aicp.model.reading import type_faults
 from aicp.model.wire import KEY_HEADER
 from aicp.ports import SubmitKey
 from aicp.server.auth import Caller, KeyHolder
 from aicp.server.doubles import faults_of_doubles
 from aicp.server.openapi.operations import told_of
-from aicp.server.problems import InvalidJson, MediaTypeRefused
+from aicp.server.problems import FAULTS_TOLD_MAX, InvalidJson, MediaTypeRefused
 
 BODY_BYTES_MAX = 1024 * 1024
 CHAIN_BYTES_MAX = 8 * 1024 * 1024
@@ -84,12 +85,12 @@ def read_as(document: Any, kind: type[T], refusal: type[InvalidInput]) -> T:
     """A decoded body as a value.
 
     Raises:
-        InvalidInput: Of the class `refusal`: a field is missing, unknown or of the wrong type.
+        InvalidInput: Of the class `refusal`: fields are missing, unknown or of the wrong type; every one is told.
     """
     try:
         return msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        raise refusal([type_fault(error, "")]) from None
+    except msgspec.ValidationError:
+        raise refusal(list(islice(type_faults(document, kind, ""), FAULTS_TOLD_MAX))) from None
 
 
 def submit_key(request: CallerRequest, document: Any) -> SubmitKey | None:

@@ -9,17 +9,18 @@ from litestar.params import FromPath, FromQuery
 
 from aicp.coordination.listing import TaskQuery
 from aicp.coordination.task_coordinator import split_task_id
-from aicp.errors import Conflict, Fault, InvalidChain, InvalidTask, NotFound
+from aicp.errors import Conflict, Fault, InvalidChain, NotFound
 from aicp.model.chain import ChainSpec, parallel_chain
+from aicp.model.reading import besides, place_of_key
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import Task, TaskStatus
 from aicp.model.trace import parse_traceparent
-from aicp.model.validation import parse_chain
+from aicp.model.validation import draft_chain, parse_task, with_faults_of_chain
 from aicp.model.views import ChainView, Explanation, ParallelAccepted, TaskPage, TaskStanding, TaskView
 from aicp.model.wire import TRACE_HEADER
 from aicp.runtime.node import Node
 from aicp.server.auth import Scope, check_may_wait, needs, tell_object
-from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, submit_key
+from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_document, submit_key
 from aicp.server.problems import FAULTS_TOLD_MAX
 from aicp.server.routes.parameters import (
     LISTED,
@@ -35,6 +36,8 @@ from aicp.server.routes.parameters import (
 )
 from aicp.server.waits import Waits
 
+_WAITS = "tasks of a parallel submit wait for nobody; submit a chain"
+
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
 async def submit_task(
@@ -44,7 +47,7 @@ async def submit_task(
     check_may_wait(request.user, wait_s)
     node, waits = node_and_waits
     document = await read_document(request)
-    task = read_as(document, Task, InvalidTask)
+    task = parse_task(document)
     key = submit_key(request, document)
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     task_id = await node.coordinator.submit_task(
@@ -134,23 +137,24 @@ async def _view_by(task_id: str, tenant: str | None, node: Node, waits: Waits, w
 
 
 def _side_by_side(document: Any) -> ChainSpec:
-    if not isinstance(document, dict):
-        raise InvalidChain("must be an object with 'tasks'")
-    faults = [Fault(f"/{field}", "is no field of a parallel submit") for field in document if field != "tasks"]
+    draft = draft_chain(document)
+    spec = parallel_chain(draft.spec.tasks)
+    faults = [*besides(_untaken(document), draft.faults), *islice(_waiting(draft.spec.tasks), FAULTS_TOLD_MAX)]
     if faults:
-        raise InvalidChain(faults)
-    tasks = parse_chain(document).tasks
-    if waiting := list(islice(_waiting(tasks), FAULTS_TOLD_MAX)):
-        told = "tasks of a parallel submit wait for nobody; submit a chain"
-        raise InvalidChain([Fault(place, told) for place in waiting])
-    return parallel_chain(tasks)
+        raise InvalidChain(with_faults_of_chain(faults, spec))
+    return spec
 
 
-def _waiting(tasks: Sequence[Task]) -> Iterator[str]:
+def _untaken(document: Any) -> Iterator[Fault]:
+    for field in islice((field for field in document if field != "tasks"), FAULTS_TOLD_MAX):
+        yield Fault(place_of_key(field, ""), "is no field of a parallel submit")
+
+
+def _waiting(tasks: Sequence[Task]) -> Iterator[Fault]:
     """Where tasks say that they wait for others; what is wrong with a reference is told with all other faults."""
     for index, task in enumerate(tasks):
         if task.depends_on:
-            yield f"/tasks/{index}/depends_on"
+            yield Fault(f"/tasks/{index}/depends_on", _WAITS)
         for trail, found in scan(task.params):
             if isinstance(found, Reference):
-                yield place_of((*trail, RESULT_KEY), f"/tasks/{index}/params")
+                yield Fault(place_of((*trail, RESULT_KEY), f"/tasks/{index}/params"), _WAITS)
