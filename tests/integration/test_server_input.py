@@ -284,6 +284,32 @@ def test_body_that_is_not_json_is_refused(on_server: OnServer, path: str) -> Non
     on_server(test)
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"", "it is empty (line 1, column 1)"),
+        (b'{"capability": "text.echo"', "it ends too early (line 1, column 27)"),
+        (b'{"capability": "text.echo",\n "params": {"a": [1,]}}', "trailing comma in array (line 2, column 21)"),
+        ('{"é": "ü", "a": ?}'.encode(), "invalid character (line 1, column 17)"),
+        (b'{"a": "\\ud800"}', "\\ud800 is half a character, without its other half (line 1, column 8)"),
+        (b'{"\\\\ud800": 1,\n"b": "\\ud83d\\ude00 \\udc00"}', "\\udc00 is half a character"),
+        (b'{"a": "1e999",\n"b": [1e9, 1e999]}', "a number that is too large (line 2, column 12)"),
+        (b'{"a": ' + b"9" * 5_000 + b"}", "a number that is too large (line 1, column 7)"),
+        (b'{"a":\n\n "b\xff"}', "bytes that are no UTF-8 (line 3, column 4)"),
+        (b'{"[[": \n' + b"[" * 64 + b"]" * 64 + b"}", "nested deeper than 64 (line 2, column 64)"),
+        (b"[" * 200_000, "nested deeper than 64 (line 1, column 65)"),
+    ],
+)
+def test_body_that_is_not_json_is_refused_with_the_place(on_server: OnServer, body: bytes, told: str) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.post_raw("/api/tasks", body)
+        assert_is_problem(refused, 400, "invalid_json")
+        assert told in refused.body["detail"]
+        assert refused.body["detail"].endswith(".")
+
+    on_server(test)
+
+
 @pytest.mark.parametrize("path", SUBMITS)
 def test_body_that_is_nested_too_deep_is_refused(on_server: OnServer, path: str) -> None:
     async def test(api: Api) -> None:

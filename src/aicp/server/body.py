@@ -16,12 +16,13 @@ from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
 
 from aicp.errors import Fault, InvalidInput
-from aicp.model.nesting import NESTING_MAX, is_too_deep
+from aicp.model.nesting import is_too_deep
 from aicp.model.reading import type_faults
 from aicp.model.wire import KEY_HEADER
 from aicp.ports import SubmitKey
 from aicp.server.auth import Caller, KeyHolder
 from aicp.server.doubles import faults_of_doubles
+from aicp.server.malformed import why_no_json, why_too_deep
 from aicp.server.openapi.operations import told_of
 from aicp.server.problems import FAULTS_TOLD_MAX, InvalidJson, MediaTypeRefused
 
@@ -54,7 +55,8 @@ async def read_document(request: CallerRequest) -> Any:
 
     Raises:
         MediaTypeRefused: It is not sent as JSON.
-        InvalidJson: It is cut off, not JSON, holds numbers that JSON has not, or is nested deeper than 64.
+        InvalidJson: It is cut off, not JSON, holds numbers that JSON has not, or is nested deeper than 64; with the
+            place.
         InvalidInput: A key stands twice in an object.
     """
     _check_media_type(request)
@@ -62,11 +64,11 @@ async def read_document(request: CallerRequest) -> Any:
     try:
         document = msgspec.json.decode(body)
     except RecursionError:
-        raise InvalidJson(_TOO_DEEP) from None
+        raise InvalidJson(f"The body is {why_too_deep(body)}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"The body is not usable JSON: {error}.") from None
+        raise InvalidJson(f"The body is not usable JSON: {why_no_json(error, body)}.") from None
     if is_too_deep(document, body):
-        raise InvalidJson(_TOO_DEEP)
+        raise InvalidJson(f"The body is {why_too_deep(body)}.")
     if doubles := faults_of_doubles(body):
         raise InvalidInput(doubles)
     return document
@@ -111,7 +113,6 @@ def submit_key(request: CallerRequest, document: Any) -> SubmitKey | None:
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _NOTHING = frozenset({b"", b"{}"})
 _CUT_OFF = "The body was cut off."
-_TOO_DEEP = f"The body is nested deeper than {NESTING_MAX}."
 
 
 def _check_media_type(request: CallerRequest) -> None:
