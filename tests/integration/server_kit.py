@@ -78,6 +78,20 @@ class Api:
         sent = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
         return await self.send("POST", path, data=io.BytesIO(body), headers=sent)
 
+    async def ask_as_written(self, first: str, *fields: str, body: bytes = b"") -> Answered:
+        """Send a request with these lines as its header, on a connection of its own."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(self.url.rpartition(":")[2]))
+        head = "\r\n".join([f"{first} HTTP/1.1", "Host: localhost", "Connection: close", *fields])
+        try:
+            writer.write(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+            top, _, content = (await reader.read()).partition(b"\r\n\r\n")
+        finally:
+            writer.transport.abort()
+        status, *told = top.decode("latin-1").split("\r\n")
+        headers = {name.lower(): text for name, _, text in (field.partition(": ") for field in told)}
+        is_json = "json" in headers.get("content-type", "")
+        return Answered(int(status.split()[1]), msgspec.json.decode(content) if is_json else content.decode(), headers)
+
 
 class Gate:
     """A handler that starts, and waits to be let go."""

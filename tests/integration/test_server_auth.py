@@ -114,6 +114,22 @@ def test_route_asks_for_a_valid_key(on_server: OnServer, route: str) -> None:
     on_server(test)
 
 
+@pytest.mark.parametrize("other", ["Bearer wrong", "Basic YWRtaW46", ""])
+def test_of_several_keys_none_is_taken(on_server: OnServer, other: str) -> None:
+    """Else it depends on who reads the header whom a request is from: here, or in a proxy in front."""
+
+    async def test(api: Api) -> None:
+        own = f"Authorization: Bearer {api.key}"
+        for fields in ([own, f"Authorization: {other}"], [f"authorization: {other}", own]):
+            refused = await api.ask_as_written("GET /api/info", *fields)
+            assert (refused.status, refused.code) == (401, "access_denied")
+            assert refused.body["detail"] == "There are several different Authorization headers: send one."
+        assert (await api.ask_as_written("GET /api/info", own, own)).status == 200
+        assert (await api.ask_as_written("GET /readyz", own, f"Authorization: {other}")).body == "ready"
+
+    on_server(test)
+
+
 def test_options_asks_for_a_key_too(on_server: OnServer) -> None:
     async def test(api: Api) -> None:
         assert (await api.send("OPTIONS", "/api/tasks", key="wrong")).status == 401

@@ -105,6 +105,7 @@ REFUSED = [
     ("POST", "/api/tasks", {"capability": "No Name"}, {}),
     ("POST", "/api/tasks", {"capability": "nobody.offers"}, {}),
     ("POST", "/api/tasks", TASK, {"content-type": "text/plain"}),
+    ("POST", "/api/tasks", TASK, {"content-type": "application/json; charset=utf-16"}),
     ("POST", "/api/tasks", TASK, {"content-encoding": "gzip"}),
     ("POST", "/api/tasks", TASK, {"idempotency-key": "\x01"}),
     ("POST", "/api/tasks", TASK, {"authorization": "Bearer wrong"}),

@@ -204,6 +204,8 @@ MEDIA = [
         "application/msgpack",
         "application / json", "\u00e9", "x" * 5_000,
     )),
+    *(media(f"application/json; {told}") for told in ("charset=utf-16", 'charset="UTF-16LE"', "charset=iso-8859-1",
+        "CHARSET=latin1", "x=y; charset = utf-32", "charset=utf-8; charset=utf-16")),
     *map(packed, ("gzip", "deflate", "br", "zstd", "compress", "x-gzip", "gzip, identity", "identity, gzip",
         "nonsense", "aes128gcm")),
     *(Bad("POST", path, 415, "media_type_refused", body=b"{}", headers={"Content-Type": "text/plain"})
@@ -537,9 +539,11 @@ HEADERS = [
     *map(authorization, (
         None, "", "Bearer", "Bearer ", "Bearer wrong", "bearer\twrong", "Basic YWRtaW46YWRtaW4=", "Token x",
         "Bearer " + "x" * 10_000, "Bearer \u00e9",
-        "Bearer null", "Bearer undefined", "Bearer *", "Bearer a, Bearer b", "Digest username=x",
+        "Bearer null", "Bearer undefined", "Bearer *", "Bearer a, Bearer b",
+        "Bearer a\r\nAuthorization: Bearer b", "Digest username=x",
     )),
-    *map(submit_key, ("", " ", "x" * 257, "a\tb", "\u00e9", "\u00a0", "a\u0080b", "x" * 20_000)),
+    *map(submit_key, ("", " ", "x" * 257, "a\tb", "\u00e9", "\u00a0", "a\u0080b", "x" * 20_000,
+        "a\r\nIdempotency-Key: b", "a\r\nidempotency-key: A", "a\r\nIdempotency-Key: ")),
     Bad("POST", "/api/tasks/chain/nope/retry", 422, "invalid_input", ("Idempotency-Key",), None,
         {"Idempotency-Key": "x" * 257}),
     Bad("GET", "/api/info", 403, "origin_refused", None, None, {"Origin": "http://example.org"}),

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from litestar.handlers import BaseRouteHandler
 
@@ -407,9 +408,10 @@ def test_body_of_another_type_is_refused(on_server: OnServer, headers: dict[str,
     on_server(test)
 
 
-def test_charset_of_json_does_not_matter(on_server: OnServer) -> None:
+@pytest.mark.parametrize("told", ["; charset=utf-8", ';charset="UTF-8"', "; v=1; Charset = utf8", ";", "; version=1"])
+def test_json_may_be_told_to_be_utf_8(on_server: OnServer, told: str) -> None:
     async def test(api: Api) -> None:
-        headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+        headers = {"Content-Type": f"Application/JSON{told}"}
         assert (await api.post("/api/tasks", TASK, headers=headers)).status == 202
 
     on_server(test)
@@ -524,6 +526,19 @@ def test_unusable_idempotency_key_is_refused(on_server: OnServer, key: str) -> N
             refused = await api.post(path, document, headers={"Idempotency-Key": key})
             assert_is_problem(refused, 422, "invalid_input")
             assert list(refused.faults) == ["Idempotency-Key"]
+
+    on_server(test)
+
+
+def test_idempotency_key_that_is_there_twice_is_one(on_server: OnServer) -> None:
+    async def test(api: Api) -> None:
+        fields = [f"Authorization: Bearer {api.key}", "Content-Type: application/json", "Idempotency-Key: as before"]
+        answers = [
+            await api.ask_as_written("POST /api/tasks", *fields, *again, body=msgspec.json.encode(TASK))
+            for again in ([], ["idempotency-key: as before"])
+        ]
+        assert [answer.status for answer in answers] == [202, 202]
+        assert answers[0].body == answers[1].body
 
     on_server(test)
 

@@ -56,6 +56,17 @@ def test_submitted_task_is_accepted_and_shows_its_result() -> None:
     with_api(test)
 
 
+def test_zeros_before_a_major_mean_nothing() -> None:
+    async def test(api: Api) -> None:
+        for capability in ("text.echo@01", "text.echo@000001", "text.echo@1"):
+            ended = await api.post("/api/tasks?wait_s=10", {**TASK, "capability": capability})
+            assert (ended.body["status"], ended.body["capability"]) == ("COMPLETED", capability)
+            listed = await api.get(f"/api/tasks?capability={capability}")
+            assert ended.body["task_id"] in {task["task_id"] for task in listed.body["tasks"]}
+
+    with_api(test)
+
+
 def test_submit_that_waits_answers_what_a_look_at_it_answers() -> None:
     async def test(api: Api) -> None:
         ended = await api.post("/api/tasks?wait_s=10", TASK)

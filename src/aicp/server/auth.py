@@ -41,6 +41,7 @@ _EVERY_TENANT = "aicp_every_tenant"
 _AUDITED = "aicp_audited"
 _OBJECT = "aicp_object"
 _HOLDER = "auth"
+_SEVERAL = "There are several different Authorization headers: send one."
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -110,7 +111,7 @@ def key_guard(keys: Keys) -> Guard:
             connection.scope["user"] = holder and holder.caller
             return
         if holder is None:
-            raise AccessDenied
+            raise AccessDenied(_SEVERAL if len(_shown(connection)) > 1 else None)
         connection.scope["user"] = caller = holder.caller
         holder.usage.enter()
         _ours(connection)[_HOLDER] = holder
@@ -197,8 +198,14 @@ def _ours(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, Any]:
 
 
 def _bearer(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
-    kind, _, key = connection.headers.get("authorization", "").partition(" ")
+    """The key that is shown; empty for none, and for several: nobody knows which one is meant."""
+    shown = _shown(connection)
+    kind, _, key = shown.pop().partition(" ") if len(shown) == 1 else ("", "", "")
     return key.strip() if kind.lower() == "bearer" else ""
+
+
+def _shown(connection: ASGIConnection[Any, Any, Any, Any]) -> set[str]:
+    return set(connection.headers.getall("authorization", []))
 
 
 def _without_port(host: str) -> str:

@@ -101,26 +101,42 @@ def submit_key(request: CallerRequest, document: Any) -> SubmitKey | None:
     Raises:
         InvalidInput: The header cannot be used.
     """
-    key = request.headers.get(KEY_HEADER)
-    if key is None:
+    keys = set(request.headers.getall(KEY_HEADER, []))
+    if not keys:
         return None
+    if len(keys) > 1:
+        raise InvalidInput([Fault(KEY_HEADER, "is there more than once, and not the same; keep one")])
+    (key,) = keys
     if not (0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable()):
         raise InvalidInput([Fault(KEY_HEADER, f"must be 1 to {KEY_CHARS_MAX} printable ASCII characters")])
     canonical = msgspec.json.encode([request.scope["path"], document], order="deterministic")
     return SubmitKey(request.user.tenant, key, hashlib.sha256(canonical).digest())
 
 
+_JSON = "application/json"
+_UTF_8 = frozenset({"utf-8", "utf8"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _NOTHING = frozenset({b"", b"{}"})
 _CUT_OFF = "The body was cut off."
 
 
 def _check_media_type(request: CallerRequest) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise MediaTypeRefused(f"The body must be sent with Content-Type: application/json, not '{kind[:80]}'.")
+    kind, _, parameters = request.headers.get("content-type", "").lower().partition(";")
+    if kind.strip() != _JSON:
+        raise MediaTypeRefused(f"The body must be sent with Content-Type: {_JSON}, not '{kind.strip()[:80]}'.")
+    if parameters and (other := _other_charset(parameters)):
+        raise MediaTypeRefused(f"JSON is sent in UTF-8, not in '{other[:80]}'.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise MediaTypeRefused("Compressed bodies are not taken; send it as it is.")
+
+
+def _other_charset(parameters: str) -> str:
+    """The charset that a Content-Type names behind its first `;`, in lower case; empty when that is UTF-8, or none."""
+    for parameter in parameters.split(";"):
+        name, _, charset = (part.strip() for part in parameter.partition("="))
+        if name == "charset" and charset.strip('"') not in _UTF_8:
+            return charset
+    return ""
 
 
 def _is_nothing(body: bytes) -> bool:
