@@ -44,10 +44,25 @@ def test_every_path_tells_all_of_its_methods_and_refuses_the_others() -> None:
             path = re.sub(r"\{\w+\}", "a", template)
             taken = {method.upper() for method in operations}
             asked = await api.send("OPTIONS", path)
-            assert (asked.status, set(asked.headers["allow"].split(", "))) == (204, taken | {"OPTIONS"})
+            allowed = set(asked.headers["allow"].split(", "))
+            assert (asked.status, allowed - {"HEAD"}) == (204, taken | {"OPTIONS"})
+            assert ("HEAD" in allowed) == (operations.get("get", {}).get("security") == [])
             for method in METHODS - taken:
                 refused = await api.send(method, path)
                 assert (refused.status, refused.code) == (405, "method_not_allowed")
-                assert set(refused.headers["allow"].split(", ")) == taken | {"OPTIONS"}
+                assert set(refused.headers["allow"].split(", ")) == allowed
+
+    with_api(test)
+
+
+def test_head_of_an_open_route_is_its_get_without_the_body() -> None:
+    async def test(api: Api) -> None:
+        for path in ("/livez", "/readyz", "/docs", "/docs/page.css"):
+            seen, got = [await api.ask_as_written(f"{method} {path}") for method in ("HEAD", "GET")]
+            assert (seen.status, seen.body) == (200, "")
+            assert {**seen.headers, "date": ""} == {**got.headers, "date": ""}
+            assert int(seen.headers["content-length"]) == len(got.body.encode())
+        await api.node.drain(0)
+        assert (await api.ask_as_written("HEAD /readyz")).status == 503
 
     with_api(test)

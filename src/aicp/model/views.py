@@ -569,7 +569,7 @@ class Info(msgspec.Struct, frozen=True):
         version: Its version.
         durable: True when what it accepted survives its process.
         unfinished_tasks: Accepted and not ended.
-        journal: Where it remembers: `memory` or `sqlite`.
+        journal: Where it remembers: `memory`, `sqlite` or `postgresql`.
     """
 
     name: str

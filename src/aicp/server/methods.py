@@ -1,12 +1,15 @@
-"""OPTIONS: which methods a path takes, all of them.
+"""Methods besides the one that a route is for: HEAD where it helps, and OPTIONS, which tells all that a path takes.
 
-The framework answers for the first handler of a path alone when several have it.
+Of OPTIONS the framework answers for the first handler of a path alone when several have it.
 """
 
 from functools import lru_cache
 
-from litestar import Litestar, Request, Response
+from litestar import HttpMethod, Litestar, Request, Response
 from litestar.datastructures import State
+
+SEEN = (HttpMethod.GET, HttpMethod.HEAD)
+"""Of a route that is open to everybody: whoever balances load, or follows links, asks by HEAD whether it is there."""
 
 
 async def answer_options(request: Request[object, object, State]) -> Response[None] | None:

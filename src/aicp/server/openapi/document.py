@@ -115,7 +115,8 @@ def openapi_document(app: Litestar) -> dict[str, Any]:
 def _routes(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
     for path, handler in declared_routes(app):
         if isinstance(handler, HTTPRouteHandler):
-            for method in handler.http_methods:
+            # HEAD is the same operation, and an operation has one name.
+            for method in handler.http_methods.difference({"HEAD"}):
                 yield path.replace(":str", ""), str(method), handler
 
 

@@ -4,10 +4,11 @@ import hashlib
 from functools import lru_cache
 
 import msgspec
-from litestar import Litestar, Request, Response, Router, get
+from litestar import Litestar, Request, Response, Router, get, route
 from litestar.datastructures import State
 
 from aicp.server.auth import Scope, needs
+from aicp.server.methods import SEEN
 from aicp.server.openapi.document import openapi_document
 from aicp.server.openapi.page import page, style
 
@@ -24,13 +25,13 @@ async def document(request: AnyRequest) -> Response[bytes]:
     return Response(_written(request.app)[0], media_type="application/json")
 
 
-@get("/docs", opt=needs(Scope.OPEN), media_type="text/html")
+@route("/docs", http_method=SEEN, opt=needs(Scope.OPEN), media_type="text/html")
 async def docs(request: AnyRequest) -> Response[bytes]:
     """This API as a page for people, without a script and with nothing from elsewhere."""
     return _static(request, _written(request.app)[1], _PAGE_TYPE)
 
 
-@get("/docs/page.css", opt=needs(Scope.OPEN), media_type="text/css")
+@route("/docs/page.css", http_method=SEEN, opt=needs(Scope.OPEN), media_type="text/css")
 async def docs_style(request: AnyRequest) -> Response[bytes]:
     """The style sheet of that page."""
     return _static(request, style(), _STYLE_TYPE)

@@ -1,22 +1,23 @@
 """The server itself: alive, what it is, how busy."""
 
-from litestar import MediaType, Response, Router, get
+from litestar import MediaType, Response, Router, get, route
 
 from aicp.model.views import Info, SchedulerStatus
 from aicp.runtime.onlookers import METRICS_TYPE
 from aicp.server.auth import Scope, needs
 from aicp.server.body import CallerRequest
+from aicp.server.methods import SEEN
 from aicp.server.routes.parameters import TheNode, TheOnlookers
 from aicp.version import __version__
 
 
-@get("/livez", media_type=MediaType.TEXT, opt=needs(Scope.OPEN))
+@route("/livez", http_method=SEEN, media_type=MediaType.TEXT, opt=needs(Scope.OPEN))
 async def livez() -> str:
     """The process answers."""
     return "ok"
 
 
-@get("/readyz", media_type=MediaType.TEXT, opt=needs(Scope.OPEN))
+@route("/readyz", http_method=SEEN, media_type=MediaType.TEXT, opt=needs(Scope.OPEN))
 async def readyz(request: CallerRequest, node: TheNode) -> Response[str]:
     """The journal is open, and work is accepted; 503 while it is not, and who has a key is told why."""
     if node.is_ready:
