@@ -512,7 +512,8 @@ PATHS = [
         "/docs/page.html", "/.env", "/.git/config", "/robots.txt", "/favicon.ico", "/%00", "/%ff", "/livez/x",
         "/openapi.yaml", "/schema",
         "/api/tasks/%2e%2e/%2e%2e/x", "/" + "x" * 10_000, "/" + "x/" * 1_000, "/api/circuit-breaker/reset",
-        "/api/keys/a/b", "/*",
+        "/api/keys/a/b", "/*", "/api/tasks//explain", "/api//tasks/a.b", "/api/tasks/a.b//explain", "/api/tasks/a.b//",
+        "/api/tasks/chain//graph", "//api//tasks/a.b", "/ains/agents//echo-1", "/api/tasks/%2Fexplain",
     )
 ]  # fmt: skip
 

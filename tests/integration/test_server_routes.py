@@ -56,6 +56,16 @@ def test_submitted_task_is_accepted_and_shows_its_result() -> None:
     with_api(test)
 
 
+def test_slashes_that_joined_urls_have_do_no_harm() -> None:
+    async def test(api: Api) -> None:
+        task_id = (await api.post("/api/tasks?wait_s=10", TASK)).body["task_id"]
+        own = f"Authorization: Bearer {api.key}"
+        for path in (f"//api/tasks/{task_id}", f"/api/tasks/{task_id}/", "/api/tasks/", "//api/tasks", "//livez"):
+            assert (await api.ask_as_written(f"GET {path}", own)).status == 200, path
+
+    with_api(test)
+
+
 def test_zeros_before_a_major_mean_nothing() -> None:
     async def test(api: Api) -> None:
         for capability in ("text.echo@01", "text.echo@000001", "text.echo@1"):

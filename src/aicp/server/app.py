@@ -15,6 +15,7 @@ from aicp.server.auth import Guard, Keys, check_scopes, host_guard, in_turn, key
 from aicp.server.body import BODY_BYTES_MAX, body_guard
 from aicp.server.draining import drain_guard
 from aicp.server.methods import answer_options
+from aicp.server.paths import path_guard
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
 from aicp.server.queries import query_guard
 from aicp.server.routes.agents import agents_router
@@ -73,10 +74,11 @@ def make_app(
         "keys": _provide(keys),
         "auditing": _provide(auditing or Auditing(node.stores.audit_log, 0)),
     }
+    guards = [entry_guard(node, keys, hosts=hosts, scheme=scheme), path_guard, query_guard(dependencies), body_guard]
     app = Litestar(
         route_handlers=routers,
         before_request=answer_options,
-        guards=[in_turn([entry_guard(node, keys, hosts=hosts, scheme=scheme), query_guard(dependencies), body_guard])],
+        guards=[in_turn(guards)],
         dependencies=dependencies,
         exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},
         request_max_body_size=BODY_BYTES_MAX,
