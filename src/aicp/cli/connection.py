@@ -2,8 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 from aicp.errors import AccessDenied, Forbidden
@@ -45,23 +44,23 @@ def ask(work: Callable[[Any], Awaitable[T]], **options: Any) -> T:
 
 
 def run_to_end(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """As `asyncio.run(main())`, but interrupted before it began it ends without a word about what was never awaited."""
-    with ExitStack() as closing:
-        with _uninterrupted():
-            # A loop that is half made when Ctrl-C comes complains when it is collected.
-            runner = closing.enter_context(asyncio.Runner())
-        work = main()
-        try:
-            return runner.run(work)
-        finally:
-            work.close()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended."""
+    """As `asyncio.run(main())`, but whenever Ctrl-C comes, the loop and what runs on it end without a word."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    work = _interruptible(main, before)
     try:
-        yield
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(_say_nothing)
+            return runner.run(work)
     finally:
+        work.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+async def _interruptible(main: Callable[[], Coroutine[Any, Any, T]], mask: Iterable[int]) -> T:
+    """Let Ctrl-C come from now on: before the loop runs, it would leave something half made, which complains."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return await main()
+
+
+def _say_nothing(_loop: asyncio.AbstractEventLoop, _told: dict[str, Any]) -> None:
+    """What is left over of a connection that was interrupted is no news for who interrupted it."""
