@@ -5,11 +5,14 @@ import itertools
 from collections.abc import Iterable
 
 import pytest
+import uvloop
 
 from aicp.model.outcome import Outcome
 from aicp.model.task import Priority
+from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.serving import WELL_KNOWN
+from aicp.scheduling.task_scheduler import TaskScheduler
 from tests.unit.flow_kit import SOON_S, Stage, agent, granted, now, task, virtual
 
 FAST_S, MEDIUM_S, SLOW_S = 1.0, 9.0, 100.0
@@ -188,6 +191,22 @@ class TestHeld:
             await asyncio.sleep(2 * SLOW_S)
             assert stage.scheduler._serving.holds == {}
             free_all(stage, [busy])
+
+
+def test_hold_that_is_over_at_once_is_a_hold_like_any_on_the_loop_that_servers_run_on() -> None:
+    async def main() -> None:
+        scheduler = TaskScheduler(CircuitBoard())
+        scheduler.add_agent(agent("slow"))
+        serving, seat = scheduler._serving, next(iter(scheduler.member("slow")))
+        for until in (0.0003, 0.0004, 0.0002):
+            serving._look_again(seat.pool, until, now=0.0)
+        assert [hold.until for hold in serving.holds.values()] == [0.0002]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert serving.holds == {}
+        scheduler.close()
+
+    uvloop.run(main())
 
 
 class TestHeldNoLongerThanItPays:

@@ -7,6 +7,8 @@ import asyncio
 import math
 from collections.abc import Callable
 
+import msgspec
+
 from aicp.model.task import Task
 from aicp.ports import Clock
 from aicp.scheduling.fleet import NOWHERE, Member, Pool, Seat
@@ -17,6 +19,16 @@ from aicp.scheduling.waiting_line import Waiter, WaitingLine
 WAITING_MAX = 100_000
 WELL_KNOWN = 10
 WORTH_WAITING = 2.0
+
+
+class _Hold(msgspec.Struct, frozen=True, eq=False):
+    """How long somebody is held back at the longest.
+
+    The timer itself need not know: what uvloop gives for one that is due at once is a handle without a time.
+    """
+
+    until: float
+    timer: asyncio.Handle
 
 
 class Serving:
@@ -50,7 +62,7 @@ class Serving:
         self._take_back = take_back
         self._waiting = 0
         self.lines: dict[str, WaitingLine] = {}
-        self.holds: dict[Pool, asyncio.TimerHandle] = {}
+        self.holds: dict[Pool, _Hold] = {}
         self.waits_for_faster = True
 
     @property
@@ -127,8 +139,8 @@ class Serving:
 
     def close(self) -> None:
         """Stop every timer; waiting tasks are their owners' to cancel."""
-        for timer in self.holds.values():
-            timer.cancel()
+        for hold in self.holds.values():
+            hold.timer.cancel()
         self.holds.clear()
 
     def _give_back(self, waiter: Waiter) -> None:
@@ -206,13 +218,13 @@ class Serving:
         return True
 
     def _look_again(self, pool: Pool, at: float, now: float) -> None:
-        loop = asyncio.get_running_loop()
-        timer = self.holds.get(pool)
-        if timer is not None and timer.when() <= loop.time() + at - now:
+        hold = self.holds.get(pool)
+        if hold is not None and hold.until <= at:
             return
-        if timer is not None:
-            timer.cancel()
-        self.holds[pool] = loop.call_later(at - now, self._hold_is_over, pool)
+        if hold is not None:
+            hold.timer.cancel()
+        timer = asyncio.get_running_loop().call_later(at - now, self._hold_is_over, pool)
+        self.holds[pool] = _Hold(at, timer)
 
     def _hold_is_over(self, pool: Pool) -> None:
         del self.holds[pool]
