@@ -142,7 +142,7 @@ def workers_of_taskiq() -> Iterator[Any]:
     where = "benchmarks.flow.queues.taskiq_app"
     few = ["--workers", "2", "--max-async-tasks", str(SLOTS), "--ack-type", "when_saved", "--log-level", "ERROR"]
     with running([sys.executable, "-m", "taskiq", "worker", f"{where}:broker", *few]):
-        yield import_module(where)
+        yield imported_anew(where)
 
 
 def by_taskiq(directory: Path, agents: Sequence[AgentProcess], seconds: float) -> Measured:
@@ -174,7 +174,7 @@ def by_celery(directory: Path, agents: Sequence[AgentProcess], seconds: float) -
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "ERROR"]
     command = [sys.executable, "-m", "celery", "--app", where, "worker", "--concurrency", str(WORKERS), *quiet]
     with redis_for(directory, agents), running(command):
-        app = import_module(where)
+        app = imported_anew(where)
         app.call_task.delay("warm-up", PARAMS).get(timeout=RESULT_WAIT_S)
         return {count: load_celery(app, count, seconds) for count in IN_FLIGHT}
 
@@ -196,6 +196,12 @@ def window_of_celery(app: Any, in_flight: int, seconds: float) -> list[float]:
         began, result = sent.popleft()
         assert result.get(timeout=RESULT_WAIT_S) == PARAMS
         taken.append(time.perf_counter() - began)
+
+
+def imported_anew(where: str) -> Any:
+    """A module that reads its environment when it is imported: each round has a Redis of its own."""
+    sys.modules.pop(where, None)
+    return import_module(where)
 
 
 @contextmanager
