@@ -219,3 +219,15 @@ def test_defect_of_a_handler_is_answered_and_not_told(monkeypatch: pytest.Monkey
         assert b"secret" not in short.body
 
     on_both_ways(test)
+
+
+def test_answer_that_cannot_be_written_as_json_is_a_defect_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(ways: BothWays) -> None:
+        async def odd(*_: Any, **__: Any) -> Any:
+            return "\ud800.task"
+
+        monkeypatch.setattr(ways.node.coordinator, "submit_task", odd)
+        answer = await ask(ways.express, "POST", "/api/tasks", encoded(TASK), HEADERS)
+        assert (answer.status, answer.json["code"]) == (500, "internal_error")
+
+    on_both_ways(test)

@@ -126,8 +126,7 @@ class Client:
     async def run_task(self, task: Task, *, key: str | None = None, timeout_s: float | None = None) -> TaskView:
         """Submit a task and say how it ended, or where it stands after `timeout_s` seconds: look at its `status`.
 
-        In one request, where `submit_task` and `wait_task` take two: half the work for the server and for the client.
-        With the same `key` and task again it is the same task.
+        In one request, where `submit_task` and `wait_task` take two. The same `key` and task again are the same task.
 
         Raises:
             InvalidTask: With every fault and its place.

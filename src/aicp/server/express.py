@@ -61,12 +61,11 @@ class Express:
         request = Request[Any, Any, Any](scope, receive, send)
         try:
             await self._guard(request, handler)
-            answer = await handler.fn(request, *ids.values(), self._node_and_waits, wait_s)
+            body = _encode(await handler.fn(request, *ids.values(), self._node_and_waits, wait_s))
         except Exception as error:  # noqa: BLE001 - as the framework does: every error has its answer
             response = _answering(error)(request, error)
             await response.to_asgi_response(app=None, request=request)(scope, receive, send)
             return
-        body = _encode(answer)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": handler.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": body})
