@@ -1,5 +1,6 @@
-"""The public test kit: time that tests command."""
+"""The public test kit: time that tests command, and a meter of how long an event loop is held."""
 
+from aicp.testing.loop_holds import LoopHold, LoopHoldMeter
 from aicp.testing.virtual_time import (
     DeadlockError,
     LeakedTasksError,
@@ -18,6 +19,8 @@ from aicp.testing.virtual_time import (
 __all__ = [
     "DeadlockError",
     "LeakedTasksError",
+    "LoopHold",
+    "LoopHoldMeter",
     "ManualClock",
     "StepLimitError",
     "StuckThreadError",
