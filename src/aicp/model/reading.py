@@ -48,6 +48,21 @@ def type_faults(value: Any, kind: Any, place: str) -> Iterator[Fault]:
         yield from inside
 
 
+def readable_fields(document: Any, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The fields of an object that can be read as those of a struct, each judged by itself.
+
+    Independent of the faults that were found: a list of faults is cut off at its bound, and what is left of it says
+    nothing of the fields that come later.
+    """
+    if not isinstance(document, dict):
+        return {}
+    return {
+        name: document[name]
+        for name, field in _fields(kind).items()
+        if name in document and _is_readable(document[name], field.type)
+    }
+
+
 def type_fault(error: msgspec.ValidationError, place: str) -> Fault:
     """What msgspec says of a wrong type, with its place as a JSON pointer under `place`."""
     # It matches whatever it is given.
@@ -75,6 +90,14 @@ def besides(told: Iterable[Fault], more: Iterable[Fault]) -> list[Fault]:
 def place_of_key(key: Any, place: str) -> str:
     """The JSON pointer of a key that anybody may have written, under `place`; a long key is cut off."""
     return place_of((str(key)[:KEY_CHARS_TOLD_MAX],), place)
+
+
+def _is_readable(value: Any, kind: Any) -> bool:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _faults_inside(value: Any, kind: Any, place: str) -> Iterator[Fault]:

@@ -12,7 +12,7 @@ from aicp.errors import Fault, InvalidChain, InvalidTask
 from aicp.model.agent import AGENT_ID_PATTERN, AGENT_ID_TOLD, CAPABILITY_CHARS_MAX, CAPABILITY_PATTERN
 from aicp.model.chain import ChainSpec
 from aicp.model.labels import label_faults
-from aicp.model.reading import besides, place_of_key, type_fault, type_faults
+from aicp.model.reading import besides, readable_fields, type_fault, type_faults
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Task
 from aicp.model.text import why_not_plain
@@ -122,12 +122,13 @@ def parse_task(document: Any) -> Task:
         return msgspec.convert(document, Task)
     except msgspec.ValidationError:
         faults = list(islice(type_faults(document, Task, ""), FAULTS_MAX))
-        raise InvalidTask(_at_most(besides(faults, _faults_of_single(_task_of_bad(document, "", faults))))) from None
+        raise InvalidTask(_at_most(besides(faults, _faults_of_single(_task_of_bad(document))))) from None
 
 
 def with_faults_of_chain(told: Iterable[Fault], spec: ChainSpec) -> list[Fault]:
-    """Faults that were found, and what else is wrong with a chain, of which those parts are left out."""
-    return _at_most(besides(told, _examined(spec)[1]))
+    """Faults that were found, and what else is wrong with a chain, of which those parts are left out; at most 1,000."""
+    found = list(islice(told, FAULTS_MAX))
+    return found if len(found) == FAULTS_MAX else _at_most(besides(found, _examined(spec)[1]))
 
 
 def check_chain(spec: ChainSpec) -> ChainGraph:
@@ -166,31 +167,24 @@ def check_task(task: Task) -> None:
 def _draft_of_bad(document: dict[Any, Any]) -> Draft:
     header = {**document, "tasks": []}
     faults = list(islice(type_faults(header, ChainSpec, ""), FAULTS_MAX))
-    sound = _without(header, "", faults)
+    sound = readable_fields(header, ChainSpec)
     raw_tasks = document.get("tasks")
     if not isinstance(raw_tasks, list):
-        return Draft(msgspec.convert(sound, ChainSpec), [*faults, Fault("/tasks", "must be a list of tasks")])
+        no_list = Fault("/tasks", "must be a list of tasks")
+        return Draft(msgspec.convert(sound, ChainSpec), [*faults[: FAULTS_MAX - 1], no_list])
     tasks = []
     for index, raw in enumerate(raw_tasks):
-        place = f"/tasks/{index}"
-        wrong = list(islice(type_faults(raw, Task, place), FAULTS_MAX - len(faults)))
-        tasks.append(_task_of_bad(raw, place, wrong))
-        faults += wrong
-        if len(faults) == FAULTS_MAX:
+        if len(faults) >= FAULTS_MAX:
+            # Whatever else is wrong would not be reported.
             break
+        faults += islice(type_faults(raw, Task, f"/tasks/{index}"), FAULTS_MAX - len(faults))
+        tasks.append(_task_of_bad(raw))
     return Draft(msgspec.convert({**sound, "tasks": tasks}, ChainSpec), faults)
 
 
-def _task_of_bad(raw: Any, place: str, faults: Iterable[Fault]) -> Task:
-    """A task without those of its fields that could not be read."""
-    sound = _without(raw, place, faults) if isinstance(raw, dict) else {}
-    return msgspec.convert({"capability": "", **sound}, Task)
-
-
-def _without(raw: dict[Any, Any], place: str, faults: Iterable[Fault]) -> dict[Any, Any]:
-    """What of an object at a place has no fault."""
-    wrong = {fault.place.removeprefix(place).split("/")[1] for fault in faults if fault.place != place}
-    return {key: value for key, value in raw.items() if place_of_key(key, "")[1:] not in wrong}
+def _task_of_bad(raw: Any) -> Task:
+    """A task without those of its fields that cannot be read."""
+    return msgspec.convert({"capability": "", **readable_fields(raw, Task)}, Task)
 
 
 def _examined(spec: ChainSpec) -> tuple[ChainGraph, list[Fault]]:

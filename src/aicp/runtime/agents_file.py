@@ -1,6 +1,7 @@
 """Agents files: lists of agents, for a chain that runs here (`aicp chain run`) and for a server (`aicp serve`)."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from aicp.errors import Fault, InvalidAgent, InvalidInput, SettingsError
 from aicp.model.access import TENANT_PATTERN
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.endpoint import Endpoint
-from aicp.model.validation import type_fault
+from aicp.model.validation import FAULTS_MAX, type_fault
 from aicp.registry.directory import Directory
 from aicp.registry.schemas import Schemas
 from aicp.runtime.bearers import bearer_in_file, bearer_in_variable, sound_bearer
@@ -133,7 +134,7 @@ def read_static_agents(path: Path) -> dict[str, StaticAgent]:
         return StaticAgent(registration, agent.tenant)
 
     agents = _each(document, _entries(document, 0), static_agent)
-    if faults := list(_repetitions(agents)):
+    if faults := list(islice(_repetitions(agents), FAULTS_MAX)):
         raise InvalidAgent(placed(faults, document))
     return {agent.key: agent for agent in agents}
 
@@ -149,16 +150,18 @@ def named_bearer_files(path: Path) -> list[Path]:
 
 
 def _each(document: Document, entries: Sequence[Any], read: Callable[[Any, str], T]) -> list[T]:
-    """What `read` makes of each entry and its place; every fault at once."""
+    """What `read` makes of each entry and its place; every fault at once, at most 1,000."""
     faults: list[Fault] = []
     agents: list[T] = []
     for index, entry in enumerate(entries):
+        if len(faults) >= FAULTS_MAX:
+            break
         try:
             agents.append(read(entry, f"/agents/{index}"))
         except InvalidInput as error:
             faults.extend(error.faults)
     if faults:
-        raise InvalidAgent(placed(faults, document))
+        raise InvalidAgent(placed(faults[:FAULTS_MAX], document))
     return agents
 
 
