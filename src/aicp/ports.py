@@ -12,6 +12,7 @@ from aicp.model.agent import AgentProfile
 from aicp.model.event import ChainSubmitted, Event, Fact
 from aicp.model.notice import Notice, Order
 from aicp.model.outcome import Reply
+from aicp.model.progress import ClockState
 from aicp.model.task import Call, TaskStatus
 
 KEYS_KEPT = timedelta(days=7)
@@ -20,6 +21,8 @@ KEYS_MAX = 10_000
 """API keys at a time."""
 DEAD_KEYS_KEPT = timedelta(days=30)
 """How long a key that was revoked or has expired stays in lists, at least."""
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+"""A moment before everything that is recorded."""
 
 
 class Clock(Protocol):
@@ -203,7 +206,29 @@ class Journal(Protocol):
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
 
-        Submit keys older than 7 days go with them, and large results that nothing refers to any more.
+        Large results that nothing refers to any more go with them.
+        """
+
+    async def prune_keys(self, before: datetime) -> int:
+        """Forget some submit keys that were first used before then, oldest first; returns how many, 0 for none left.
+
+        The caller keeps them for `KEYS_KEPT` at least. Where replicas share the record, what it remembers of agents
+        that were removed before then goes as well.
+        """
+
+
+ClockChange = Callable[[ClockState | None, datetime | None], ClockState]
+"""Takes the recorded state, None when there is none, and the record's own clock, None when that is this machine's."""
+
+
+class ClockRecord(Protocol):
+    """Remembers how far time has progressed. Opened and closed with the journal."""
+
+    async def update(self, change: ClockChange) -> ClockState:
+        """Replace the state by what `change` makes of it, and return that; nobody else changes it meanwhile.
+
+        Raises:
+            StorageError: It could not be recorded.
         """
 
 
@@ -267,8 +292,12 @@ class ApiKeys(Protocol):
     Anything may raise `StorageError`: then a later call may succeed.
     """
 
-    async def create(self, key: StoredKey) -> None:
-        """Record a new key. Keys that ended `DEAD_KEYS_KEPT` before it was created are forgotten.
+    async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
+        """Record a new key.
+
+        Args:
+            key: The key.
+            forget_before: Keys that ended before then are forgotten.
 
         Raises:
             Conflict: There are `KEYS_MAX` already.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from aicp.ports import ChainRecord, Clock, Journal, Registrations, Replicas
+from aicp.ports import ChainRecord, Journal, Registrations, Replicas
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_registrations import PostgresRegistrations
@@ -226,9 +226,9 @@ def database(url: str, **options: Any) -> PostgresDatabase:
 
 
 @asynccontextmanager
-async def opened(url: str, *, clock: Clock | None = None, **options: Any) -> AsyncIterator[PostgresJournal]:
+async def opened(url: str, **options: Any) -> AsyncIterator[PostgresJournal]:
     """A journal that is open; `journal._database` leads to its parts."""
-    journal = PostgresJournal(database(url, **options), clock=clock)
+    journal = PostgresJournal(database(url, **options))
     await journal.open()
     try:
         yield journal

@@ -8,11 +8,10 @@ import pytest
 
 from aicp.ports import Journal
 from aicp.storage.postgres import PostgresJournal
-from aicp.testing import ManualClock
 from aicp.testing.journal_contract import JournalContract
 from tests.integration.postgres_kit import child, claim_all, database, opened, run, shared_server, until
 from tests.integration.postgres_pooler import Pooler, pooler_of
-from tests.unit.sqlite_kit import AT, submitted, task_ended
+from tests.unit.sqlite_kit import submitted, task_ended
 
 
 def through(url: str, pooler: Pooler) -> str:
@@ -29,7 +28,7 @@ class TestPostgresJournalBehindAPoolerKeepsTheContract(JournalContract):
             assert pooler.transactions
 
     def reopened(self, _: Journal | None) -> Journal:
-        return PostgresJournal(database(self.url), clock=ManualClock(wall_start=AT))
+        return PostgresJournal(database(self.url))
 
 
 def test_pooler_is_noticed_and_said_and_a_dead_peer_is_found_by_its_lease(caplog: pytest.LogCaptureFixture) -> None:

@@ -52,6 +52,9 @@ class _Passing:
     async def prune(self, before: datetime, limit: int) -> int:
         return await self._use("prune", lambda: self.inner.prune(before, limit))
 
+    async def prune_keys(self, before: datetime) -> int:
+        return await self._use("prune_keys", lambda: self.inner.prune_keys(before))
+
     async def _use(self, what: str, doing: Callable[[], Awaitable[T]]) -> T:
         return await doing()
 

@@ -18,7 +18,6 @@ from aicp.storage.sqlite_claiming import newest_chain
 from aicp.storage.sqlite_connections import connect
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_registrations import SqliteRegistrations
-from aicp.testing import ManualClock
 
 T = TypeVar("T")
 
@@ -151,7 +150,7 @@ def database(path: Path, disk: Disk | None = None, *, lock_wait_s: float = 0.2) 
 @asynccontextmanager
 async def opened(path: Path, disk: Disk | None = None) -> AsyncIterator[SqliteJournal]:
     """A journal that is open."""
-    journal = SqliteJournal(database(path, disk), clock=ManualClock(wall_start=AT))
+    journal = SqliteJournal(database(path, disk))
     await journal.open()
     try:
         yield journal

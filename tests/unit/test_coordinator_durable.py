@@ -24,7 +24,6 @@ from aicp.ports import ChainQuery, ChainRecord, Journal, SubmitKey
 from aicp.storage.memory import MemoryJournal
 from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_database import SqliteDatabase
-from aicp.testing import VirtualClock
 from aicp.testing.faulty_agents import ScriptedAgent, Step, hang, ok, task_failed
 from tests.unit.flow_kit import ECHO, Flow, now, virtual
 from tests.unit.journal_kit import WatchedJournal
@@ -47,7 +46,7 @@ async def memory() -> AsyncIterator[Journal]:
 @asynccontextmanager
 async def sqlite() -> AsyncIterator[Journal]:
     with tempfile.TemporaryDirectory() as directory:
-        journal = SqliteJournal(SqliteDatabase(Path(directory) / "a.db", lock_wait_s=0.1), clock=VirtualClock())
+        journal = SqliteJournal(SqliteDatabase(Path(directory) / "a.db", lock_wait_s=0.1))
         try:
             yield journal
         finally:

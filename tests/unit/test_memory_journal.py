@@ -1,5 +1,6 @@
 """The journal in memory: the contract of journals, and the bounds that are its own."""
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -72,10 +73,12 @@ async def test_keys_are_kept_seven_days_and_no_longer() -> None:
     clock = VirtualClock()
     journal, key = MemoryJournal(clock=clock), SubmitKey("t", "key", b"digest")
     await journal.submit(chain("first"), key)
-    clock.shift_wall(KEYS_KEPT.total_seconds() - 1)
+    clock.shift_wall(30 * 86_400)
     assert await journal.submit(chain("second"), key) == "first"
-    clock.shift_wall(2)
-    await journal.prune(AT, 10)
+    await journal.prune(clock.utcnow(), 10)
+    assert await journal.prune_keys(AT) == 0
+    assert await journal.submit(chain("second"), key) == "first"
+    assert await journal.prune_keys(clock.utcnow()) == 1
     assert await journal.submit(chain("third"), key) == "third"
 
 
@@ -91,6 +94,9 @@ async def test_too_many_young_keys_are_refused_and_none_is_forgotten(monkeypatch
     assert await journal.read("one-more") is None
     assert await journal.submit(chain("again"), SubmitKey("t", "key-0", b"digest")) == "chain-0"
     clock.shift_wall(KEYS_KEPT.total_seconds() + 1)
+    with pytest.raises(QueueFull):
+        await journal.submit(chain("later"), SubmitKey("t", "key-5", b"digest"))
+    await asyncio.sleep(KEYS_KEPT.total_seconds() + 1)
     assert await journal.submit(chain("later"), SubmitKey("t", "key-5", b"digest")) == "later"
 
 

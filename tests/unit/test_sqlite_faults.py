@@ -16,7 +16,6 @@ from aicp.storage.sqlite_connections import connect_reader
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_faults import opening_error, storage_error
 from aicp.storage.sqlite_readers import READERS_MAX
-from aicp.testing import ManualClock
 from tests.unit.sqlite_kit import (
     AT,
     BOUND_S,
@@ -133,7 +132,7 @@ def test_journal_that_fails_at_any_statement_keeps_what_it_acknowledged_and_goes
         disk, work = Disk(), Work()
         disk.syncs, disk.after = False, after
         disk.fail_at(number, error)
-        journal = SqliteJournal(database(path, disk), clock=ManualClock(wall_start=AT))
+        journal = SqliteJournal(database(path, disk))
         try:
             await journal.open()
         except AicpError:

@@ -17,7 +17,6 @@ from aicp.model.task import TaskStatus
 from aicp.ports import KEYS_KEPT, ChainQuery, Journal, SubmitKey
 from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_reading import LIST_BY_FILTERS
-from aicp.testing import ManualClock
 from aicp.testing.journal_contract import JournalContract
 from tests.unit.sqlite_kit import (
     AT,
@@ -50,7 +49,7 @@ class TestSqliteJournalKeepsTheContract(JournalContract):
             yield self.reopened(None)
 
     def reopened(self, _: Journal | None) -> Journal:
-        return SqliteJournal(database(self.path), clock=ManualClock(wall_start=AT))
+        return SqliteJournal(database(self.path))
 
 
 class TestSubmit:
@@ -449,18 +448,16 @@ class TestPrune:
 
     def test_submit_keys_are_kept_seven_days_even_when_their_chain_is_not(self, tmp_path: Path) -> None:
         async def main() -> None:
-            clock = ManualClock(wall_start=AT)
-            journal = SqliteJournal(database(tmp_path / "a.db"), clock=clock)
+            journal = SqliteJournal(database(tmp_path / "a.db"))
             await journal.open()
             key = SubmitKey("t", "k", b"body")
             await journal.submit(submitted("c1"), key)
             await journal.append([chain_ended("c1")])
-            clock.advance(KEYS_KEPT.total_seconds())
-            assert await journal.prune(clock.utcnow(), 10) == 1
+            assert await journal.prune(AT + KEYS_KEPT, 10) == 1
+            assert await journal.prune_keys(AT) == 0
             assert await journal.read("c1") is None
             assert await journal.submit(submitted("c2"), key) == "c1"
-            clock.advance(1)
-            await journal.prune(clock.utcnow(), 10)
+            assert await journal.prune_keys(AT + SECOND) == 1
             assert await journal.submit(submitted("c3"), key) == "c3"
             await journal.close()
 

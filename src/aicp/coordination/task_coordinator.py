@@ -15,6 +15,7 @@ from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.chain_status import InFlight, copied_results, facts_once, fold, results_of, view_chain, view_task
 from aicp.coordination.intake import Intake, Submit, Taken
 from aicp.coordination.listing import Listing, TaskQuery
+from aicp.coordination.progress import Progress
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import LOOK_EVERY_S, Recovery, has_ended
 from aicp.coordination.retention import DEFAULT_RETENTION_S, Retention
@@ -68,6 +69,7 @@ class TaskCoordinator:
         accepted_max: Tasks accepted and unfinished; more are refused.
         retention_s: How long a chain is remembered after its end, seconds.
         replicas: Who shares the journal; None for nobody.
+        progress: Compares the clocks, for whatever is deleted by age; None for one that keeps its state in memory.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class TaskCoordinator:
         accepted_max: int = ACCEPTED_MAX,
         retention_s: float = DEFAULT_RETENTION_S,
         replicas: Replicas | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._router = router
         self._journal = journal
@@ -98,12 +101,14 @@ class TaskCoordinator:
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
         self._listing = Listing(journal, self._runs)
         self._recovery = Recovery(journal, self._take_over, replicas, self._cancel_soon)
-        self._retention = Retention(journal, self._clock, retention_s)
+        self._progress = progress or Progress(self._clock)
+        self._retention = Retention(journal, self._progress, retention_s)
         self._caring: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         """Open the journal, and go on with what it has unfinished: behind this, while submits are accepted."""
         await self._journal.open()
+        await self._retention.begin()
         if self._replicas is not None:
             self._replicas.when_lost(self._let_go)
         self._caring = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from aicp.coordination.progress import Progress
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import AicpError, InvalidAgent
@@ -76,6 +77,7 @@ class Node:
         scheduler: Who and when.
         router: What happens when it goes wrong.
         coordinator: What may run.
+        progress: Compares the wall clock with the monotonic clock, for whatever is deleted by age.
         stores: Where it keeps what it must not forget.
 
     Raises:
@@ -117,9 +119,10 @@ class Node:
         )  # fmt: skip
         self._prober = Prober(self._transport, self.board, self.scheduler)
         self._health_watch = HealthWatch(self.ains, self._transport, self.board, self.scheduler)
+        self.progress = Progress(self._clock, self.stores.clock_record)
         self.coordinator = TaskCoordinator(
             self.router, self.stores.journal, clock=self._clock, rng=rng if seed is not None else None,
-            observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas,
+            observer=self._observers, retention_s=retention_s, replicas=self.stores.replicas, progress=self.progress,
         )  # fmt: skip
         self._orders = Orders(self._obey, self.stores.orders)
         self._peers = Peers(self.ains, self.board, self.scheduler, self._orders)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.ports import ApiKeys, AuditLog, Bulletin, Clock, Journal, Registrations, Replicas, StandingOrders
+from aicp.ports import ApiKeys, AuditLog, Bulletin, Clock, ClockRecord, Journal, Registrations, Replicas, StandingOrders
 from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, parse_database_url
 from aicp.runtime.settings import shared_secret_key
 from aicp.storage.memory import MemoryJournal
@@ -31,6 +31,7 @@ class Stores(msgspec.Struct, frozen=True):
         orders: Remembers what operators ordered for agents; None for nobody.
         replicas: The processes that share the journal; None where it is this one's alone.
         bulletin: Where they tell each other what each alone knows; None likewise.
+        clock_record: Remembers how far time has progressed; None to remember it in memory.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Stores(msgspec.Struct, frozen=True):
     orders: StandingOrders | None = None
     replicas: Replicas | None = None
     bulletin: Bulletin | None = None
+    clock_record: ClockRecord | None = None
 
 
 def make_stores(
@@ -80,6 +82,7 @@ def require_postgres_driver() -> None:
 def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit) -> Stores:
     from aicp.storage.sqlite import SqliteJournal  # noqa: PLC0415 - whoever names no database pays for none
     from aicp.storage.sqlite_access import SqliteApiKeys, SqliteAuditLog  # noqa: PLC0415 - as above
+    from aicp.storage.sqlite_clock import SqliteClockRecord  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_database import SqliteDatabase  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_orders import SqliteOrders  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_registrations import SqliteRegistrations  # noqa: PLC0415 - as above
@@ -88,10 +91,13 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
     registrations = SqliteRegistrations(
         database, seal=functools.partial(_seal, secret_key), unseal=functools.partial(_unseal, secret_key), clock=clock
     )
-    journal = SqliteJournal(database, clock=clock)
+    journal = SqliteJournal(database)
     api_keys, audit_log = SqliteApiKeys(database), SqliteAuditLog(database)
     orders = SqliteOrders(database, clock=clock)
-    return Stores("sqlite", str(file.path), journal, api_keys, audit_log, registrations, orders)
+    return Stores(
+        "sqlite", str(file.path), journal, api_keys, audit_log, registrations, orders,
+        clock_record=SqliteClockRecord(database),
+    )  # fmt: skip
 
 
 def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommit) -> Stores:
@@ -99,6 +105,7 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     from aicp.storage.postgres import PostgresJournal  # noqa: PLC0415 - as above
     from aicp.storage.postgres_access import PostgresApiKeys, PostgresAuditLog  # noqa: PLC0415 - as above
     from aicp.storage.postgres_bulletin import PostgresBulletin  # noqa: PLC0415 - as above
+    from aicp.storage.postgres_clock import PostgresClockRecord  # noqa: PLC0415 - as above
     from aicp.storage.postgres_database import PostgresDatabase  # noqa: PLC0415 - as above
     from aicp.storage.postgres_orders import PostgresOrders  # noqa: PLC0415 - as above
     from aicp.storage.postgres_registrations import PostgresRegistrations  # noqa: PLC0415 - as above
@@ -106,12 +113,13 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     database = PostgresDatabase(server.url, on_commit=on_commit)
     seal, unseal = functools.partial(_seal, shared_secret_key), functools.partial(_unseal, shared_secret_key)
     registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
-    journal = PostgresJournal(database, clock=clock)
+    journal = PostgresJournal(database)
     api_keys, audit_log = PostgresApiKeys(database), PostgresAuditLog(database)
     orders, bulletin = PostgresOrders(database), PostgresBulletin(database, unseal=unseal)
     return Stores(
-        "postgresql", database.place, journal, api_keys, audit_log, registrations, orders, database.replicas, bulletin
-    )
+        "postgresql", database.place, journal, api_keys, audit_log, registrations, orders, database.replicas, bulletin,
+        PostgresClockRecord(database),
+    )  # fmt: skip
 
 
 def _seal(secret_key: Callable[[], bytes], secret: bytes) -> bytes:

@@ -35,7 +35,9 @@ async def access_with(admin_key: str, node: Node, audit_max: int) -> AsyncIterat
     Raises:
         StorageError: The keys could not be read.
     """
-    access = Access(Keys(admin_key, node.stores.api_keys), Auditing(node.stores.audit_log, audit_max))
+    access = Access(
+        Keys(admin_key, node.stores.api_keys, cutoff=node.progress.cutoff), Auditing(node.stores.audit_log, audit_max)
+    )
     await access.keys.refresh()
     caring = [
         asyncio.create_task(access.keys.keep_fresh(), name="care of keys"),

@@ -5,7 +5,8 @@ import hashlib
 import hmac
 import logging
 import secrets
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -23,7 +24,7 @@ from aicp.model.access import (
     tenant_of_new,
 )
 from aicp.model.agent import DEFAULT_TENANT, AgentProfile
-from aicp.ports import ApiKeys, Clock, KeySet, StoredKey, SystemClock
+from aicp.ports import DEAD_KEYS_KEPT, NEVER, ApiKeys, Clock, KeySet, StoredKey, SystemClock
 from aicp.registry.naming import wanted_key
 from aicp.runtime.supervision import keep_doing
 from aicp.server.key_requests import check_request
@@ -94,10 +95,18 @@ class Keys:
         admin_key: Opens everything, for ever.
         store: Remembers the other keys; None for no others.
         clock: Time.
+        cutoff: Gives the moment before which what is kept for so long is old; None when nothing is ever old.
     """
 
-    def __init__(self, admin_key: str, store: ApiKeys | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        admin_key: str,
+        store: ApiKeys | None = None,
+        clock: Clock | None = None,
+        cutoff: Callable[[timedelta], datetime] | None = None,
+    ) -> None:
         self._clock = clock or SystemClock()
+        self._cutoff = cutoff
         self._store = store
         self._admin_digest = _digest(admin_key)
         self._admin = KeyHolder(Caller(grant=Grant(OPERATOR_ID)), Usage(NO_LIMITS, self._clock.monotonic))
@@ -150,7 +159,8 @@ class Keys:
             limits=request.limits,
         )
         secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
-        await self._stored.create(StoredKey(key, _digest(secret)))
+        forget_before = NEVER if self._cutoff is None else self._cutoff(DEAD_KEYS_KEPT)
+        await self._stored.create(StoredKey(key, _digest(secret)), forget_before)
         await self.refresh_if_possible()
         return KeyMade(key, secret)
 

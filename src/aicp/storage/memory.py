@@ -59,6 +59,7 @@ class _KeyUse(msgspec.Struct, frozen=True):
     digest: bytes
     chain_id: str
     at: datetime
+    at_s: float
 
 
 class MemoryJournal:
@@ -111,7 +112,7 @@ class MemoryJournal:
         if chain_id in self._chains:
             raise Conflict(f"There is a chain '{chain_id}' already.")
         if key is not None:
-            self._remember(key, chain_id)
+            self._remember(key, submitted)
         self._chains[chain_id] = _Chain(submitted)
         self._take(chain_id, facts)
         return chain_id
@@ -166,7 +167,6 @@ class MemoryJournal:
 
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many."""
-        self._forget_old_keys()
         old: list[str] = []
         for chain_id in islice(self._finished, max(0, limit)):
             ended_at = self._chains[chain_id].ended_at
@@ -176,6 +176,14 @@ class MemoryJournal:
         for chain_id in old:
             self._forget(chain_id)
         return len(old)
+
+    async def prune_keys(self, before: datetime) -> int:
+        """Forget submit keys that were first used before then; returns how many."""
+        count = 0
+        while self._keys and next(iter(self._keys.values())).at < before:
+            self._keys.popitem(last=False)
+            count += 1
+        return count
 
     def _found(self, query: ChainQuery) -> Iterator[_Chain]:
         """Newest first, one page of them from behind `before`, which must be one of the tenant's."""
@@ -203,15 +211,15 @@ class MemoryJournal:
         del self._finished[chain_id]
         del self._chains[chain_id]
 
-    def _remember(self, key: SubmitKey, chain_id: str) -> None:
+    def _remember(self, key: SubmitKey, submitted: ChainSubmitted) -> None:
         """A key is good for 7 days, so what is full refuses: forgetting one early could do something twice."""
         self._forget_old_keys()
         if len(self._keys) >= KEYS_KEPT_MAX:
             told = f"{KEYS_KEPT_MAX} submit keys of the last 7 days are remembered, which is all that fit in memory"
             raise QueueFull(f"{told}: submit without a key, or use a database.", KEYS_FULL_RETRY_S)
-        self._keys[key.tenant, key.key] = _KeyUse(key.digest, chain_id, self._clock.utcnow())
+        self._keys[key.tenant, key.key] = _KeyUse(key.digest, submitted.chain_id, submitted.at, self._clock.monotonic())
 
     def _forget_old_keys(self) -> None:
-        before = self._clock.utcnow() - KEYS_KEPT
-        while self._keys and next(iter(self._keys.values())).at < before:
+        before_s = self._clock.monotonic() - KEYS_KEPT.total_seconds()
+        while self._keys and next(iter(self._keys.values())).at_s < before_s:
             self._keys.popitem(last=False)

@@ -9,7 +9,7 @@ import msgspec
 
 from aicp.errors import Conflict
 from aicp.model.access import ApiKey, AuditRecord
-from aicp.ports import DEAD_KEYS_KEPT, KEYS_MAX, KeySet, StoredKey
+from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
 
 
 class MemoryApiKeys:
@@ -19,14 +19,13 @@ class MemoryApiKeys:
         self._keys: dict[str, StoredKey] = {}
         self._version = 1
 
-    async def create(self, key: StoredKey) -> None:
-        """Record a new key, and forget those that ended 30 days before.
+    async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
+        """Record a new key, and forget those that ended before `forget_before`.
 
         Raises:
             Conflict: There are 10,000 already, or one with this id or secret.
         """
-        before = key.key.created_at - DEAD_KEYS_KEPT
-        kept = {key_id: stored for key_id, stored in self._keys.items() if not has_ended_by(stored.key, before)}
+        kept = {key_id: stored for key_id, stored in self._keys.items() if not has_ended_by(stored.key, forget_before)}
         if len(kept) >= KEYS_MAX:
             raise too_many_keys()
         if key.key.key_id in kept or any(key.digest == stored.digest for stored in kept.values()):

@@ -7,12 +7,12 @@ from datetime import datetime
 import msgspec
 
 from aicp.model.event import ChainSubmitted, Fact
-from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
+from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.postgres_batch import FIRST_EPOCH, KEY_USES, Append, Submit, chain_of, storable
 from aicp.storage.postgres_claiming import ANY_DEAD, Claimed, claim_chains
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_faults import storage_error
-from aicp.storage.postgres_pruning import KEYS, prune_chains
+from aicp.storage.postgres_pruning import KEYS, REMOVED_AGENTS, prune_chains
 from aicp.storage.postgres_reading import read_outline, read_record, read_summaries
 from aicp.storage.postgres_server import Connection
 from aicp.storage.rows import encode_facts, encode_submitted
@@ -29,14 +29,12 @@ class PostgresJournal:
 
     Args:
         database: The database; the journal opens and closes it.
-        clock: Tells the age of submit keys.
     """
 
     durable = True
 
-    def __init__(self, database: PostgresDatabase, *, clock: Clock | None = None) -> None:
+    def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
-        self._clock = clock or SystemClock()
 
     async def open(self) -> None:
         """Bring the database to the newest schema, and join its replicas. It waits up to 10 s for the server.
@@ -149,8 +147,8 @@ class PostgresJournal:
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
 
-        Submit keys older than 7 days go too, and large results that nothing refers to any more. It takes many short
-        transactions; several replicas may do it at once.
+        Large results that nothing refers to any more go too. It takes many short transactions; several replicas may do
+        it at once.
 
         Raises:
             StorageError: Something could not be forgotten; what was, stays so.
@@ -162,9 +160,19 @@ class PostgresJournal:
             if not count:
                 break
             pruned += count
-        while await self._database.sessions.execute(KEYS, self._clock.utcnow() - KEYS_KEPT):
-            pass
         return pruned
+
+    async def prune_keys(self, before: datetime) -> int:
+        """Forget at most 1,000 submit keys that were first used before then, oldest first; returns how many.
+
+        What is remembered of agents that were removed before then goes as well.
+
+        Raises:
+            StorageError: They could not be forgotten.
+        """
+        self._database.require_open()
+        await self._database.sessions.execute(REMOVED_AGENTS, before)
+        return len(await self._database.sessions.execute(KEYS, before))
 
     async def _outline(self, chain_id: str) -> ChainRecord | None:
         return await self._database.sessions.in_transaction(

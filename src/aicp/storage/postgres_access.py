@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 
 from aicp.model.access import AuditRecord
-from aicp.ports import DEAD_KEYS_KEPT, KEYS_MAX, KeySet, StoredKey
+from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
 from aicp.storage.access_rows import decode_key, encode_key
 from aicp.storage.memory_access import too_many_keys
 from aicp.storage.postgres_database import PostgresDatabase
@@ -54,8 +54,8 @@ class PostgresApiKeys:
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
 
-    async def create(self, key: StoredKey) -> None:
-        """Record a new key, and forget those that ended 30 days before.
+    async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
+        """Record a new key, and forget those that ended before `forget_before`.
 
         Raises:
             Conflict: There are 10,000 already, or one with this id or secret.
@@ -63,11 +63,10 @@ class PostgresApiKeys:
         """
 
         async def create(connection: Connection) -> bool:
-            before = key.key.created_at - DEAD_KEYS_KEPT
             await connection.execute(_RAISE)
-            if await connection.fetchval(_COUNT, before) >= KEYS_MAX:
+            if await connection.fetchval(_COUNT, forget_before) >= KEYS_MAX:
                 return False
-            await connection.execute(_FORGET, before)
+            await connection.execute(_FORGET, forget_before)
             told = key.key
             await connection.execute(
                 _CREATE, told.key_id, key.digest, encode_key(told), told.created_at, told.expires_at

@@ -60,7 +60,6 @@ _LOOK = f"""
     FROM notices WHERE posted_in >= $1 AND replica <> $3
 """  # noqa: S608 - constants
 _PRUNE = f"""
-    WITH removed AS (DELETE FROM removed_agents WHERE removed_at < clock_timestamp() - interval '1 day')
     DELETE FROM notices WHERE number IN (
         SELECT number FROM notices WHERE posted_at < clock_timestamp() - interval '{KEPT_S} s'
         ORDER BY posted_at LIMIT {PRUNED_AT_ONCE} FOR UPDATE SKIP LOCKED

@@ -34,6 +34,13 @@ KEYS = f"""
 """  # noqa: S608 - a constant
 """Forgets some keys that were first used before then."""
 
+REMOVED_AGENTS = f"""
+    DELETE FROM removed_agents WHERE agent_id IN (
+        SELECT agent_id FROM removed_agents WHERE removed_at < $1 LIMIT {KEYS_AT_ONCE_MAX} FOR UPDATE SKIP LOCKED
+    )
+"""  # noqa: S608 - a constant
+"""Forgets some agents that were removed before then: replicas that were away for longer do not hear of it."""
+
 
 async def prune_chains(connection: Connection, before: datetime, limit: int) -> int:
     """Forget some finished chains that ended before then; returns how many, 0 when there are none left.

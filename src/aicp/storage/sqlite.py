@@ -8,7 +8,7 @@ from functools import partial
 from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.model.task import TaskStatus
-from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
+from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.rows import AppendRows, FactRow, encode_facts, encode_submitted, timestamp
 from aicp.storage.sqlite_book import FIRST_EPOCH, Book, KeyUse
 from aicp.storage.sqlite_claiming import Claimed, claim_chains, newest_chain
@@ -27,14 +27,12 @@ class SqliteJournal:
 
     Args:
         database: The file; the journal opens and closes it.
-        clock: Tells the age of submit keys.
     """
 
     durable = True
 
-    def __init__(self, database: SqliteDatabase, *, clock: Clock | None = None) -> None:
+    def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
-        self._clock = clock or SystemClock()
         self._claimed_up_to = 0
         self._left_up_to = 0
         self._is_open = False
@@ -153,8 +151,8 @@ class SqliteJournal:
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
 
-        Submit keys older than 7 days go too, and large results that nothing refers to any more. It takes many short
-        transactions, with other writes between them. The file does not shrink: its free pages are used again.
+        Large results that nothing refers to any more go too. It takes many short transactions, with other writes
+        between them. The file does not shrink: its free pages are used again.
 
         Raises:
             StorageError: Something could not be forgotten; what was, stays so.
@@ -165,10 +163,15 @@ class SqliteJournal:
             if not (count := await self._database.write(work)):
                 break
             pruned += count
-        keys_before = timestamp(self._clock.utcnow() - KEYS_KEPT)
-        while await self._database.write(partial(prune_keys, before=keys_before)):
-            pass
         return pruned
+
+    async def prune_keys(self, before: datetime) -> int:
+        """Forget at most 1,000 submit keys that were first used before then, oldest first; returns how many.
+
+        Raises:
+            StorageError: They could not be forgotten.
+        """
+        return await self._database.write(partial(prune_keys, before=timestamp(before)))
 
 
 def _submit(

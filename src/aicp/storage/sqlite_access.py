@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from aicp.model.access import AuditRecord
-from aicp.ports import DEAD_KEYS_KEPT, KEYS_MAX, KeySet, StoredKey
+from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
 from aicp.storage.access_rows import decode_key, encode_key
 from aicp.storage.many_rows import ManyRows
 from aicp.storage.memory_access import too_many_keys
@@ -52,14 +52,14 @@ class SqliteApiKeys:
         # Nobody but this process writes to the file, so its own changes are all there are.
         self._version = 1
 
-    async def create(self, key: StoredKey) -> None:
-        """Record a new key, and forget those that ended 30 days before.
+    async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
+        """Record a new key, and forget those that ended before `forget_before`.
 
         Raises:
             Conflict: There are 10,000 already, or one with this id or secret.
             StorageError: It could not be recorded.
         """
-        await self._database.write(partial(_create, key))
+        await self._database.write(partial(_create, key, timestamp(forget_before)))
         self._version += 1
 
     async def revoke(self, key_id: str, at: datetime) -> bool:
@@ -110,9 +110,8 @@ class SqliteAuditLog:
         return await self._database.read(partial(_page, tenant, limit, _NUMBER_MAX if before is None else before))
 
 
-def _create(stored: StoredKey, book: Book) -> None:
+def _create(stored: StoredKey, before: str, book: Book) -> None:
     key = stored.key
-    before = timestamp(key.created_at - DEAD_KEYS_KEPT)
     (count,) = book.execute(_COUNT, (before,)).fetchone()
     if count >= KEYS_MAX:
         raise too_many_keys()

@@ -20,7 +20,8 @@ _RESULT = """
     WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM facts WHERE result_digest = ?1 AND result_digest IS NOT NULL)
 """
 _KEYS = """
-    DELETE FROM submit_keys WHERE (tenant, key) IN (SELECT tenant, key FROM submit_keys WHERE at < ? LIMIT ?)
+    DELETE FROM submit_keys
+    WHERE (tenant, key) IN (SELECT tenant, key FROM submit_keys WHERE at < ? ORDER BY at LIMIT ?)
 """
 
 

@@ -81,4 +81,9 @@ CREATE TABLE agent_orders (
   ordered_at TEXT NOT NULL,
   PRIMARY KEY (agent_id, subject)
 );
-INSERT INTO alembic_version VALUES ('0006');
+CREATE TABLE clock_state (
+  number INTEGER NOT NULL,
+  body TEXT NOT NULL,
+  PRIMARY KEY (number)
+);
+INSERT INTO alembic_version VALUES ('0007');

@@ -145,3 +145,10 @@ CREATE INDEX notices_posted_at ON notices (posted_at);
 UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004';
 -- Running upgrade 0005 -> 0006
 UPDATE alembic_version SET version_num='0006' WHERE alembic_version.version_num = '0005';
+-- Running upgrade 0006 -> 0007
+CREATE TABLE clock_state (
+    number INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (number)
+);
+UPDATE alembic_version SET version_num='0007' WHERE alembic_version.version_num = '0006';
