@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aicp.coordination.progress import Progress
 from aicp.errors import AicpError, Forbidden, InvalidInput, KeyNotFound, SettingsError, StorageError
 from aicp.model.access import GRANTABLE, KeyLimits, KeyRequest, Scope
 from aicp.ports import KeySet
@@ -267,5 +268,29 @@ def test_keys_are_read_anew_after_the_database_took_rights_away_and_gave_them_ba
         await asyncio.sleep(3 * REFRESH_S)
         assert keys.find(made.secret) is not None
         care.cancel()
+
+    run(main())
+
+
+def test_wall_clock_that_is_wrong_for_a_while_costs_no_key() -> None:
+    async def main() -> None:
+        clock, store = VirtualClock(), Store()
+        progress = Progress(clock)
+        await progress.look()
+        keys = Keys("the admin key", store, clock, progress.cutoff)
+        await keys.refresh()
+        made = await keys.create(KeyRequest("short", ("tasks:read",), expires_in_s=86_400.0), OPERATOR)
+        holder = keys.find(made.secret)
+        assert holder is not None
+        clock.shift_wall(45 * 86_400)
+        await asyncio.sleep(60)
+        await progress.look()
+        await keys.create(KeyRequest("next", ("tasks:read",)), OPERATOR)
+        assert keys.find(made.secret) is None
+        assert holder.ended.is_set()
+        clock.shift_wall(-45 * 86_400)
+        await keys.refresh()
+        assert keys.find(made.secret) is holder
+        assert not holder.ended.is_set()
 
     run(main())

@@ -9,6 +9,7 @@ from aicp.cli.connection import ask
 from aicp.cli.exits import say
 from aicp.cli.output import Format, Sheet, seconds, write
 from aicp.cli.progress import waiting
+from aicp.model.duration import seconds_between
 from aicp.model.task import TaskStatus
 from aicp.model.views import ListedChain, ListedTask
 
@@ -71,5 +72,5 @@ def _task_row(task: ListedTask) -> tuple[object, ...]:
 
 
 def _chain_row(chain: ListedChain) -> tuple[object, ...]:
-    taken = None if chain.ended_at is None else seconds((chain.ended_at - chain.started_at).total_seconds())
+    taken = None if chain.ended_at is None else seconds(seconds_between(chain.started_at, chain.ended_at))
     return chain.chain_id, chain.name, chain.status, chain.total_tasks, taken, chain.started_at, chain.retry_of

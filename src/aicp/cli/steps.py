@@ -12,6 +12,7 @@ from aicp.cli.waits import waiting_for
 from aicp.client import Client
 from aicp.coordination.timeline import TimelineEntry, timeline
 from aicp.model.chain import ChainSpec
+from aicp.model.duration import seconds_between
 from aicp.model.task import TaskStatus
 from aicp.model.views import ChainView, TaskView
 
@@ -56,7 +57,7 @@ def exit_with(view: ChainView) -> typer.Exit:
 
 def tell_standing(view: ChainView) -> None:
     """Say on stderr where a chain stands."""
-    ended = "" if view.ended_at is None else f" after {(view.ended_at - view.started_at).total_seconds():.3f} s"
+    ended = "" if view.ended_at is None else f" after {seconds_between(view.started_at, view.ended_at):.3f} s"
     why = f": {view.error.message.removesuffix('.')}" if view.error else ""
     say(f"Chain {view.chain_id} is {view.status}{ended}, {view.completed_tasks} of {view.total_tasks} tasks{why}.")
 

@@ -5,6 +5,7 @@ Source: https://mermaid.js.org/syntax/flowchart.html
 
 from collections.abc import Iterator
 
+from aicp.model.duration import seconds_between
 from aicp.model.task import Attempt, TaskStatus
 from aicp.model.views import ChainView, TaskView
 
@@ -57,7 +58,7 @@ def _status(view: TaskView) -> str:
 
 
 def _attempt(attempt: Attempt) -> str:
-    took_s = (attempt.ended_at - attempt.started_at).total_seconds()
+    took_s = seconds_between(attempt.started_at, attempt.ended_at)
     return f"{attempt.agent_id} {attempt.outcome} {took_s:.3f} s"
 
 

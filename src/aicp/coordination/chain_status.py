@@ -6,6 +6,7 @@ from datetime import datetime
 import msgspec
 
 from aicp.coordination.readiness import Readiness
+from aicp.model.duration import seconds_between
 from aicp.model.event import ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, graph_of
@@ -135,4 +136,4 @@ def view_result(result: TaskResult) -> TaskView:
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:
-    return round((end - start).total_seconds(), 6) if start and end else None
+    return round(seconds_between(start, end), 6) if start and end else None

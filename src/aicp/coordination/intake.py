@@ -1,6 +1,7 @@
 """What is taken in: it is sound, its key allows it, somebody can do it, and there is room."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -113,7 +114,7 @@ class Intake:
             chain_id, graph.spec, self._clock.utcnow(), submit.tenant, submit.retry_of, submit.traceparent,
             submit.grant.key_id,
         )  # fmt: skip
-        copies = tuple(_copy(result, chain_id, task) for task, result in submit.good)
+        copies = tuple(_copy(result, submitted, task) for task, result in submit.good)
         return Taken(ChainRecord(submitted, copies), graph)
 
     def _check_capabilities(self, graph: ChainGraph, submit: Submit) -> None:
@@ -146,5 +147,23 @@ def _fits_nobody(task: Task, misfit: str) -> str:
     return f"fit no agent that offers '{task.capability}': {misfit}"
 
 
-def _copy(result: TaskResult, chain_id: str, task: str) -> TaskEnded:
-    return TaskEnded(chain_id, task, msgspec.structs.replace(result, task_id=f"{chain_id}.{task}"))
+def _copy(result: TaskResult, submitted: ChainSubmitted, task: str) -> TaskEnded:
+    chain_id, late = submitted.chain_id, timedelta()
+    if result.ended_at is not None:
+        late = max(late, result.ended_at - submitted.at)
+    copied = _earlier(result, late) if late else result
+    return TaskEnded(chain_id, task, msgspec.structs.replace(copied, task_id=f"{chain_id}.{task}"))
+
+
+def _earlier(result: TaskResult, by: timedelta) -> TaskResult:
+    """A result whose end would lie after the submit that copies it, since the wall clock was set back meanwhile."""
+
+    def earlier(at: datetime | None) -> datetime | None:
+        return None if at is None else at - by
+
+    replace = msgspec.structs.replace
+    attempts = [replace(each, started_at=each.started_at - by, ended_at=each.ended_at - by) for each in result.attempts]
+    return replace(
+        result, attempts=tuple(attempts), ready_at=earlier(result.ready_at), started_at=earlier(result.started_at),
+        ended_at=earlier(result.ended_at),
+    )  # fmt: skip

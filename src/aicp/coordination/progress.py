@@ -5,7 +5,8 @@ clock at each look, and a difference is recorded as a *step*:
 
 | step                          | how long a deletion leaves it out of the age of what was recorded before it         |
 |-------------------------------|--------------------------------------------------------------------------------------|
-| forward, while a process ran  | until as much progress has been observed since as the data is retained for           |
+| forward, while a process ran  | until as much progress has been observed since as the data is retained for, and a    |
+|                               | day, as a chain keeps its own time until its end                                     |
 | forward, while none ran       | for an hour, then it is worked off at 24 times the speed of time, or as above        |
 | back                          | it only makes up for an earlier step forward                                         |
 
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import accumulate
 
+from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
 from aicp.model.progress import ClockState, ClockStep
 from aicp.ports import NEVER, Clock, ClockRecord
 
@@ -53,7 +55,8 @@ def advanced(state: ClockState, wall: datetime, elapsed_s: float | None) -> Cloc
     steps = [step for step in state.steps if not (step.was_down and _doubt_s(step, progress_s, math.inf) == 0)]
     size_s = passed_s - observed_s
     if passed_s <= -STEP_S_MIN or size_s >= (STEP_S_MIN if elapsed_s is not None else DOWN_S_MIN):
-        steps.append(ClockStep(size_s, progress_s, state.wall, was_down=elapsed_s is None and size_s > 0))
+        before = state.wall + timedelta(seconds=observed_s)
+        steps.append(ClockStep(size_s, progress_s, before, was_down=elapsed_s is None and size_s > 0))
     return ClockState(wall, progress_s, _few(steps))
 
 
@@ -157,10 +160,10 @@ def _log_down(step: ClockStep) -> None:
 def _doubt_s(step: ClockStep, progress_s: float, kept_s: float) -> float:
     """How much of a step is not part of the age of what was recorded before it."""
     since_s = progress_s - step.at_s
+    if not step.was_down:
+        return step.size_s if since_s < kept_s + DEFAULT_CHAIN_DEADLINE_S else 0.0
     if since_s >= kept_s:
         return 0.0
-    if not step.was_down:
-        return step.size_s
     return max(0.0, step.size_s - CATCH_UP_SPEED * max(0.0, since_s - DOWN_GRACE_S))
 
 

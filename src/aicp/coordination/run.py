@@ -6,7 +6,7 @@ import logging
 import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -35,6 +35,10 @@ _OUTCOME_UNKNOWN = TaskError(
 _log = logging.getLogger(__name__)
 
 
+def _not_stepped(_at: datetime) -> timedelta:
+    return timedelta()
+
+
 class ChainRun:
     """Runs one chain: each task starts the moment what it waits for is recorded; no level barriers.
 
@@ -54,6 +58,7 @@ class ChainRun:
         observer: Told of its facts, after they are recorded.
         uniform: Chance, for the waits of the recorder.
         until_sure: Returns when nobody else can have taken the chain over; None when there is nobody else.
+        stepped_since: How far the wall clock is known to have been set forward since something was recorded.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class ChainRun:
         observer: Observer | None,
         uniform: Callable[[float, float], float] = random.uniform,
         until_sure: Callable[[], Awaitable[None]] | None = None,
+        stepped_since: Callable[[datetime], timedelta] = _not_stepped,
     ) -> None:
         self.submitted = record.submitted
         self.readiness = fold(record, graph)
@@ -74,13 +80,14 @@ class ChainRun:
         self._epoch = record.epoch
         self._router = router
         self._until_sure = until_sure
+        self._stepped_since = stepped_since
         self._clock = clock
         self._observer = observer
         self._recorder = Recorder(self.chain_id, journal, record.epoch, self._on_record, uniform)
         self._works: dict[str, Work] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
         self._ending: dict[str, InFlight] = {}
-        self._began, self._began_utc = 0.0, record.submitted.at
+        self._began, self._began_utc = clock.monotonic(), record.submitted.at
         self._ready_since: dict[str, datetime] = {}
         self._deadline = math.inf
         self._news: asyncio.Event | None = None
@@ -155,7 +162,7 @@ class ChainRun:
         Raises:
             AicpError: The chain stopped here before its end was on record.
         """
-        await self._stop([ChainCancelled(self.chain_id, self._clock.utcnow())])
+        await self._stop([ChainCancelled(self.chain_id, self._now_utc())])
         await self.is_recorded.wait()
         if self.end is None:
             raise AicpError(f"Chain {self.chain_id} stopped before its end was on record; cancel it again.")
@@ -180,9 +187,16 @@ class ChainRun:
             await self._news.wait()
 
     def _begin_time(self) -> None:
-        self._began, self._began_utc = self._clock.monotonic(), self._clock.utcnow()
+        """Its times go on from the last one on record, whatever the wall clock was set to since."""
+        latest = _latest(self._facts)
+        self._began = self._clock.monotonic()
+        self._began_utc = max(latest, self._clock.utcnow() - self._stepped_since(latest))
         allowed_s = self.submitted.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S
         self._deadline = self._moment(self.submitted.at) + allowed_s
+
+    def _now_utc(self) -> datetime:
+        """The wall clock as it would be if nobody set it while the chain runs: its times are no further apart."""
+        return self._began_utc + timedelta(seconds=self._clock.monotonic() - self._began)
 
     def _moment(self, at: datetime) -> float:
         """When something of the record was, monotonic seconds; not later than when this run began."""
@@ -191,7 +205,7 @@ class ChainRun:
     async def _begin(self, tasks: asyncio.TaskGroup) -> None:
         """Settle what an earlier owner left half done, and start what may run."""
         if left := self.readiness.left_started():
-            now = self._clock.utcnow()
+            now = self._now_utc()
             self._ready_since = {task: self._recorded_ready(task) for task in left}
             ends = [self._work(task).ended(TaskStatus.FAILED, now, error=_OUTCOME_UNKNOWN) for task in left]
             await self._settle([TaskEnded(self.chain_id, *each) for each in zip(left, ends, strict=True)])
@@ -212,7 +226,7 @@ class ChainRun:
 
     async def _expire(self) -> None:
         """Its time ran out."""
-        await self._stop([ChainEnded(self.chain_id, TaskStatus.FAILED, self._clock.utcnow(), _TIME_RAN_OUT)])
+        await self._stop([ChainEnded(self.chain_id, TaskStatus.FAILED, self._now_utc(), _TIME_RAN_OUT)])
 
     async def _stop(self, facts: list[Fact]) -> None:
         """Record why it ends and that everything in flight is cancelled, then cut that off."""
@@ -256,7 +270,7 @@ class ChainRun:
             try:
                 params = substitute(task.params, self.readiness.output_of)
             except PointsNowhere as error:
-                return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=TaskError(error.code, error.message))
+                return work.ended(TaskStatus.FAILED, self._now_utc(), error=TaskError(error.code, error.message))
             work.task = msgspec.structs.replace(task, params=params)
         result = await self._router.route(work)
         # Whose the chain is, its record knows: it refuses this when the agent was right, and takes it when it was not.
@@ -283,7 +297,7 @@ class ChainRun:
         """Since when it could run: now, or, of what was ready when this run began, as the record says."""
         since = self._ready_since.pop(task, None)
         if since is None:
-            return self._clock.monotonic(), self._clock.utcnow()
+            return self._clock.monotonic(), self._now_utc()
         return self._moment(since), since
 
     async def _announce(self, task: Task) -> bool:
@@ -295,7 +309,7 @@ class ChainRun:
             return False
         if task.idempotent:
             return True
-        fact = TaskStarted(self.chain_id, task.id, self._clock.utcnow())
+        fact = TaskStarted(self.chain_id, task.id, self._now_utc())
         self._decide([fact])
         try:
             await self._recorder.record([fact])
@@ -352,10 +366,10 @@ class ChainRun:
         if status is TaskStatus.FAILED and self._clock.monotonic() > self._deadline - DEADLINE_TOLERANCE_S:
             # Its last tasks share its deadline: whichever timer is first, it is the chain's time that ran out.
             error = _TIME_RAN_OUT
-        return ChainEnded(self.chain_id, status, self._clock.utcnow(), error)
+        return ChainEnded(self.chain_id, status, self._now_utc(), error)
 
     def _cut_off_facts(self, why: str) -> list[TaskEnded]:
-        now, error = self._clock.utcnow(), TaskError("cancelled", f"cut off: {why}")
+        now, error = self._now_utc(), TaskError("cancelled", f"cut off: {why}")
         return [
             TaskEnded(self.chain_id, task, work.ended(TaskStatus.CANCELLED, now, error=error))
             for task, work in self._works.items()
@@ -365,6 +379,15 @@ class ChainRun:
         for task in tasks:
             if (runner := self._runners.get(task)) is not None:
                 runner.cancel()
+
+
+def _latest(facts: Iterable[Fact]) -> datetime:
+    """The last time that is recorded of a chain."""
+    return max(at for fact in facts if (at := _time_of(fact)) is not None)
+
+
+def _time_of(fact: Fact) -> datetime | None:
+    return fact.result.ended_at if isinstance(fact, TaskEnded) else fact.at
 
 
 def _known_of(work: Work) -> InFlight:

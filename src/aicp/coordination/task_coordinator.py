@@ -481,7 +481,7 @@ class TaskCoordinator:
     def _begin(self, record: ChainRecord, graph: ChainGraph) -> None:
         run = ChainRun(
             record, graph, self._router, self._journal, self._clock, self._observer, self._rng.uniform,
-            self._until_sure if self._replicas is not None else None,
+            self._until_sure if self._replicas is not None else None, self._progress.stepped_since,
         )  # fmt: skip
         self._runs[run.chain_id] = run
         task = asyncio.create_task(run.run(), name=f"chain {run.chain_id}")

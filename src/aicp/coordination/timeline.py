@@ -4,6 +4,7 @@ from datetime import datetime
 
 import msgspec
 
+from aicp.model.duration import seconds_between
 from aicp.model.outcome import Outcome
 from aicp.model.views import ChainView
 
@@ -46,7 +47,7 @@ def timeline(view: ChainView) -> list[TimelineEntry]:
             started_at=attempt.started_at,
             ended_at=attempt.ended_at,
             begins_s=(attempt.started_at - view.started_at).total_seconds(),
-            takes_s=(attempt.ended_at - attempt.started_at).total_seconds(),
+            takes_s=seconds_between(attempt.started_at, attempt.ended_at),
         )
         for task, of_task in view.tasks.items()
         for attempt in of_task.attempts

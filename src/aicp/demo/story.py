@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from aicp.demo.killing import Killed
+from aicp.model.duration import seconds_between
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, TaskStatus
 from aicp.model.views import ChainView, TaskView
@@ -217,4 +218,4 @@ def _timings(view: ChainView, steps: tuple[Step, ...], startup_s: float) -> Timi
 
 
 def _seconds(start: datetime, end: datetime) -> float:
-    return round((end - start).total_seconds(), 6)
+    return round(seconds_between(start, end), 6)

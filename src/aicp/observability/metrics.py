@@ -17,6 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from aicp.model.duration import seconds_between
 from aicp.model.event import (
     AttemptEnded,
     AttemptStarted,
@@ -158,13 +159,13 @@ class Metrics:
         capability = self._named(result.capability)
         self._tasks(capability, result.status.value).inc()
         if result.status in _RAN and result.ready_at is not None and result.ended_at is not None:
-            elapsed_s = (result.ended_at - result.ready_at).total_seconds()
+            elapsed_s = seconds_between(result.ready_at, result.ended_at)
             self._task_s(capability).observe(max(0.0, elapsed_s))
 
     def _chain_ended(self, event: ChainEnded) -> None:
         submitted = self._submitted(event.chain_id)
         if submitted is not None:
-            elapsed_s = (event.at - submitted.at).total_seconds()
+            elapsed_s = seconds_between(submitted.at, event.at)
             self._chain_s(event.status.value).observe(max(0.0, elapsed_s))
 
     def _named(self, capability: str) -> str:

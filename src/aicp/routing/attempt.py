@@ -45,7 +45,8 @@ class Attempts:
 
         The verdict is this agent's alone: what it means for the task is the router's.
         """
-        began, began_utc = self._clock.monotonic(), self._clock.utcnow()
+        began = self._clock.monotonic()
+        began_utc = work.utc(began)
         call = self._call(work, lease, began)
         before = subject.set(Subject(work.chain_id, work.task_id, lease.agent.agent_id, work.parent))
         work.agent_id, work.since = lease.agent.agent_id, began_utc
@@ -62,7 +63,7 @@ class Attempts:
         finally:
             elapsed_s = self._clock.monotonic() - began
             self._settle(lease, reply, elapsed_s)
-            self._remember(work, lease, call, reply, began_utc, elapsed_s)
+            self._remember(work, lease, call, reply, began, elapsed_s)
             work.agent_id = None
             subject.reset(before)
         return reply
@@ -138,11 +139,9 @@ class Attempts:
                 )
             )  # fmt: skip
 
-    def _remember(
-        self, work: Work, lease: Lease, call: Call, reply: Reply, began_utc: datetime, elapsed_s: float
-    ) -> None:
-        agent_id, ended_utc = lease.agent.agent_id, self._clock.utcnow()
-        work.remember(Attempt(agent_id, call.attempt, reply.outcome, reply.reason, began_utc, ended_utc))
+    def _remember(self, work: Work, lease: Lease, call: Call, reply: Reply, began: float, elapsed_s: float) -> None:
+        agent_id, ended_utc = lease.agent.agent_id, work.utc(began + elapsed_s)
+        work.remember(Attempt(agent_id, call.attempt, reply.outcome, reply.reason, work.utc(began), ended_utc))
         if self._observer is not None:
             self._observer.notify(
                 AttemptEnded(

@@ -287,10 +287,10 @@ class FailoverRouter:
 
     def _failed(self, work: Work, reply: Reply) -> TaskResult:
         status = TaskStatus.CANCELLED if reply.outcome is Outcome.CANCELLED else TaskStatus.FAILED
-        return work.ended(status, self._clock.utcnow(), error=error_of(reply))
+        return work.ended(status, work.utc(self._clock.monotonic()), error=error_of(reply))
 
     def _ended(self, work: Work, error: TaskError) -> TaskResult:
-        return work.ended(TaskStatus.FAILED, self._clock.utcnow(), error=error)
+        return work.ended(TaskStatus.FAILED, work.utc(self._clock.monotonic()), error=error)
 
     async def _pay(self, work: Work, reply: Reply) -> None:
         """A retry takes a token, and without one the task waits for it; after many dispatches it waits besides."""

@@ -1,7 +1,7 @@
 """One task on its way: what was tried and what is left."""
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -96,6 +96,13 @@ class Work:
     def may_be_poison(self) -> bool:
         """True when so many agents failed it that the next failure says nothing about the agent."""
         return len(self.suspects) >= POISON_AGENTS
+
+    def utc(self, at_s: float) -> datetime:
+        """What the wall clock shows at `at_s`, monotonic seconds, if nobody sets it from when the task became ready.
+
+        Every time that is reported of the task comes from here, so that no duration is negative or too long.
+        """
+        return self.ready_at_utc + timedelta(seconds=at_s - self.ready_at)
 
     def leave_out(self, agent_id: str) -> None:
         """Its params do not fit what this agent declares: it shall not go there again."""

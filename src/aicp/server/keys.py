@@ -198,6 +198,9 @@ class Keys:
             for holder in self._by_id.values():
                 if not self._is_good(holder):
                     holder.ended.set()
+                elif holder.ended.is_set():
+                    # It had expired by a wall clock that was set back since.
+                    holder.ended.clear()
 
     async def refresh_if_possible(self) -> None:
         """Refresh; when that cannot be done now, those known go on."""

@@ -179,7 +179,8 @@ class PostgresBulletin:
         for row in sorted(rows, key=lambda row: row["number"]):
             if row["number"] not in self._seen:
                 self._seen[row["number"]] = None
-                yield Posted(int(row["agent_id"]), row["age_s"], _decode(row["body"]))
+                # The database's clock may have been set back since.
+                yield Posted(int(row["agent_id"]), max(0.0, row["age_s"]), _decode(row["body"]))
         while len(self._seen) > REMEMBERED_MAX:
             self._seen.popitem(last=False)
 
