@@ -80,6 +80,20 @@ def restore(
         say(f"{what} {restored.kept}.")
 
 
+@app.command()
+def salvage(database: Database = None, output: Output = Format.TABLE) -> None:
+    """Go on with what can be read of a damaged SQLite file and keep the file; its server must be stopped."""
+    from aicp.runtime import databases
+
+    with _working("salvaging"):
+        salvaged = databases.salvage(database)
+    told = _plain(salvaged)
+    counts = {name.replace(" ", "_"): count for name, count in salvaged.counts.items()}
+    shown = {name: value for name, value in told.items() if name != "counts"}
+    write({**told, "counts": counts}, output, facts(**shown | counts | _in_words(told)))
+    say(f"The damaged database is kept as {salvaged.kept}. What was given up: {salvaged.lost}.")
+
+
 def _in_words(told: dict[str, Any]) -> dict[str, str]:
     """What a check found wrong or noteworthy, for the table."""
     return {name: "; ".join(told[name]) for name in ("problems", "notes") if name in told}

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from aicp.errors import SettingsError
 from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, choose_database
 from aicp.runtime.settings import data_dir
 from aicp.runtime.stores import require_postgres_driver
@@ -21,6 +22,7 @@ from aicp.storage.sqlite_backup import (
     restore_database,
     upgrade_database,
 )
+from aicp.storage.sqlite_salvage import Salvaged, salvage_database
 
 __all__ = [
     "BackedUp",
@@ -29,6 +31,7 @@ __all__ = [
     "CheckedPostgres",
     "Restored",
     "RestoredPostgres",
+    "Salvaged",
     "Tell",
     "Upgraded",
     "UpgradedPostgres",
@@ -36,6 +39,7 @@ __all__ = [
     "check",
     "database_of",
     "restore",
+    "salvage",
     "upgrade",
 ]
 
@@ -103,6 +107,19 @@ def restore(url: str | None, file: Path) -> Restored | RestoredPostgres:
     if isinstance(database, PostgresServerUrl):
         return _restore_postgres(database, file)
     return restore_database(file, database.path)
+
+
+def salvage(url: str | None) -> Salvaged:
+    """Put what can be read of the damaged file at `url` in its place, and keep the damaged one beside it.
+
+    Raises:
+        SettingsError: There is none, it is in use, or it is sound; or the URL names a database of PostgreSQL.
+        StorageError: What can be read is not sound either; the database is as it was.
+    """
+    database = database_of(url)
+    if isinstance(database, PostgresServerUrl):
+        raise SettingsError("Only a SQLite file can be salvaged: restore a backup with `aicp db restore`.")
+    return salvage_database(database.path)
 
 
 def _upgrade_postgres(database: PostgresServerUrl) -> UpgradedPostgres:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _MODE = 0o600
 _PID_BYTES_MAX = 20
+_BYTES_MAX = 200
 
 
 class FileLock:
@@ -38,14 +39,25 @@ class FileLock:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        _write_pid(descriptor)
+        _write(descriptor, self.note())
         return True
 
     def holder(self) -> str:
         """Who has it, for a sentence: `process 1234`, or `another process` when it did not say."""
         with contextlib.suppress(OSError, ValueError):
-            return f"process {int(self._path.read_text(encoding='ascii')[:_PID_BYTES_MAX])}"
+            return f"process {int(self._lines()[0][:_PID_BYTES_MAX])}"
         return "another process"
+
+    def note(self) -> str:
+        """What a holder, this one or one before, left with `leave_note`; empty when none did."""
+        with contextlib.suppress(OSError, ValueError):
+            return self._lines()[1]
+        return ""
+
+    def leave_note(self, note: str) -> None:
+        """Leave one short line for later holders; without effect when the lock is not held, or the disk is full."""
+        if self._descriptor is not None:
+            _write(self._descriptor, note)
 
     def release(self) -> None:
         """Let go of it; without effect when it is not held."""
@@ -53,9 +65,14 @@ class FileLock:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def _lines(self) -> list[str]:
+        with self._path.open(encoding="utf-8") as file:
+            return [*file.read(_BYTES_MAX).split("\n"), ""]
 
-def _write_pid(descriptor: int) -> None:
+
+def _write(descriptor: int, note: str) -> None:
     # The number is for people: on a full disk the lock holds without it.
     with contextlib.suppress(OSError):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+        content = f"{os.getpid()}\n{note}\n".encode("ascii")
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))

@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 
 from aicp.errors import SettingsError
+from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_connections import connect, connect_reader
 from aicp.storage.sqlite_database import in_use_error, lock_of, make_directory, open_file, sync_directory, try_lock
 from aicp.storage.sqlite_faults import opening_error, primary_code
 from aicp.storage.sqlite_schema import REVISIONS, Standing, recognise, refuse_unusable
+from aicp.storage.sqlite_soundness import PROBLEMS_MAX, integrity_problems, log_problem, refuse_damaged_log
 
-PROBLEMS_MAX = 100
 PAGES_AT_ONCE = 1_024
 LOG_SUFFIXES = ("-wal", "-shm")
 EPOCHS_LEAPT = 1_000_000
@@ -125,9 +126,9 @@ def upgrade_database(path: Path) -> Upgraded:
         StorageError: The disk failed; it is as it was.
     """
     make_directory(path)
-    with _locked(path):
+    with locked(path) as lock:
         before = _revision(path) if path.exists() else None
-        open_file(path).close()
+        open_file(path, lock).close()
     return Upgraded(path, before, REVISIONS[-1])
 
 
@@ -138,13 +139,15 @@ def check_database(path: Path) -> Checked:
         SettingsError: There is none, or it cannot be opened.
         StorageError: The disk failed.
     """
+    if (problem := _log_problem(path)) is not None:
+        return _unread(path, problem)
     with _reading(path) as connection:
         try:
             return _check(connection, path)
         except sqlite3.DatabaseError as error:
             if primary_code(error) not in _OF_THE_SOURCE:
                 raise
-            return Checked(path, None, REVISIONS[-1], path.stat().st_size, {}, (f"it is damaged ({error})",))
+            return _unread(path, f"it is damaged ({error})")
 
 
 def backup_database(path: Path, backup: Path, tell: Tell | None = None) -> BackedUp:
@@ -179,16 +182,39 @@ def restore_database(backup: Path, path: Path) -> Restored:
         raise SettingsError(f"The backup {backup} cannot be used: {checked.problems[0]}; take another one.")
     path = path.resolve()
     make_directory(path)
-    with _locked(path), _reading(backup) as source, _new_file(path) as made:
+    with locked(path):
+        return put_in_place(backup, path)
+
+
+def put_in_place(backup: Path, path: Path) -> Restored:
+    """Make a database what a backup is, whole or not at all, and keep what was there; the caller holds the lock.
+
+    Raises:
+        SettingsError: The backup cannot be opened.
+        StorageError: The disk failed; the database is as it was.
+    """
+    with _reading(backup) as source, _new_file(path) as made:
+        revision = recognise(source).revision
         _copy(source, backup, made, leap=True)
         kept = _keep(path) if path.exists() else None
         made.rename(path)
-    return Restored(path, backup, checked.revision, kept)
+    return Restored(path, backup, revision, kept)
+
+
+def _log_problem(path: Path) -> str | None:
+    try:
+        return log_problem(path, lock_of(path).note()) if path.is_file() else None
+    except OSError as error:
+        raise opening_error(error, path) from error
+
+
+def _unread(path: Path, problem: str) -> Checked:
+    return Checked(path, None, REVISIONS[-1], path.stat().st_size, {}, (problem,))
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> Checked:
     found = recognise(connection)
-    problems = [problem for (problem,) in connection.execute("PRAGMA integrity_check") if problem != "ok"]
+    problems = integrity_problems(connection)
     counts: dict[str, int] = {}
     if found.standing in {Standing.OLDER, Standing.CURRENT}:
         problems += _missing_results(connection)
@@ -217,6 +243,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file():
         raise SettingsError(f"There is no database {path}; name the file of one.")
     try:
+        refuse_damaged_log(path, lock_of(path).note())
         with closing(connect_reader(path)) as connection:
             yield connection
     except (sqlite3.Error, OSError) as error:
@@ -224,12 +251,17 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[FileLock]:
+    """Hold the lock of a database that no other process may use meanwhile.
+
+    Raises:
+        SettingsError: Another process has it.
+    """
     lock = lock_of(path)
     if not try_lock(lock, path):
         raise in_use_error(lock, path)
     try:
-        yield
+        yield lock
     finally:
         lock.release()
 
@@ -284,9 +316,11 @@ def _sync_file(path: Path) -> None:
 
 def _keep(path: Path) -> Path:
     """A second name for a database that is about to lose its own, and its log with it if it has one."""
-    # Who closes a log last moves it into the main file. While another program reads, it stays, and goes along.
-    with contextlib.suppress(sqlite3.Error), closing(connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    # Who closes a log last moves it into the main file. While another program reads, it stays, and goes along; so does
+    # a damaged one, of which SQLite would keep only the beginning.
+    if _log_problem(path) is None:
+        with contextlib.suppress(sqlite3.Error), closing(connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     kept = next(name for name in _names_to_keep(path) if not name.exists())
     os.link(path, kept)
     for suffix in LOG_SUFFIXES:

@@ -18,6 +18,8 @@ from aicp.storage.sqlite_connections import Connect, connect, connect_reader, pr
 from aicp.storage.sqlite_faults import opening_error
 from aicp.storage.sqlite_readers import Readers
 from aicp.storage.sqlite_schema import make_current
+from aicp.storage.sqlite_soundness import refuse_damaged_file, refuse_damaged_log
+from aicp.storage.sqlite_wal import boot_id
 from aicp.storage.sqlite_writer import GroupWriter, Work, closed_error
 
 T = TypeVar("T")
@@ -84,7 +86,7 @@ class SqliteDatabase:
         lock = await self._take_lock()
         thread = ThreadPoolExecutor(1, thread_name_prefix="aicp-sqlite-writer")
         loop = asyncio.get_running_loop()
-        opening = loop.run_in_executor(thread, open_file, self.path, self._connect_writer)
+        opening = loop.run_in_executor(thread, open_file, self.path, lock, self._connect_writer)
         try:
             connection = await asyncio.shield(opening)
         except BaseException:
@@ -175,19 +177,22 @@ def make_directory(path: Path) -> None:
         raise opening_error(error, path) from error
 
 
-def open_file(path: Path, connect_writer: Connect = connect) -> sqlite3.Connection:
+def open_file(path: Path, lock: FileLock, connect_writer: Connect = connect) -> sqlite3.Connection:
     """The connection that writes, to a database of the newest schema; the caller holds the lock.
 
     Raises:
         SettingsError: It cannot be used: unwritable, of a newer version, or not AICP's.
-        StorageError: The disk failed.
+        StorageError: The disk failed, or the file is damaged; then it is as it was.
     """
     try:
         _make_file(path)
+        refuse_damaged_log(path, lock.note())
         connection = connect_writer(path)
         try:
             prepare_writer(connection, path)
+            refuse_damaged_file(connection, path)
             make_current(connection, path)
+            lock.leave_note(boot_id())
         except BaseException:
             connection.close()
             raise
