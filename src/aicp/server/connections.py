@@ -21,9 +21,10 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from aicp.errors import AicpError
+from aicp.server.pipelining import OneAtATime, Turns
 from aicp.server.problems import (
     PROBLEM_TYPE,
     BodyTooSlow,
@@ -67,7 +68,7 @@ class Limits(msgspec.Struct, frozen=True):
     connections_max: int = CONNECTIONS_MAX
 
 
-class Connection(HttpToolsProtocol):
+class Connection(OneAtATime):
     """One connection, with a moment by which the client must have sent what is on its way."""
 
     limits: ClassVar[Limits] = Limits()
@@ -138,11 +139,19 @@ class Connection(HttpToolsProtocol):
         """What came is not HTTP."""
         self._refuse(InvalidHttp())
 
+    def leave(self) -> None:
+        """Say nothing more: closed while the client still sends, the last words would be lost on the way."""
+        self._is_leaving = True
+        self.forget_held()
+        self._unset_keepalive_if_required()
+        self._due_at = self.loop.time() + LEAVE_S
+        self.transport.write_eof()
+
     def look(self, now: float) -> None:
         """Give up what takes too long; `now` is the loop's time."""
         if self._is_stalled(now):
             self._cut_off()
-        elif self.pipeline:
+        elif self.pipeline or self.is_held_by_answer:
             # Nothing is read from the client while an earlier request of it is answered: that is not its fault.
             self._due_at = max(self._due_at, now + self.limits.body_s)
         elif now >= self._due_at and not self.transport.is_closing():
@@ -181,10 +190,7 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write(_last_words(error))
-        # Closed while the client still sends, they would be lost on the way.
-        self._is_leaving = True
-        self._due_at = self.loop.time() + LEAVE_S
-        self.transport.write_eof()
+        self.leave()
 
     def _cut_off(self) -> None:
         self.transport.abort()
@@ -224,7 +230,7 @@ async def refuse(error: AicpError, send: Any) -> None:
 
 def connections_within(limits: Limits) -> type[Connection]:
     """The class of connections that uvicorn shall make."""
-    return type("BoundedConnection", (Connection,), {"limits": limits})
+    return type("BoundedConnection", (Connection,), {"limits": limits, "turns": Turns()})
 
 
 def look_at(connections: Iterable[Any], now: float) -> None:
