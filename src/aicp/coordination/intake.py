@@ -150,7 +150,7 @@ def _fits_nobody(task: Task, misfit: str) -> str:
 def _copy(result: TaskResult, submitted: ChainSubmitted, task: str) -> TaskEnded:
     chain_id, late = submitted.chain_id, timedelta()
     if result.ended_at is not None:
-        late = max(late, result.ended_at - submitted.at)
+        late = max(late, result.ended_at - submitted.at + timedelta(microseconds=1))
     copied = _earlier(result, late) if late else result
     return TaskEnded(chain_id, task, msgspec.structs.replace(copied, task_id=f"{chain_id}.{task}"))
 

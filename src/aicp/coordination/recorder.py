@@ -117,8 +117,9 @@ class Recorder:
     async def _write_some(self, entries: list[_Entry]) -> None:
         await self._append([fact for entry in entries for fact in entry.facts])
         for entry in entries:
-            self._pending.popleft()
             self._on_record(entry.facts)
+            # Not before: were that to raise, whoever waits for this entry would never be told.
+            self._pending.popleft()
             if not entry.done.done():
                 entry.done.set_result(None)
 

@@ -4,13 +4,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from aicp.coordination.stranding import Stranding
 from aicp.errors import AicpError, StorageError
 from aicp.model.event import ChainEnded
 from aicp.ports import ChainRecord, Journal, Replicas
+from aicp.routing.defects import Defects
 
 CLAIMED_AT_ONCE = 200
 LOOK_EVERY_S = 1.0
 DOUBTS_MAX = 10_000
+SUBMITTED_EPOCH = 1
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ class Recovery:
         take: Begins to run one.
         replicas: Who shares the record; None for nobody.
         cancel: Cancels one that runs here.
+        stranding: Looks again at those that a defect stopped here.
+        defects: Reports what a round raises.
     """
 
     def __init__(
@@ -34,11 +39,15 @@ class Recovery:
         take: Callable[[ChainRecord], None],
         replicas: Replicas | None,
         cancel: Callable[[str], None],
+        stranding: Stranding,
+        defects: Defects,
     ) -> None:
         self._journal = journal
         self._take = take
         self._replicas = replicas
         self._cancel = cancel
+        self._stranding = stranding
+        self._defects = defects
         self._doubts: dict[str, None] = {}
         self._round = asyncio.Event()
         self._is_through = False
@@ -52,7 +61,7 @@ class Recovery:
         self._doubts[chain_id] = None
 
     async def keep_on(self) -> None:
-        """Claim, for ever."""
+        """Claim until it is cancelled."""
         while True:
             found = await self._go_round()
             self._is_through = found == 0
@@ -75,18 +84,19 @@ class Recovery:
         await self._round.wait()
         if self._is_over:
             raise AicpError("The chain has not ended: this coordinator stopped.")
-        return not (self._is_through and not self._doubts)
+        return not (self._is_through and not self._doubts and not self._stranding)
 
     async def _go_round(self) -> int | None:
         """Claim once; how many chains that were, or None when it failed."""
         try:
             await self._resolve_doubts()
+            await self._stranding.look_again()
             records = await self._journal.claim(CLAIMED_AT_ONCE)
         except StorageError as error:
             _log.warning("unfinished chains cannot be claimed, trying on: %s", error)
             return None
-        except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
-            _log.exception("unfinished chains cannot be claimed")
+        except Exception as error:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
+            self._defects.report("recovery of chains", error)
             return None
         for record in records:
             self._take_one(record)
@@ -102,20 +112,28 @@ class Recovery:
         except StorageError as error:
             _log.warning("requests to cancel cannot be read, trying on: %s", error)
             return
+        except Exception as error:  # noqa: BLE001 - as above
+            self._defects.report("requests to cancel", error)
+            return
         for chain_id in asked:
             self._cancel(chain_id)
 
     async def _until_news(self) -> None:
-        if self._replicas is None:
-            await asyncio.sleep(LOOK_EVERY_S)
-        else:
-            await self._replicas.until_news(LOOK_EVERY_S)
+        if self._replicas is not None:
+            try:
+                await self._replicas.until_news(LOOK_EVERY_S)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._defects.report("news of other replicas", error)
+            else:
+                return
+        await asyncio.sleep(LOOK_EVERY_S)
 
     async def _resolve_doubts(self) -> None:
         for chain_id in list(self._doubts):
             record = await self._journal.read(chain_id)
             del self._doubts[chain_id]
-            if record is not None and not has_ended(record):
+            # With a higher epoch it was claimed meanwhile, and runs there.
+            if record is not None and not has_ended(record) and record.epoch == SUBMITTED_EPOCH:
                 self._take_one(record)
 
     def _take_one(self, record: ChainRecord) -> None:

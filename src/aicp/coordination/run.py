@@ -5,11 +5,12 @@ import functools
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
+from aicp.coordination.carrying import OUTCOME_UNKNOWN, Carrier
 from aicp.coordination.chain_status import InFlight, facts_once, fold
 from aicp.coordination.recorder import Recorder
 from aicp.errors import AicpError, OwnershipLost, StorageError
@@ -21,17 +22,12 @@ from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatu
 from aicp.model.trace import Subject, subject
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
-from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.work import Work
 
 DEADLINE_TOLERANCE_S = 0.001
 STARTED_AT_ONCE = 64
 _STALE = TaskError("stale_token", "the agent says that this task has a newer owner, and it has none")
 _TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
-_OUTCOME_UNKNOWN = TaskError(
-    "outcome_unknown",
-    "it was sent and must not be sent twice, and the process that waited for it ended: whether it was done is unknown",
-)
 _log = logging.getLogger(__name__)
 
 
@@ -47,38 +43,43 @@ class ChainRun:
         readiness: Where it stands, decided facts included: ahead of the record by what is being written.
         standing: Where it stands on record.
         end: How it ended, once that is on record.
+        attempts_made: How many attempts were made of tasks whose end did not come on record here, by local id.
+        stopped_by: What ended this run before the chain's end was on record, when that was neither a newer owner nor
+            its own coordinator.
         is_recorded: Set when its end is on record, or when this run of it ended without one.
 
     Args:
         record: The chain and its facts.
         graph: The same chain.
-        router: Carries its tasks.
+        carrier: Carries its tasks.
         journal: Records its facts.
         clock: Time.
         observer: Told of its facts, after they are recorded.
         uniform: Chance, for the waits of the recorder.
         until_sure: Returns when nobody else can have taken the chain over; None when there is nobody else.
         stepped_since: How far the wall clock is known to have been set forward since something was recorded.
+        attempts_made: Those of an earlier run of this owner, whose numbers this one goes on from.
     """
 
     def __init__(
         self,
         record: ChainRecord,
         graph: ChainGraph,
-        router: FailoverRouter,
+        carrier: Carrier,
         journal: Journal,
         clock: Clock,
         observer: Observer | None,
         uniform: Callable[[float, float], float] = random.uniform,
         until_sure: Callable[[], Awaitable[None]] | None = None,
         stepped_since: Callable[[datetime], timedelta] = _not_stepped,
+        attempts_made: Mapping[str, int] | None = None,
     ) -> None:
         self.submitted = record.submitted
         self.readiness = fold(record, graph)
         self.standing = fold(record, graph)
         self._facts = facts_once(record)
         self._epoch = record.epoch
-        self._router = router
+        self._carrier = carrier
         self._until_sure = until_sure
         self._stepped_since = stepped_since
         self._clock = clock
@@ -93,6 +94,8 @@ class ChainRun:
         self._news: asyncio.Event | None = None
         self.is_recorded = asyncio.Event()
         self.end: ChainEnded | None = None
+        self.attempts_made = dict(attempts_made or {})
+        self.stopped_by: Exception | None = None
 
     @property
     def epoch(self) -> int:
@@ -123,6 +126,11 @@ class ChainRun:
         """A task on its way; None when it is not."""
         return self._works.get(task)
 
+    @property
+    def deadline(self) -> float:
+        """When its time is over, monotonic seconds; infinite before it ran."""
+        return self._deadline
+
     def in_flight(self) -> dict[str, InFlight]:
         """What is known of each task that runs, or whose end is not on record yet."""
         return {**self._ending, **{task: _known_of(work) for task, work in self._works.items()}}
@@ -135,8 +143,8 @@ class ChainRun:
     async def run(self) -> None:
         """Run it to its recorded end."""
         subject.set(Subject(self.chain_id, traceparent=self.submitted.traceparent))
-        self._begin_time()
         try:
+            self._begin_time()
             async with asyncio.TaskGroup() as group:
                 expiry = asyncio.get_running_loop().call_later(
                     max(0.0, self._deadline - self._began), lambda: group.create_task(self._expire())
@@ -150,7 +158,10 @@ class ChainRun:
         except* OwnershipLost:
             _log.warning("chain %s belongs to another owner now: dropped here, nothing recorded", self.chain_id)
         except* StorageError as refused:
-            _log.warning("chain %s stays as it is on record: %s", self.chain_id, refused.exceptions[0])
+            self.stopped_by = _first_of(refused)
+            _log.warning("chain %s stays as it is on record: %s", self.chain_id, self.stopped_by)
+        except* Exception as defects:  # noqa: BLE001 - the coordinator reports it, and looks at the chain again
+            self.stopped_by = _first_of(defects)
         finally:
             await self._recorder.close()
             self.is_recorded.set()
@@ -188,7 +199,7 @@ class ChainRun:
 
     def _begin_time(self) -> None:
         """Its times go on from the last one on record, whatever the wall clock was set to since."""
-        latest = _latest(self._facts)
+        latest = latest_time(self._facts)
         self._began = self._clock.monotonic()
         self._began_utc = max(latest, self._clock.utcnow() - self._stepped_since(latest))
         allowed_s = self.submitted.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S
@@ -207,7 +218,7 @@ class ChainRun:
         if left := self.readiness.left_started():
             now = self._now_utc()
             self._ready_since = {task: self._recorded_ready(task) for task in left}
-            ends = [self._work(task).ended(TaskStatus.FAILED, now, error=_OUTCOME_UNKNOWN) for task in left]
+            ends = [self._work(task).ended(TaskStatus.FAILED, now, error=OUTCOME_UNKNOWN) for task in left]
             await self._settle([TaskEnded(self.chain_id, *each) for each in zip(left, ends, strict=True)])
         elif self.standing.is_over() and self.end is None:
             await self._recorder.record([self._end_fact()])
@@ -249,12 +260,7 @@ class ChainRun:
         """Run a task, then one that became ready through it, and so on; the others get runners of their own."""
         runner = self._runners[task]
         while not self.readiness.is_over():
-            try:
-                result = await self._run_task(task)
-            finally:
-                self._works.pop(task, None)
-                self._runners.pop(task, None)
-            ready = await self._end_task(task, result)
+            ready = await self._carry_out(task)
             if not ready:
                 return
             task = ready.pop()
@@ -263,16 +269,30 @@ class ChainRun:
         # It was stopped between the moment this task became ready and now: nothing of it starts any more.
         self._runners.pop(task, None)
 
-    async def _run_task(self, local_id: str) -> TaskResult:
+    async def _carry_out(self, task: str) -> list[str]:
+        """Run a task and record its end; returns who may start. When that fails, its attempts stay counted."""
+        work = self._work(task)
+        try:
+            self._works[task] = work
+            try:
+                result = await self._run_task(task, work)
+            finally:
+                self._works.pop(task, None)
+                self._runners.pop(task, None)
+            return await self._end_task(task, result)
+        except BaseException:
+            self.attempts_made[task] = work.number
+            raise
+
+    async def _run_task(self, local_id: str, work: Work) -> TaskResult:
         task = self.readiness.graph.tasks[local_id]
-        work = self._works[local_id] = self._work(local_id)
         if task.params and self.readiness.graph.dependencies[local_id]:
             try:
                 params = substitute(task.params, self.readiness.output_of)
             except PointsNowhere as error:
                 return work.ended(TaskStatus.FAILED, self._now_utc(), error=TaskError(error.code, error.message))
             work.task = msgspec.structs.replace(task, params=params)
-        result = await self._router.route(work)
+        result = await self._carrier.carry(work)
         # Whose the chain is, its record knows: it refuses this when the agent was right, and takes it when it was not.
         return msgspec.structs.replace(result, status=TaskStatus.FAILED, error=_STALE) if work.is_lost else result
 
@@ -281,7 +301,7 @@ class ChainRun:
         ready_at, ready_at_utc = self._ready(local_id)
         deadline = min(ready_at + (task.deadline_s or DEFAULT_TASK_DEADLINE_S), self._deadline)
         task_id = f"{self.chain_id}.{local_id}"
-        return Work(
+        work = Work(
             task,
             task_id,
             ready_at=ready_at,
@@ -292,6 +312,8 @@ class ChainRun:
             announce=functools.partial(self._announce, task) if self._until_sure or not task.idempotent else None,
             parent=self.submitted.traceparent,
         )
+        work.number = self.attempts_made.pop(local_id, 0)
+        return work
 
     def _ready(self, task: str) -> tuple[float, datetime]:
         """Since when it could run: now, or, of what was ready when this run began, as the record says."""
@@ -381,7 +403,14 @@ class ChainRun:
                 runner.cancel()
 
 
-def _latest(facts: Iterable[Fact]) -> datetime:
+def _first_of(group: BaseExceptionGroup[Exception]) -> Exception:
+    first: Exception | BaseExceptionGroup[Exception] = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
+
+
+def latest_time(facts: Iterable[Fact]) -> datetime:
     """The last time that is recorded of a chain."""
     return max(at for fact in facts if (at := _time_of(fact)) is not None)
 

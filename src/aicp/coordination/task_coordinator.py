@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import logging
+import math
 import os
 import random
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from aicp.coordination.acceptance import Acceptance
+from aicp.coordination.carrying import INTERNAL_ERROR, Carrier
 from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.chain_status import InFlight, copied_results, facts_once, fold, results_of, view_chain, view_task
 from aicp.coordination.intake import Intake, Submit, Taken
@@ -19,7 +21,8 @@ from aicp.coordination.progress import Progress
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import LOOK_EVERY_S, Recovery, has_ended
 from aicp.coordination.retention import DEFAULT_RETENTION_S, Retention
-from aicp.coordination.run import ChainRun
+from aicp.coordination.run import ChainRun, latest_time
+from aicp.coordination.stranding import StrandedChain, Stranding
 from aicp.errors import (
     AicpError,
     CapabilityRefused,
@@ -35,12 +38,15 @@ from aicp.errors import (
 )
 from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
-from aicp.model.chain import SINGLE_TASK, ChainResult, ChainSpec, TaskChain, parallel_chain
+from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, SINGLE_TASK, ChainResult, ChainSpec, TaskChain, parallel_chain
+from aicp.model.duration import seconds_between
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact
-from aicp.model.task import Task, TaskResult
+from aicp.model.outcome import TaskError
+from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
+from aicp.routing.defects import Defects
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
 
@@ -59,6 +65,9 @@ class TaskCoordinator:
 
         async with TaskCoordinator(router, journal) as coordinator:
             outcome = await coordinator.execute_chain(chain)
+
+    Attributes:
+        defects: Exceptions out of its parts, which must raise none.
 
     Args:
         router: Carries tasks.
@@ -100,7 +109,10 @@ class TaskCoordinator:
         self._intake = Intake(router, self._accepted, ids, self._clock)
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
         self._listing = Listing(journal, self._runs)
-        self._recovery = Recovery(journal, self._take_over, replicas, self._cancel_soon)
+        self.defects = Defects()
+        self._carrier = Carrier(router, self._clock, self.defects, self._rng.uniform)
+        self._stranding = Stranding(self._resume, self._clock, self.defects, self._rng.uniform)
+        self._recovery = Recovery(journal, self._take_over, replicas, self._cancel_soon, self._stranding, self.defects)
         self._progress = progress or Progress(self._clock)
         self._retention = Retention(journal, self._progress, retention_s)
         self._caring: list[asyncio.Task[None]] = []
@@ -436,7 +448,7 @@ class TaskCoordinator:
         if chain_id != submitted.chain_id:
             self._intake.give_back(taken)
             return chain_id
-        self._begin(taken.record, taken.graph)
+        self._begin(taken.record, lambda: taken.graph)
         if self._observer is not None:
             for fact in (submitted, *taken.record.facts):
                 self._observer.notify(fact)
@@ -474,14 +486,22 @@ class TaskCoordinator:
             if running.epoch >= record.epoch:
                 return
             self._tasks[running].cancel()
-        graph = graph_of(record.submitted.spec)
-        self._accepted.take_over(len(graph.tasks), record.submitted)
-        self._begin(record, graph)
+        self._accepted.take_over(len(record.submitted.spec.tasks), record.submitted)
+        self._begin(record, lambda: graph_of(record.submitted.spec))
 
-    def _begin(self, record: ChainRecord, graph: ChainGraph) -> None:
+    def _begin(
+        self, record: ChainRecord, graph: Callable[[], ChainGraph], attempts: Mapping[str, int] | None = None
+    ) -> None:
+        """Run a chain that takes its room already; one that cannot be begun for a defect is looked at again."""
+        try:
+            self._begin_run(record, graph(), attempts)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and the chain goes on later
+            self._strand(record.submitted, record.epoch, error, self._deadline_of(record.submitted), attempts or {})
+
+    def _begin_run(self, record: ChainRecord, graph: ChainGraph, attempts: Mapping[str, int] | None) -> None:
         run = ChainRun(
-            record, graph, self._router, self._journal, self._clock, self._observer, self._rng.uniform,
-            self._until_sure if self._replicas is not None else None, self._progress.stepped_since,
+            record, graph, self._carrier, self._journal, self._clock, self._observer, self._rng.uniform,
+            self._until_sure if self._replicas is not None else None, self._progress.stepped_since, attempts,
         )  # fmt: skip
         self._runs[run.chain_id] = run
         task = asyncio.create_task(run.run(), name=f"chain {run.chain_id}")
@@ -491,12 +511,57 @@ class TaskCoordinator:
     def _stopped(self, run: ChainRun, task: asyncio.Task[None]) -> None:
         """A chain runs here no more; one that was cancelled before it began never ran a line of its own."""
         del self._tasks[run]
-        if self._runs.get(run.chain_id) is run:
+        was_replaced = self._runs.get(run.chain_id) is not run
+        if not was_replaced:
             del self._runs[run.chain_id]
-        self._accepted.give_back(run.size, run.submitted)
         run.is_recorded.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("chain %s stopped without an end", run.chain_id, exc_info=error)
+        error = None if task.cancelled() or run.end is not None or was_replaced else task.exception() or run.stopped_by
+        if isinstance(error, Exception):
+            deadline = run.deadline if run.deadline < math.inf else self._deadline_of(run.submitted)
+            self._strand(run.submitted, run.epoch, error, deadline, run.attempts_made)
+            return
+        self._stranding.forget(run.chain_id)
+        self._accepted.give_back(run.size, run.submitted)
+
+    def _strand(
+        self, submitted: ChainSubmitted, epoch: int, error: Exception, deadline: float, attempts: Mapping[str, int]
+    ) -> None:
+        """A chain stopped here without an end: it is looked at again, and keeps its room until then."""
+        if not isinstance(error, StorageError):
+            self.defects.report(f"chain {submitted.chain_id}", error)
+        is_hopeless = self._clock.monotonic() >= deadline
+        self._stranding.add(StrandedChain(submitted, epoch, deadline, attempts, is_hopeless))
+
+    async def _resume(self, chain: StrandedChain) -> None:
+        """Go on with a stranded chain from its record, as recovery does; without its time, record that it failed."""
+        record = await self._journal.read(chain.submitted.chain_id)
+        if record is None or has_ended(record) or record.epoch != chain.epoch:
+            self._let_stranded_go(chain)
+            if record is not None and has_ended(record) and self._observer is not None:
+                self._observer.notify(record.facts[-1])
+        elif chain.is_hopeless:
+            await self._fail(record)
+            self._let_stranded_go(chain)
+        else:
+            self._begin(record, lambda: graph_of(record.submitted.spec), chain.attempts)
+
+    def _let_stranded_go(self, chain: StrandedChain) -> None:
+        self._stranding.forget(chain.submitted.chain_id)
+        self._accepted.give_back(len(chain.submitted.spec.tasks), chain.submitted)
+
+    async def _fail(self, record: ChainRecord) -> None:
+        """Record the end of a chain that a defect keeps from ending by itself."""
+        at = max(latest_time([record.submitted, *record.facts]), self._clock.utcnow())
+        told = "a defect of AICP kept this chain from going on until its time ran out; the server's log has the cause"
+        end = ChainEnded(record.submitted.chain_id, TaskStatus.FAILED, at, TaskError(INTERNAL_ERROR, told))
+        await self._journal.append([end], record.epoch)
+        if self._observer is not None:
+            self._observer.notify(end)
+
+    def _deadline_of(self, submitted: ChainSubmitted) -> float:
+        """When the time of a chain that was never begun is over, monotonic seconds."""
+        passed_s = seconds_between(submitted.at, self._clock.utcnow() - self._progress.stepped_since(submitted.at))
+        return self._clock.monotonic() - passed_s + (submitted.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
 
     def _running(self, chain_id: str, tenant: str | None = None) -> ChainRun | None:
         run = self._runs.get(chain_id)
@@ -533,8 +598,11 @@ class TaskCoordinator:
                 return
             await run.is_recorded.wait()
             was_replaced = self._runs.get(chain_id) not in {None, run}
-            if run.end is not None or (self._replicas is None and not was_replaced):
+            goes_on = self._replicas is not None or was_replaced or run.stopped_by is not None
+            if run.end is not None or not goes_on:
                 return
+            # A run that stopped is taken away in the next turn of the loop.
+            await asyncio.sleep(0)
 
     async def _ended(self, chain_id: str) -> Readiness:
         """Where a chain stands when it has ended, or stopped here for good."""

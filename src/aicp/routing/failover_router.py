@@ -131,8 +131,7 @@ class FailoverRouter:
             if self._starts_no_more:
                 await self._stay(lease)
             if isinstance(lease, Lease):
-                work.choose(lease, lease.granted_at - asked_at)
-                reply = await self._attempts.make(work, lease)
+                reply = await self._attempt(work, lease, lease.granted_at - asked_at)
                 ended = await self._go_on_after(work, lease, reply)
             else:
                 ended = await self._go_on_without(work, lease)
@@ -222,6 +221,15 @@ class FailoverRouter:
             self._scheduler.complete_task(lease, Outcome.CANCELLED, evidence=False)
         while True:
             await asyncio.Event().wait()
+
+    async def _attempt(self, work: Work, lease: Lease, waited_s: float) -> Reply:
+        try:
+            work.choose(lease, waited_s)
+            return await self._attempts.make(work, lease)
+        except BaseException:
+            # A lease that was settled stays so; a defect before that must not keep its slot.
+            self._scheduler.complete_task(lease, Outcome.CANCELLED, evidence=False)
+            raise
 
     async def _go_on_after(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
         """What a reply means for its task: the end of it, or None to go on elsewhere."""
