@@ -25,6 +25,7 @@
     ├── CircuitBreakerOpen      503
     ├── OwnershipLost           503  another owner has claimed the chain
     ├── StorageError            503
+    ├── ForkedProcess                an object of the parent process was used in a forked child
     └── SettingsError           what the process was started with cannot be used
 
 A class carries a stable `code`; its first docstring line is the default message. Expected refusals on the hot path
@@ -311,6 +312,12 @@ class StorageError(AicpError):
 
     code = "storage_error"
     retryable = True
+
+
+class ForkedProcess(AicpError):
+    """An object of the parent process cannot be used in a forked child."""
+
+    code = "forked_process"
 
 
 class SettingsError(AicpError):

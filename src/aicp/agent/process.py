@@ -13,6 +13,7 @@ from aicp.agent.offering import Offering
 from aicp.agent.options import AgentOptions
 from aicp.agent.served import ServedAgent
 from aicp.agent.stdin import watch_stdin
+from aicp.forks import signals_reset_in_child
 
 ORPHAN_DRAIN_S = 2.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -102,7 +103,8 @@ class _Stop:
         for number in numbers:
             self._loop.add_signal_handler(number, self._on_signal, number)
         try:
-            yield
+            with signals_reset_in_child(numbers):
+                yield
         finally:
             for number in numbers:
                 self._loop.remove_signal_handler(number)

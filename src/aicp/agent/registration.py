@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import aiohttp
 import msgspec
 
 from aicp.agent.keys import KEY_VARIABLE, find_api_key
+from aicp.forks import close_socket_in_child
 from aicp.model.agent import AgentAuth, Capability
 
 REQUEST_S_MAX = 5.0
@@ -101,7 +103,9 @@ class Registrar:
         self._trouble = ""
         self._leaving = False
         self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=REQUEST_S_MAX), headers={"Content-Type": "application/json"}
+            connector=aiohttp.TCPConnector(socket_factory=_make_socket),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_S_MAX),
+            headers={"Content-Type": "application/json"},
         )
 
     async def run(self) -> None:
@@ -196,6 +200,10 @@ class Registrar:
             return 0, f"no answer within {bound_s:.0f} s".encode()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return 0, str(error).encode("utf-8", "replace")
+
+
+def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    return close_socket_in_child(socket.socket(*address[:3]))
 
 
 def _told(status: int, body: bytes) -> str:

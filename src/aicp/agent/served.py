@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
@@ -18,6 +18,7 @@ from aicp.agent.registration import Registrar, Registration
 from aicp.agent.server import BACKLOG, AgentServer
 from aicp.agent.slots import Slots
 from aicp.errors import SettingsError
+from aicp.forks import HomeProcess, closed_in_child
 from aicp.model.agent import AgentAuth
 
 UNWINDING_S_MAX = 1.0
@@ -46,6 +47,7 @@ class ServedAgent:
         self._endpoint = ""
         self._registrar: Registrar | None = None
         self._closing = AsyncExitStack()
+        self._home = HomeProcess("This agent")
 
     @property
     def endpoint(self) -> str:
@@ -77,7 +79,9 @@ class ServedAgent:
 
         Raises:
             SettingsError: The address cannot be bound.
+            ForkedProcess: This process was forked from the one that made the agent.
         """
+        self._home.require()
         try:
             await self._open()
         except BaseException:
@@ -90,6 +94,8 @@ class ServedAgent:
         Args:
             bound_s: How long calls in flight may take, seconds; None for the option `drain_s`.
         """
+        if self._home.is_left:
+            return 0
         self._desk.draining = True
         if self._registrar is not None:
             await self._registrar.announce_leaving()
@@ -101,7 +107,12 @@ class ServedAgent:
         return cut_off
 
     async def close(self) -> None:
-        """Cancel what is in flight and give everything back, within about three seconds; twice does nothing."""
+        """Cancel what is in flight and give everything back, within about three seconds; twice does nothing.
+
+        In a process that was forked meanwhile it does nothing: what the parent has open is closed there already.
+        """
+        if self._home.is_left:
+            return
         self._desk.draining = True
         try:
             await self._executions.cut_off(UNWINDING_S_MAX)
@@ -116,6 +127,8 @@ class ServedAgent:
         runner = AgentServer(self._desk, description, options.token, options.endpoint).make_runner()
         self._closing.push_async_callback(runner.cleanup)
         await runner.setup()
+        if runner.server is not None:
+            closed_in_child(runner.server, _descriptors)
         await _bind(runner, options)
         self._endpoint = options.endpoint or _url_of(runner.addresses[0])
         if options.register is not None:
@@ -146,9 +159,28 @@ class ServedAgent:
             self._on_replaced()
 
 
+class _Site(web.TCPSite):
+    """A bound address that forked children do not keep."""
+
+    async def start(self) -> None:
+        await super().start()
+        closed_in_child(self, _Site.descriptors)
+
+    def descriptors(self) -> Iterator[int]:
+        """The sockets that listen."""
+        return (bound.fileno() for bound in getattr(self._server, "sockets", ()))
+
+
+def _descriptors(server: web.Server) -> Iterator[int]:
+    """The sockets of the connections that callers have made."""
+    for connection in list(server.connections):
+        if connection.transport is not None:
+            yield connection.transport.get_extra_info("socket").fileno()
+
+
 async def _bind(runner: web.ServerRunner, options: AgentOptions) -> None:
     try:
-        await web.TCPSite(runner, options.host, options.port, backlog=BACKLOG).start()
+        await _Site(runner, options.host, options.port, backlog=BACKLOG).start()
     except OSError as error:
         raise SettingsError(_why_not_bound(error, options)) from error
 

@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from aicp.client.client import Client
 from aicp.client.problems import ClientClosed
+from aicp.forks import HomeProcess
 from aicp.model.live import LiveEvent
 
 P = ParamSpec("P")
@@ -62,6 +63,7 @@ class BlockingClient:
 
         Raises:
             ClientClosed: The client is closed, or another thread closes it meanwhile.
+            ForkedProcess: This process was forked from the one that made the client.
         """
         return self._own.run(lambda: method(self._client, *args, **options))
 
@@ -98,12 +100,13 @@ class _LoopOfItsOwn:
         # Whoever is let in before the end is known to it; a handler of a signal may come in between.
         self._door = threading.RLock()
         self._is_open = True
+        self._home = HomeProcess("This client")
         self._thread.start()
 
     def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run what `work` makes to its end, from any other thread."""
+        """Run what `work` makes to its end, from any other thread of its own process."""
+        self._home.require()
         with self._door:
-            # A thread does not live on in a process that was forked.
             if not (self._is_open and self._thread.is_alive()):
                 raise ClientClosed
             future = asyncio.run_coroutine_threadsafe(work(), self._loop)
@@ -115,7 +118,9 @@ class _LoopOfItsOwn:
             future.cancel()
 
     def end(self, client: Client) -> None:
-        """Cancel what runs, close the client and end the thread."""
+        """Cancel what runs, close the client and end the thread; in a forked child there is nothing to end."""
+        if self._home.is_left:
+            return
         with self._door:
             if not (self._is_open and self._thread.is_alive()):
                 return

@@ -19,6 +19,7 @@ from yarl import URL
 from aicp.client.problems import Problem, ServerUnreachable, error_of, read_problem
 from aicp.client.unreached import reason_of
 from aicp.errors import AicpError, InvalidInput, SettingsError
+from aicp.forks import HomeProcess, close_socket_in_child
 from aicp.model.wire import KEY_HEADER
 from aicp.version import __version__
 
@@ -69,6 +70,7 @@ class Exchange:
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {_checked_key(api_key)}"
         self._session: aiohttp.ClientSession | None = None
+        self._home = HomeProcess("This client")
 
     async def send(
         self,
@@ -138,7 +140,7 @@ class Exchange:
 
     async def close(self) -> None:
         """Give back every connection; a later request opens new ones."""
-        if self._session is not None:
+        if self._session is not None and not self._home.is_left:
             await self._session.close()
             self._session = None
 
@@ -171,9 +173,12 @@ class Exchange:
         raise self._refusal(response, body)
 
     def _opened(self) -> aiohttp.ClientSession:
+        self._home.require()
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_S),
+                connector=aiohttp.TCPConnector(
+                    limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_make_socket
+                ),
                 timeout=aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
@@ -199,6 +204,10 @@ class Exchange:
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         reason = reason_of(_plain(error), self.url)
         return ServerUnreachable(f"{self.url} cannot be reached: {reason.told}.", reason.advice)
+
+
+def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    return close_socket_in_child(socket.socket(*address[:3]))
 
 
 def _wait_s(problem: Problem, retry_after: str | None) -> float | None:

@@ -36,6 +36,7 @@ from aicp.errors import (
     StorageError,
     TaskNotFound,
 )
+from aicp.forks import HomeProcess
 from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, SINGLE_TASK, ChainResult, ChainSpec, TaskChain, parallel_chain
@@ -116,9 +117,11 @@ class TaskCoordinator:
         self._progress = progress or Progress(self._clock)
         self._retention = Retention(journal, self._progress, retention_s)
         self._caring: list[asyncio.Task[None]] = []
+        self._home = HomeProcess("This coordinator")
 
     async def __aenter__(self) -> Self:
         """Open the journal, and go on with what it has unfinished: behind this, while submits are accepted."""
+        self._home.require()
         await self._journal.open()
         await self._retention.begin()
         if self._replicas is not None:
@@ -133,6 +136,8 @@ class TaskCoordinator:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop every chain where it is and close the journal; what is recorded stays so."""
+        if self._home.is_left:
+            return
         await _cancelled(self._caring)
         self._recovery.stop()
         for run in self._runs.values():
@@ -271,6 +276,7 @@ class TaskCoordinator:
         Raises:
             ChainNotFound: There is none, or it is not of the tenant that was named.
         """
+        self._home.require()
         if self._replicas is not None and self._running(chain_id, tenant) is None:
             await self._ask_to_cancel(chain_id, tenant, self._replicas)
             return
@@ -333,6 +339,7 @@ class TaskCoordinator:
             ChainNotFound: There is none.
             AicpError: The coordinator stopped before it ended.
         """
+        self._home.require()
         told = 0
         while True:
             run = self._runs.get(chain_id)
@@ -363,6 +370,7 @@ class TaskCoordinator:
         Raises:
             ChainNotFound: There is none.
         """
+        self._home.require()
         await _at_most(timeout_s, self._until_it_stopped(chain_id))
         return await self.view(chain_id)
 
@@ -373,6 +381,7 @@ class TaskCoordinator:
             ChainNotFound: There is none.
             AicpError: The coordinator stopped before it ended.
         """
+        self._home.require()
         standing = await self._ended(chain_id)
         if (end := standing.end) is None:
             raise AicpError(f"Chain {chain_id} has not ended: this coordinator stopped.")
@@ -425,6 +434,7 @@ class TaskCoordinator:
 
         The journal itself finds a repeat, so that only what is refused has to be looked up.
         """
+        self._home.require()
         try:
             taken = take()
             return await self._to_its_end(self._submit(taken, key))

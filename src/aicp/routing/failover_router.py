@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoCapableAgent, QueueFull, RoutingError
+from aicp.forks import HomeProcess
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.reference import Reference, scan
@@ -78,6 +79,7 @@ class FailoverRouter:
         self._history = FailureHistory()
         self._choices = ChoiceHistory()
         self._starts_no_more = False
+        self._home = HomeProcess("This router")
         self._schemas = schemas or Schemas()
         self._attempts = Attempts(scheduler, transport, self._schemas, self._clock, made_safe(observer))
 
@@ -120,7 +122,12 @@ class FailoverRouter:
         return result
 
     async def route(self, work: Work) -> TaskResult:
-        """Carry work to its end; whatever goes wrong is a result, except the caller's own cancellation."""
+        """Carry work to its end; whatever goes wrong is a result, except the caller's own cancellation.
+
+        Raises:
+            ForkedProcess: This process was forked from the one that made the router.
+        """
+        self._home.require()
         self._retries(work.task.capability).deposit()
         while True:
             asked_at = self._clock.monotonic()

@@ -14,6 +14,7 @@ from aicp.coordination.progress import Progress
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import AicpError, InvalidAgent
+from aicp.forks import HomeProcess
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Registration
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.event import CapabilityChanged, CircuitChanged, JournalCommitted
@@ -130,6 +131,7 @@ class Node:
         self._sharing = self._make_sharing()
         self._running = AsyncExitStack()
         self._has_started = self._is_draining = False
+        self._home = HomeProcess("This node")
         self._connect()
 
     @property
@@ -165,7 +167,9 @@ class Node:
                 newer version, or not AICP's; no such database on a server, or no rights; or a secret of an agent cannot
                 be unsealed.
             StorageError: The disk failed, or the database's server did not answer for 10 s.
+            ForkedProcess: This process was forked from the one that made the node.
         """
+        self._home.require()
         async with AsyncExitStack() as starting:
             starting.callback(self._set_stopped)
             starting.push_async_callback(self.stores.journal.close)
@@ -196,7 +200,12 @@ class Node:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop: chains where they are, then probes, then connections, then the database."""
+        """Stop: chains where they are, then probes, then connections, then the database.
+
+        In a process that was forked meanwhile it does nothing: what the parent has open is closed there already.
+        """
+        if self._home.is_left:
+            return
         self._set_stopped()
         await self._running.aclose()
 
@@ -211,6 +220,7 @@ class Node:
         Returns:
             True when nothing is under way any more.
         """
+        self._home.require()
         self._is_draining = True
         self.router.start_no_more()
         try:
@@ -245,6 +255,7 @@ class Node:
             InvalidAgent: It cannot be used, or did not say what it is; nothing was changed.
             StorageError: It has an endpoint and could not be recorded; it is used, and should be added again.
         """
+        self._home.require()
         if (endpoint is None) == (handlers is None):
             raise InvalidAgent("give either handlers, for functions of this process, or an endpoint")
         if endpoint is not None:
@@ -274,6 +285,7 @@ class Node:
         Raises:
             AgentNotFound: There is none.
         """
+        self._home.require()
         self.ains.remove(agent_id)
         self._local.remove(agent_id)
 
@@ -310,6 +322,7 @@ class Node:
         Raises:
             StorageError: It cannot be recorded now; it is tried again every second.
         """
+        self._home.require()
         await self.ains.forget_removed()
         await self._orders.tell()
 
@@ -358,6 +371,7 @@ class Node:
         return Sharing(self.stores.bulletin, self.stores.replicas, self._outbox, self._peers)
 
     def _order(self, agent_id: str, order: Order) -> None:
+        self._home.require()
         self.ains.get(agent_id)
         self._orders.give(agent_id, order)
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 from aicp.errors import SettingsError
+from aicp.forks import close_socket_in_child, closed_in_child, signals_reset_in_child
 from aicp.model.endpoint import is_loopback_host
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers, set_up_logs
@@ -184,7 +185,8 @@ def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop)
     try:
-        yield
+        with signals_reset_in_child(_SIGNALS):
+            yield
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
@@ -196,6 +198,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.has_started = asyncio.Event()
+        closed_in_child(self, _descriptors)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -208,6 +211,14 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         look_at(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
+
+
+def _descriptors(server: _Server) -> Iterator[int]:
+    """The sockets of the connections that clients have made."""
+    for connection in list(server.server_state.connections):
+        opened = connection.transport.get_extra_info("socket")
+        if opened is not None:
+            yield opened.fileno()
 
 
 def _config(app: ASGIApp, limits: Limits, tls: Tls | None) -> uvicorn.Config:
@@ -256,7 +267,7 @@ def _bind(host: str, port: int) -> socket.socket:
         )[0]
     except OSError as error:
         raise SettingsError(f"The host '{host}' is no address of this machine: {error.strerror}.") from error
-    bound = socket.socket(family, kind, protocol)
+    bound = close_socket_in_child(socket.socket(family, kind, protocol))
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)

@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 
 from aicp.errors import SettingsError, StorageError
+from aicp.forks import HomeProcess, closed_in_child
 from aicp.storage.postgres_address import PostgresAddress, require_files
 from aicp.storage.postgres_faults import VERSION_MIN, Trouble, opening_error, storage_error, too_old_error
 
@@ -72,6 +73,7 @@ class PostgresServer:
         self._wait_s = 0.0
         self._try_again_at = 0.0
         self._refusal: BaseException = StorageError(f"The database {self.place} was not asked yet.")
+        self._home = HomeProcess(f"The connection to {self.place}")
 
     async def connect(self) -> Connection:
         """A fresh connection. Within a wait it fails at once, with the error of the last try.
@@ -79,7 +81,9 @@ class PostgresServer:
         Raises:
             SettingsError: The URL, the user, its password or its rights are wrong.
             StorageError: The server cannot be reached, or has no room.
+            ForkedProcess: This process was forked from the one that it belongs to.
         """
+        self._home.require()
         if asyncio.get_running_loop().time() < self._try_again_at:
             raise opening_error(self._refusal, self.place)
         require_files(self._address)
@@ -126,6 +130,7 @@ class PostgresServer:
             TimeoutError: No answer came in time; the connection is to be dropped.
             Trouble: The server refused, or the connection was lost.
         """
+        self._home.require()
         async with asyncio.timeout(timeout_s):
             if not self.is_pooled:
                 rows: Rows = await connection.fetch(sql, *args)
@@ -149,6 +154,7 @@ class PostgresServer:
             TimeoutError: It took too long; the connection is to be dropped.
             Trouble: The server refused, or the connection was lost.
         """
+        self._home.require()
         async with asyncio.timeout(timeout_s), self._together(connection, _BEGIN_SNAPSHOT if snapshot else _BEGIN):
             yield
 
@@ -171,6 +177,7 @@ class PostgresServer:
                 self._address.url, timeout=timeout_s, statement_cache_size=0 if self.is_pooled else CACHED_STATEMENTS,
                 max_cached_statement_lifetime=0,
             )  # fmt: skip
+            closed_in_child(connection, _descriptors)
             try:
                 if not self.is_pooled:
                     await connection.execute(_OF_SESSION)
@@ -244,6 +251,13 @@ class Link:
         closing, self._connection = self._connection, None
         if closing is not None:
             await close_connection(closing, timeout_s)
+
+
+def _descriptors(connection: Connection) -> tuple[int, ...]:
+    """The socket: while a child has it open, the server keeps the session and its locks."""
+    # The driver gives no other way to its socket.
+    transport: asyncio.BaseTransport = getattr(connection, "_transport")  # noqa: B009 - its stubs leave it out
+    return (transport.get_extra_info("socket").fileno(),)
 
 
 async def close_connection(connection: Connection, timeout_s: float) -> None:

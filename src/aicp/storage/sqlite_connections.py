@@ -3,8 +3,10 @@
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from weakref import WeakSet
 
 from aicp.errors import StorageError
+from aicp.forks import HomeProcess, kept_in_child
 from aicp.storage.sqlite_faults import BUSY_TIMEOUT_S
 
 CACHED_STATEMENTS = 128
@@ -23,9 +25,43 @@ _PRAGMAS = (
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection whose transactions begin and end where they are told to, to be used by one thread at a time."""
-    return sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=CACHED_STATEMENTS
-    )
+    _refuse_inherited(path)
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False,
+        cached_statements=CACHED_STATEMENTS, factory=_Connection,
+    )  # fmt: skip
+    connection.belongs_to(path)
+    return connection
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that is neither finalized in a forked child nor opened there a second time."""
+
+    def belongs_to(self, path: Path) -> None:
+        """Note the file, and the process that opened it."""
+        self.path, self.home = path.resolve(), HomeProcess(f"The database {path}")
+        _open.add(self)
+        kept_in_child(self)
+
+    def close(self) -> None:
+        """Close it; one that is closed is no longer inherited."""
+        super().close()
+        _open.discard(self)
+
+
+_open: WeakSet[_Connection] = WeakSet()
+
+
+def _refuse_inherited(path: Path) -> None:
+    """In a forked child SQLite believes that it holds the locks of its parent, and would damage the file.
+
+    Raises:
+        ForkedProcess: The parent of this process had the file open when it forked.
+    """
+    resolved = path.resolve()
+    for connection in list(_open):
+        if connection.path == resolved:
+            connection.home.require()
 
 
 def prepare_writer(connection: sqlite3.Connection, path: Path) -> None:

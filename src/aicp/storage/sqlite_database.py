@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from aicp.errors import SettingsError, StorageError
+from aicp.forks import HomeProcess
 from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_connections import Connect, connect, connect_reader, prepare_writer
@@ -73,6 +74,7 @@ class SqliteDatabase:
         self._on_commit = on_commit
         self._session: _Session | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._home = HomeProcess(f"The database {path}")
 
     async def open(self) -> None:
         """Take the file for this process, and bring it to the newest schema. Opening what is open does nothing.
@@ -81,6 +83,7 @@ class SqliteDatabase:
             SettingsError: It is in use by another process, unwritable, of a newer version, or not AICP's.
             StorageError: The disk failed.
         """
+        self._home.require()
         if self._session is not None:
             return
         lock = await self._take_lock()
@@ -126,6 +129,7 @@ class SqliteDatabase:
         return await self._in_use().readers.read(work)
 
     def _in_use(self) -> _Session:
+        self._home.require()
         if self._session is None:
             raise closed_error(self.path)
         return self._session

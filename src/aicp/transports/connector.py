@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
+from aicp.forks import close_socket_in_child
 from aicp.model.endpoint import AddressPolicy
 
 KEEPALIVE_S = 30.0
@@ -110,7 +111,7 @@ class PolicedConnector(aiohttp.TCPConnector):
             dial.refusal = self._policy.refusal(address)
             raise PermissionError(dial.refusal)
         dial.begin()
-        made = socket.socket(family, kind, proto)
+        made = close_socket_in_child(socket.socket(family, kind, proto))
         self._open.add(made)
         return made
 
