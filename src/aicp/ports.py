@@ -455,6 +455,18 @@ class News(msgspec.Struct, frozen=True):
     has_gap: bool = False
 
 
+class DatabaseFile(Protocol):
+    """The file that a record is kept in."""
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of its write-ahead log, bytes."""
+
+    @property
+    def problem(self) -> str:
+        """What was found damaged in it since it was opened, a sentence; empty while nothing was."""
+
+
 class Bulletin(Protocol):
     """Where replicas tell each other what each alone knows. Opened and closed with the journal.
 

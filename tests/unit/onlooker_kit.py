@@ -79,6 +79,7 @@ def reading(agents: int = 1, others: int = 0) -> Reading:
         waiting={(ECHO, Priority.LOW): 7},
         rejections={"queue_full": 2},
         events_dropped=9,
+        wal_bytes=4_096,
     )
 
 

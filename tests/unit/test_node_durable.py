@@ -1,6 +1,7 @@
 """A node on a database: what it accepted and whom it knows outlive it; bad settings are one sentence."""
 
 import asyncio
+import re
 import sqlite3
 import stat
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from aicp.agent import Agent
-from aicp.errors import AgentNotFound, SettingsError
+from aicp.errors import AgentNotFound, SettingsError, StorageError
 from aicp.model.agent import AgentAuth, Capability, Registration
 from aicp.model.chain import TaskChain
 from aicp.model.event import AgentChanged, Event
@@ -20,7 +21,9 @@ from aicp.resilience.circuit_breaker import CircuitState
 from aicp.runtime.checkup import Verdict, check_machine
 from aicp.runtime.database_url import SqliteFile
 from aicp.runtime.node import Node
+from aicp.runtime.onlookers import Onlookers
 from aicp.runtime.settings import secret_key, server_settings
+from aicp.storage.sqlite_wal import log_of
 from tests.unit.sqlite_kit import ask, refused, run
 
 ECHO = "test.echo"
@@ -414,3 +417,55 @@ class TestSettings:
         (tmp_path / "secret.key").chmod(0o644)
         with pytest.raises(SettingsError, match="chmod 600"):
             secret_key(tmp_path, {})
+
+
+def test_node_on_a_damaged_file_is_not_ready_and_says_so_in_metrics_and_serves_what_it_can(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node_on(tmp_path) as node:
+            await node.add_agent("near", {ECHO: echo})
+            (result,) = await node.coordinator.execute_parallel_tasks([Task(ECHO, {"n": 1})])
+            page = (await Onlookers(node).metrics()).decode()
+            assert "aicp_database_damaged 0.0" in page
+            assert re.search(r"aicp_database_wal_bytes [1-9]", page)
+            await damage(tmp_path / "aicp.db", "api_keys")
+            with pytest.raises(StorageError):
+                await node.stores.api_keys.read()
+            assert not node.is_ready
+            assert "the database is damaged, keep the file and restore a backup" in node.why_unready[0]
+            assert "aicp_database_damaged 1.0" in (await Onlookers(node).metrics()).decode()
+            assert (await node.stores.journal.read(result.task_id.partition(".")[0])) is not None
+
+    run(main())
+
+
+async def damage(path: Path, table: str) -> None:
+    """Overwrite the first page of a table once all is in the main file."""
+    async with asyncio.timeout(30):
+        while log_of(path).stat().st_size:  # noqa: ASYNC110 - another thread's work
+            await asyncio.sleep(0.01)
+    root = ask(path, "SELECT rootpage FROM sqlite_schema WHERE name = ?", table)
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 4096)
+
+
+def test_checkup_looks_at_the_log_before_a_server_does(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node_on(tmp_path) as node:
+            await node.add_agent("near", {ECHO: echo})
+            for number in range(20):
+                await node.coordinator.execute_parallel_tasks([Task(ECHO, {"n": number})])
+            (tmp_path / "killed").mkdir()
+            for name in ("aicp.db", "aicp.db-wal", "aicp.db-shm", "aicp.db.lock"):
+                (tmp_path / "killed" / name).write_bytes((tmp_path / name).read_bytes())
+
+    run(main())
+    path = tmp_path / "killed" / "aicp.db"
+    environ = {"AICP_DATABASE_URL": f"sqlite:///{path}", "AICP_DATA_DIR": str(tmp_path / "data")}
+    assert {finding.verdict for finding in check_machine(environ)} <= {Verdict.OK, Verdict.WARN}
+    with log_of(path).open("r+b") as log:
+        log.seek(50_000)
+        log.write(b"damage")
+    (found,) = [finding for finding in check_machine(environ) if finding.verdict is Verdict.FAIL]
+    assert "write-ahead log" in found.told
+    assert "aicp db salvage" in found.advice

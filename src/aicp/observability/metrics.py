@@ -69,6 +69,8 @@ class Reading(msgspec.Struct, frozen=True):
         waiting: How many tasks stand in line, by capability and priority.
         rejections: What was refused since the start, by reason.
         events_dropped: Live events that slow readers missed.
+        wal_bytes: Size of the write-ahead log of the record's file; None where it is not a file.
+        is_damaged: True once that file was found damaged.
     """
 
     states: tuple[str, ...]
@@ -79,6 +81,8 @@ class Reading(msgspec.Struct, frozen=True):
     waiting: Mapping[tuple[str, Priority], int]
     rejections: Mapping[str, int]
     events_dropped: int
+    wal_bytes: int | None = None
+    is_damaged: bool = False
 
 
 class Metrics:
@@ -194,6 +198,13 @@ class Metrics:
         yield CounterMetricFamily(
             "aicp_events_dropped", "Live events that slow readers missed.", value=reading.events_dropped
         )
+        if reading.wal_bytes is not None:
+            yield GaugeMetricFamily(
+                "aicp_database_wal_bytes", "Size of the write-ahead log of the SQLite file.", value=reading.wal_bytes
+            )
+            yield GaugeMetricFamily(
+                "aicp_database_damaged", "1 once the SQLite file was found damaged.", value=reading.is_damaged
+            )
         build = GaugeMetricFamily("aicp_build_info", "What runs here; always 1.", labels=["version", "python"])
         build.add_metric([self._version, platform.python_version()], 1)
         yield build

@@ -11,6 +11,7 @@ import msgspec
 
 from aicp.errors import SettingsError
 from aicp.runtime.database_url import SqliteFile, choose_database
+from aicp.runtime.databases import sqlite_log_problem
 from aicp.runtime.settings import (
     ADMIN_KEY_CHARS_MIN,
     ADMIN_KEY_FILE,
@@ -104,7 +105,7 @@ def _check_database(env: Mapping[str, str], directory: Path) -> Finding:
     except SettingsError as error:
         return Finding("database", Verdict.FAIL, error.message.rstrip("."), "correct AICP_DATABASE_URL")
     if isinstance(database, SqliteFile):
-        return _check_file(database.path)
+        return _check_log(database.path) or _check_file(database.path)
     return Finding("database", Verdict.OK, "PostgreSQL, which is not asked here; `aicp db check` reads all of it")
 
 
@@ -119,6 +120,17 @@ def _check_file(path: Path) -> Finding:
         verdict = Verdict.FAIL if free < FREE_BYTES_TOO_LITTLE else Verdict.WARN
         return Finding("database", verdict, told, "make room, or set AICP_RETENTION_S lower")
     return Finding("database", Verdict.OK, told)
+
+
+def _check_log(path: Path) -> Finding | None:
+    """What is wrong with the write-ahead log of a file; None when nothing is."""
+    try:
+        problem = sqlite_log_problem(path)
+    except SettingsError as error:
+        return Finding("database", Verdict.FAIL, error.message.rstrip("."), "run as the user of the server")
+    if problem is None:
+        return None
+    return Finding("database", Verdict.FAIL, problem, "keep the file; `aicp db restore`, or `aicp db salvage`")
 
 
 def _size(count: int) -> str:

@@ -20,6 +20,7 @@ from aicp.storage.sqlite_backup import (
     backup_database,
     check_database,
     restore_database,
+    sqlite_log_problem,
     upgrade_database,
 )
 from aicp.storage.sqlite_salvage import Salvaged, salvage_database
@@ -40,6 +41,7 @@ __all__ = [
     "database_of",
     "restore",
     "salvage",
+    "sqlite_log_problem",
     "upgrade",
 ]
 

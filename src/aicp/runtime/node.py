@@ -136,7 +136,7 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """True from the end of the start to the begin of the stop, except while a shared database does not answer."""
+        """True from the end of the start to the begin of the stop, while its database answers and is not damaged."""
         return not self.why_unready
 
     @property
@@ -146,8 +146,14 @@ class Node:
             "the journal is not open": not self._has_started,
             "the database does not answer": self.has_lost_database,
             "the server is stopping": self._is_draining,
+            f"the database is damaged, keep the file and restore a backup: {self.damage}": bool(self.damage),
         }
         return tuple(part for part, is_in_the_way in parts.items() if is_in_the_way)
+
+    @property
+    def damage(self) -> str:
+        """What was found damaged in the file of the record; empty while nothing was. What can be read is served."""
+        return "" if self.stores.file is None else self.stores.file.problem
 
     @property
     def is_draining(self) -> bool:

@@ -90,6 +90,8 @@ class Onlookers:
             waiting=self._waiting(),
             rejections=self._rejections(),
             events_dropped=self._feed.dropped,
+            wal_bytes=None if node.stores.file is None else node.stores.file.wal_bytes,
+            is_damaged=bool(node.damage),
         )
 
     def _waiting(self) -> dict[tuple[str, Priority], int]:

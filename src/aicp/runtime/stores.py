@@ -7,7 +7,18 @@ from importlib.util import find_spec
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.ports import ApiKeys, AuditLog, Bulletin, Clock, ClockRecord, Journal, Registrations, Replicas, StandingOrders
+from aicp.ports import (
+    ApiKeys,
+    AuditLog,
+    Bulletin,
+    Clock,
+    ClockRecord,
+    DatabaseFile,
+    Journal,
+    Registrations,
+    Replicas,
+    StandingOrders,
+)
 from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, parse_database_url
 from aicp.runtime.settings import shared_secret_key
 from aicp.storage.memory import MemoryJournal
@@ -32,6 +43,7 @@ class Stores(msgspec.Struct, frozen=True):
         replicas: The processes that share the journal; None where it is this one's alone.
         bulletin: Where they tell each other what each alone knows; None likewise.
         clock_record: Remembers how far time has progressed; None to remember it in memory.
+        file: The file of the record; None where it is not one.
     """
 
     kind: str
@@ -44,6 +56,7 @@ class Stores(msgspec.Struct, frozen=True):
     replicas: Replicas | None = None
     bulletin: Bulletin | None = None
     clock_record: ClockRecord | None = None
+    file: DatabaseFile | None = None
 
 
 def make_stores(
@@ -96,7 +109,7 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
     orders = SqliteOrders(database, clock=clock)
     return Stores(
         "sqlite", str(file.path), journal, api_keys, audit_log, registrations, orders,
-        clock_record=SqliteClockRecord(database),
+        clock_record=SqliteClockRecord(database), file=database,
     )  # fmt: skip
 
 

@@ -128,7 +128,7 @@ def upgrade_database(path: Path) -> Upgraded:
     make_directory(path)
     with locked(path) as lock:
         before = _revision(path) if path.exists() else None
-        open_file(path, lock).close()
+        open_file(path, lock)[0].close()
     return Upgraded(path, before, REVISIONS[-1])
 
 
@@ -139,7 +139,7 @@ def check_database(path: Path) -> Checked:
         SettingsError: There is none, or it cannot be opened.
         StorageError: The disk failed.
     """
-    if (problem := _log_problem(path)) is not None:
+    if (problem := sqlite_log_problem(path)) is not None:
         return _unread(path, problem)
     with _reading(path) as connection:
         try:
@@ -201,7 +201,12 @@ def put_in_place(backup: Path, path: Path) -> Restored:
     return Restored(path, backup, revision, kept)
 
 
-def _log_problem(path: Path) -> str | None:
+def sqlite_log_problem(path: Path) -> str | None:
+    """What a database lacks because its write-ahead log is damaged; None when its log is whole, or there is none.
+
+    Raises:
+        SettingsError: It cannot be read.
+    """
     try:
         return log_problem(path, lock_of(path).note()) if path.is_file() else None
     except OSError as error:
@@ -318,7 +323,7 @@ def _keep(path: Path) -> Path:
     """A second name for a database that is about to lose its own, and its log with it if it has one."""
     # Who closes a log last moves it into the main file. While another program reads, it stays, and goes along; so does
     # a damaged one, of which SQLite would keep only the beginning.
-    if _log_problem(path) is None:
+    if sqlite_log_problem(path) is None:
         with contextlib.suppress(sqlite3.Error), closing(connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     kept = next(name for name in _names_to_keep(path) if not name.exists())

@@ -10,6 +10,7 @@ from aicp.forks import HomeProcess, kept_in_child
 from aicp.storage.sqlite_faults import BUSY_TIMEOUT_S
 
 CACHED_STATEMENTS = 128
+LOG_BYTES_KEPT = 16 << 20
 
 Connect = Callable[[Path], sqlite3.Connection]
 """Opens a connection to a file."""
@@ -20,6 +21,8 @@ _PRAGMAS = (
     "PRAGMA fullfsync = ON",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA cache_size = -16000",
+    # To what a log is cut that grew, when it is begun anew; four times what it has under load.
+    f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}",
 )
 
 

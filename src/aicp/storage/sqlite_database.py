@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from aicp.forks import HomeProcess
 from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_connections import Connect, connect, connect_reader, prepare_writer
-from aicp.storage.sqlite_faults import opening_error
+from aicp.storage.sqlite_faults import FileDamaged, opening_error
 from aicp.storage.sqlite_readers import Readers
 from aicp.storage.sqlite_schema import make_current
 from aicp.storage.sqlite_soundness import refuse_damaged_file, refuse_damaged_log
-from aicp.storage.sqlite_wal import boot_id
+from aicp.storage.sqlite_upkeep import IDLE_S, Upkeep
+from aicp.storage.sqlite_wal import boot_id, size_of_log
 from aicp.storage.sqlite_writer import GroupWriter, Work, closed_error
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ T = TypeVar("T")
 LOCK_WAIT_S = 10.0
 LOCK_ASKED_EVERY_S = 0.05
 CLOSE_WAIT_S = 30.0
+_log = logging.getLogger(__name__)
 _FILE_MODE = 0o600
 _DIRECTORY_MODE = 0o700
 
@@ -40,6 +43,7 @@ class _Session(msgspec.Struct, frozen=True, eq=False):
     connection: sqlite3.Connection
     writer: GroupWriter
     readers: Readers
+    upkeep: Upkeep
 
 
 class SqliteDatabase:
@@ -54,6 +58,7 @@ class SqliteDatabase:
         connect_writer: Opens the connection that writes.
         connect_reader: Opens one that reads.
         on_commit: Told of each transaction: its seconds, and how many writes shared it.
+        idle_s: After how long without a write the log is emptied, seconds.
     """
 
     def __init__(
@@ -65,8 +70,11 @@ class SqliteDatabase:
         connect_writer: Connect = connect,
         connect_reader: Connect = connect_reader,
         on_commit: Callable[[float, int], None] | None = None,
+        idle_s: float = IDLE_S,
     ) -> None:
         self.path = path
+        self._idle_s = idle_s
+        self._problem = ""
         self._lock_wait_s = lock_wait_s
         self._close_wait_s = close_wait_s
         self._connect_writer = connect_writer
@@ -91,14 +99,16 @@ class SqliteDatabase:
         loop = asyncio.get_running_loop()
         opening = loop.run_in_executor(thread, open_file, self.path, lock, self._connect_writer)
         try:
-            connection = await asyncio.shield(opening)
+            connection, is_checked = await asyncio.shield(opening)
         except BaseException:
             # The thread may still be at it: what it opens is closed behind it, and only then is the lock let go.
             opening.add_done_callback(lambda call: _let_go(lock, thread, _opened(call)))
             raise
-        writer = GroupWriter(Book(connection), self.path, thread, self._on_commit)
+        writer = GroupWriter(Book(connection), self.path, thread, self._committed)
         readers = Readers(self.path, self._connect_reader)
-        self._session = _Session(lock, thread, connection, writer, readers)
+        upkeep = Upkeep(self.path, readers, self._connect_reader, self._found, self._idle_s)
+        self._session = _Session(lock, thread, connection, writer, readers, upkeep)
+        upkeep.begin(check_pages=not is_checked)
 
     async def close(self) -> None:
         """Write what was handed over, move it all into the main file, and let the file go. Twice does no harm.
@@ -122,11 +132,40 @@ class SqliteDatabase:
 
     async def write(self, work: Work[T], size: int = 0) -> T:
         """Have `work` done in the next transaction; see `GroupWriter.write`."""
-        return await self._in_use().writer.write(work, size)
+        try:
+            return await self._in_use().writer.write(work, size)
+        except FileDamaged as error:
+            self._found(str(error))
+            raise
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` reads, beside the writer; see `Readers.read`."""
-        return await self._in_use().readers.read(work)
+        try:
+            return await self._in_use().readers.read(work)
+        except FileDamaged as error:
+            self._found(str(error))
+            raise
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log."""
+        return size_of_log(self.path)
+
+    @property
+    def problem(self) -> str:
+        """What was found damaged in the file since it was opened, a sentence; empty while nothing was."""
+        return self._problem
+
+    def _found(self, problem: str) -> None:
+        if not self._problem:
+            _log.error("the database %s is damaged, keep the file and restore a backup: %s", self.path, problem)
+            self._problem = problem
+
+    def _committed(self, elapsed_s: float, writes: int) -> None:
+        if self._session is not None:
+            self._session.upkeep.wrote()
+        if self._on_commit is not None:
+            self._on_commit(elapsed_s, writes)
 
     def _in_use(self) -> _Session:
         self._home.require()
@@ -181,8 +220,11 @@ def make_directory(path: Path) -> None:
         raise opening_error(error, path) from error
 
 
-def open_file(path: Path, lock: FileLock, connect_writer: Connect = connect) -> sqlite3.Connection:
+def open_file(path: Path, lock: FileLock, connect_writer: Connect = connect) -> tuple[sqlite3.Connection, bool]:
     """The connection that writes, to a database of the newest schema; the caller holds the lock.
+
+    Returns:
+        The connection, and whether all pages were checked: those of a large file are not.
 
     Raises:
         SettingsError: It cannot be used: unwritable, of a newer version, or not AICP's.
@@ -194,7 +236,7 @@ def open_file(path: Path, lock: FileLock, connect_writer: Connect = connect) -> 
         connection = connect_writer(path)
         try:
             prepare_writer(connection, path)
-            refuse_damaged_file(connection, path)
+            is_checked = refuse_damaged_file(connection, path)
             make_current(connection, path)
             lock.leave_note(boot_id())
         except BaseException:
@@ -202,7 +244,7 @@ def open_file(path: Path, lock: FileLock, connect_writer: Connect = connect) -> 
             raise
     except (sqlite3.Error, OSError) as error:
         raise opening_error(error, path) from error
-    return connection
+    return connection, is_checked
 
 
 def _make_file(path: Path) -> None:
@@ -227,6 +269,7 @@ def sync_directory(directory: Path) -> None:
 
 async def _close(session: _Session) -> None:
     try:
+        await session.upkeep.end()
         await session.writer.close()
         await session.readers.close()
     finally:
@@ -235,8 +278,8 @@ async def _close(session: _Session) -> None:
         await asyncio.shield(closing)
 
 
-def _opened(call: "asyncio.Future[sqlite3.Connection]") -> sqlite3.Connection | None:
-    return None if call.cancelled() or call.exception() is not None else call.result()
+def _opened(call: "asyncio.Future[tuple[sqlite3.Connection, bool]]") -> sqlite3.Connection | None:
+    return None if call.cancelled() or call.exception() is not None else call.result()[0]
 
 
 def _let_go(lock: FileLock, thread: ThreadPoolExecutor, connection: sqlite3.Connection | None) -> None:

@@ -26,6 +26,7 @@ _SENTENCES = {
 }
 
 _OF_SETTINGS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY})
+_OF_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def primary_code(error: BaseException) -> int:
@@ -39,6 +40,10 @@ def is_disk_trouble(error: BaseException) -> bool:
     return isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError
 
 
+class FileDamaged(StorageError):
+    """Pages of the database are damaged."""
+
+
 def storage_error(error: Exception, path: Path) -> AicpError:
     """What to raise for an error while the database was in use."""
     if isinstance(error, sqlite3.IntegrityError):
@@ -46,7 +51,8 @@ def storage_error(error: Exception, path: Path) -> AicpError:
     if isinstance(error, msgspec.MsgspecError):
         told = "holds what this version of AICP cannot read: check it with `aicp db check`"
         return StorageError(f"The database {path} {told} ({error}).")
-    return StorageError(_told(error, path))
+    kind = FileDamaged if primary_code(error) in _OF_DAMAGE else StorageError
+    return kind(_told(error, path))
 
 
 def opening_error(error: Exception, path: Path) -> AicpError:

@@ -60,12 +60,16 @@ def refuse_damaged_file(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def integrity_problems(connection: sqlite3.Connection, limit: int = PROBLEMS_MAX) -> list[str]:
+def integrity_problems(connection: sqlite3.Connection, what: int | str = PROBLEMS_MAX) -> list[str]:
     """What SQLite finds wrong with the pages and indices of a file, each in one line; empty when it is sound.
+
+    Args:
+        connection: To the file.
+        what: At most so many problems of the whole file, or those of one table.
 
     Raises:
         sqlite3.Error: It cannot be read.
     """
-    rows = connection.execute(f"PRAGMA integrity_check({limit})").fetchall()
+    rows = connection.execute(f"PRAGMA integrity_check({what})").fetchall()
     lines = [" ".join(str(problem).removeprefix(_OF_PAGES).split()) for (problem,) in rows if problem != "ok"]
     return [line for line in lines if line]

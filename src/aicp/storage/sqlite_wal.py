@@ -149,6 +149,14 @@ def index_of(path: Path) -> Path:
     return path.with_name(path.name + INDEX_SUFFIX)
 
 
+def size_of_log(path: Path) -> int:
+    """Bytes of the log; 0 when there is none."""
+    try:
+        return log_of(path).stat().st_size
+    except OSError:
+        return 0
+
+
 def boot_id() -> str:
     """Another one after each start of the machine; empty where the system does not say."""
     try:

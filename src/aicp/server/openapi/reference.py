@@ -50,7 +50,7 @@ def pages() -> dict[str, str]:
 
 def told_errors(document: Mapping[str, Any]) -> list[ToldError]:
     """Every code that has a status, by status."""
-    kinds = {kind.code: kind for kind in _kinds(AicpError)}
+    kinds = {kind.code: kind for kind in _kinds(AicpError) if "code" in vars(kind)}
     routes = _routes_of_codes(document)
     told = [
         ToldError(code, status, kinds[code].retryable, kinds[code].default_message(), _source(code, routes))
