@@ -20,6 +20,7 @@
     │   ├── NoCapableAgent      422  nobody registered has ever offered the capability
     │   ├── NoAgentAvailable    503  every capable agent is out
     │   ├── AllAgentsFailed     502  tried, and failed everywhere
+    │   │   └── AttemptTimedOut      the work seems to need longer than its capability's timeout
     │   ├── DeadlineExceeded    504
     │   └── QueueFull           429
     ├── CircuitBreakerOpen      503
@@ -246,12 +247,22 @@ class AllAgentsFailed(RoutingError):
     code = "all_agents_failed"
     retryable = True
 
-    def __init__(self, task_id: str, attempts: Sequence[AttemptSummary]) -> None:
+    def __init__(self, task_id: str, attempts: Sequence[AttemptSummary], message: str = "") -> None:
         self.task_id = task_id
         self.attempts = tuple(attempts)
-        told = "; ".join(f"{a.agent_id}: {a.outcome} {a.reason}".strip() for a in self.attempts[-REASONS_MAX:])
+        super().__init__(message or self._sentence())
+
+    def _sentence(self) -> str:
+        reasons = "; ".join(f"{a.agent_id}: {a.outcome} {a.reason}".strip() for a in self.attempts[-REASONS_MAX:])
         tried = "1 attempt" if len(self.attempts) == 1 else f"{len(self.attempts)} attempts"
-        super().__init__(f"Task {task_id} failed at every agent tried, {tried} ({told}).")
+        return f"Task {self.task_id} failed at every agent tried, {tried} ({reasons})."
+
+
+class AttemptTimedOut(AllAgentsFailed):
+    """The work ran into its capability's timeout twice; declare a larger `timeout_s` with the capability."""
+
+    code = "attempt_timed_out"
+    retryable = False
 
 
 class DeadlineExceeded(RoutingError):

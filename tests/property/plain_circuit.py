@@ -57,6 +57,7 @@ class PlainCircuit:
     out: list[Ticket] = field(default_factory=list)
     calls: deque[tuple[bool, bool]] = field(default_factory=deque)
     failures_in_row: int = 0
+    doubts_in_row: int = 0
     probe_successes: int = 0
     lost_in_row: int = 0
     wait_s: float = 0.0
@@ -135,9 +136,33 @@ class PlainCircuit:
         if ticket in self.out:
             self._take_back(ticket)
 
-    def evidence(self, now: float) -> None:
+    def doubt(self, ticket: Ticket, now: float, *, again: bool) -> None:
+        """Section 1: held in CLOSED, where so many in a row open; a failure in HALF_OPEN."""
         self.lose_probes(now)
-        if self.state == CLOSED:
+        if ticket.generation != self.generation:
+            self.late += 1
+        elif ticket.is_probe:
+            if not ticket.is_settled:
+                self._take_back(ticket)
+                self._judge_probe(now, failed=True)
+        elif self.state == CLOSED and not again:
+            self.doubts_in_row += 1
+            if self.doubts_in_row >= self.policy.doubt_threshold:
+                self._open(now)
+
+    def retract(self, ticket: Ticket) -> None:
+        if ticket.generation == self.generation and not ticket.is_probe:
+            self.doubts_in_row = max(0, self.doubts_in_row - 1)
+
+    def trip(self, ticket: Ticket, now: float) -> None:
+        if self.state == CLOSED and ticket.generation == self.generation:
+            self._open(now)
+
+    def evidence(self, now: float, since: Ticket | None = None) -> None:
+        self.lose_probes(now)
+        if since is not None and since.generation != self.generation:
+            self.late += 1
+        elif self.state == CLOSED:
             self._judge_call(now, failed=True, slow=False)
         elif self.state == HALF_OPEN:
             self.failures += 1
@@ -161,6 +186,7 @@ class PlainCircuit:
         if self.state == DISABLED:
             return
         self.failures_in_row = self.failures_in_row + 1 if failed else 0
+        self.doubts_in_row = self.doubts_in_row if failed else 0
         self.calls.append((failed, slow))
         if len(self.calls) > self.policy.window:
             self.calls.popleft()
@@ -237,7 +263,7 @@ class PlainCircuit:
         self.generation += 1
         self.out.clear()
         self.calls.clear()
-        self.failures_in_row = self.probe_successes = self.lost_in_row = 0
+        self.failures_in_row = self.doubts_in_row = self.probe_successes = self.lost_in_row = 0
 
     def _take_back(self, probe: Ticket) -> None:
         probe.is_settled = True

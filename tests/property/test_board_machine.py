@@ -56,7 +56,7 @@ class CircuitBoardMachine(RuleBasedStateMachine):
 
     @initialize(threshold=st.sampled_from([1, 2, 5]), gated=st.booleans())
     def begin(self, threshold: int, *, gated: bool) -> None:
-        self.policy = BreakerPolicy(failure_threshold=threshold, success_threshold=2)
+        self.policy = BreakerPolicy(failure_threshold=threshold, success_threshold=2, doubt_threshold=3)
         self.gated = gated
         self.draws = Draws()
         self.told: list[Place] = []
@@ -105,6 +105,27 @@ class CircuitBoardMachine(RuleBasedStateMachine):
             (group, name), permit, ticket = self.permits[-1 - which % len(self.permits)]
             self.board.release(group, name, permit)
             self.model[group, name].release(ticket, self.now)
+
+    @rule(which=st.integers(0, 9), again=st.booleans())
+    def doubt(self, which: int, *, again: bool) -> None:
+        if self.permits:
+            (group, name), permit, ticket = self.permits[-1 - which % len(self.permits)]
+            self.board.record_doubt(group, name, permit, again=again)
+            self.model[group, name].doubt(ticket, self.now, again=again)
+
+    @rule(which=st.integers(0, 9))
+    def retract_a_doubt(self, which: int) -> None:
+        if self.permits:
+            (group, name), permit, ticket = self.permits[-1 - which % len(self.permits)]
+            self.board.retract_doubt(group, name, permit)
+            self.model[group, name].retract(ticket)
+
+    @rule(which=st.integers(0, 9))
+    def trip(self, which: int) -> None:
+        if self.permits:
+            (group, name), permit, ticket = self.permits[-1 - which % len(self.permits)]
+            self.board.trip(group, name, permit)
+            self.model[group, name].trip(ticket, self.now)
 
     @rule(group=SOME_GROUP, name=SOME_NAME)
     def fail_as_often_as_it_takes(self, group: str, name: str) -> None:

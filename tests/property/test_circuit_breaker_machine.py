@@ -28,6 +28,7 @@ MUST_HAPPEN = (
 POLICIES = st.builds(
     BreakerPolicy,
     failure_threshold=st.sampled_from([1, 2, 5, 5]),
+    doubt_threshold=st.sampled_from([1, 3, 20]),
     success_threshold=st.sampled_from([1, 2, 3, 3]),
     half_open_max_probes=st.sampled_from([1, 1, 2, 3]),
     probe_lease_s=st.just(61.0),
@@ -118,10 +119,45 @@ class CircuitBreakerMachine(RuleBasedStateMachine):
             self.breaker.release(permit)
             self.model.release(ticket, self.now)
 
+    @rule(back=st.integers(0, 9), again=st.booleans())
+    def doubt(self, back: int, *, again: bool) -> None:
+        if self.permits:
+            permit, ticket = self.permits[(-1 - back) % len(self.permits)]
+            self.breaker.record_doubt(permit, again=again)
+            self.model.doubt(ticket, self.now, again=again)
+
+    @rule()
+    def doubt_as_often_as_it_takes(self) -> None:
+        for _ in range(self.model.policy.doubt_threshold):
+            self.acquire_for(None)
+            self.doubt(0, again=False)
+
+    @rule(back=st.integers(0, 9))
+    def retract_a_doubt(self, back: int) -> None:
+        if self.permits:
+            permit, ticket = self.permits[(-1 - back) % len(self.permits)]
+            self.breaker.retract_doubt(permit)
+            self.model.retract(ticket)
+
+    @rule(back=st.integers(0, 9))
+    def trip(self, back: int) -> None:
+        if self.permits:
+            permit, ticket = self.permits[(-1 - back) % len(self.permits)]
+            self.breaker.trip(permit)
+            self.model.trip(ticket, self.now)
+
+    @rule(back=st.integers(0, 9))
+    def see_evidence_of_an_earlier_call(self, back: int) -> None:
+        if self.permits:
+            permit, ticket = self.permits[(-1 - back) % len(self.permits)]
+            self.breaker.record_evidence(permit)
+            self.model.evidence(self.now, since=ticket)
+
     @rule(failed=st.booleans())
     def settle_the_refusal(self, *, failed: bool) -> None:
         before = self.breaker.metrics
         (self.breaker.record_failure if failed else self.breaker.record_success)(0)
+        self.breaker.record_doubt(0)
         self.breaker.release(0)
         assert self.breaker.metrics == before
 
@@ -212,6 +248,7 @@ class CircuitBreakerMachine(RuleBasedStateMachine):
         metrics = breaker.metrics
         assert (metrics.successes, metrics.failures) == (model.successes, model.failures)
         assert (metrics.failures_in_row, metrics.backoff_s) == (model.failures_in_row, model.wait_s)
+        assert metrics.doubts_in_row == model.doubts_in_row
         assert (metrics.rejected, metrics.late, metrics.lost_probes) == (model.rejected, model.late, model.lost)
 
     @invariant()

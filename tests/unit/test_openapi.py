@@ -23,7 +23,7 @@ BEFORE_THE_ROUTE = {"invalid_http", "header_too_slow", "header_too_large", "too_
 BEFORE_THE_ROUTE |= {"method_not_allowed"}
 # What a call of Python raises that waits for a result, and no submit answers with.
 OF_PYTHON = {"reference_not_found", "all_agents_failed", "routing_error", "no_agent_available", "circuit_open"}
-OF_PYTHON |= {"deadline_exceeded"}
+OF_PYTHON |= {"deadline_exceeded", "attempt_timed_out"}
 
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:

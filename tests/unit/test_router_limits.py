@@ -358,35 +358,7 @@ class TestFairTime:
             assert flow.state("a") is CircuitState.CLOSED
 
 
-class TestPoison:
-    """A task that failed at three agents may be the poison: it convicts nobody else."""
-
-    @virtual
-    async def test_after_three_agents_it_is_no_evidence_any_more(self) -> None:
-        async with Flow(*crowd(8, fault()), policy=NEVER_OPENS) as flow:
-            with pytest.raises(AllAgentsFailed):
-                await flow.router.route_task(task())
-            assert len(flow.tried()) == 6
-            assert failures(flow) == 3
-
-    @virtual
-    async def test_nor_is_it_against_the_three_themselves(self) -> None:
-        async with Flow(*crowd(3, fault()), policy=NEVER_OPENS) as flow:
-            with pytest.raises(AllAgentsFailed):
-                await flow.router.route_task(task())
-            assert len(flow.tried()) == 6
-            assert failures(flow) == 3
-
-    @virtual
-    async def test_one_poison_task_after_another_never_opens_more_than_its_three_could(self) -> None:
-        async with Flow(*crowd(30, fault())) as flow:
-            for _ in range(4):
-                with pytest.raises(AllAgentsFailed):
-                    await flow.router.route_task(task())
-            opened = [agent for agent in range(30) if flow.state(f"a{agent}") is not CircuitState.CLOSED]
-            assert opened == []
-            assert failures(flow) == 12
-
+class TestUnreachable:
     @virtual
     async def test_being_unreachable_is_evidence_whatever_the_task(self) -> None:
         async with Flow(*crowd(10, unavailable())) as flow:

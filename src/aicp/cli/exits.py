@@ -26,8 +26,11 @@ _REFUSED = frozenset(
     }
 )  # fmt: skip
 _FAILED = frozenset(
-    {"error", "routing_error", "no_agent_available", "all_agents_failed", "deadline_exceeded", "circuit_open"}
-)
+    {
+        "error", "routing_error", "no_agent_available", "all_agents_failed", "attempt_timed_out", "deadline_exceeded",
+        "circuit_open",
+    }
+)  # fmt: skip
 
 
 def code_of(error: AicpError) -> int:

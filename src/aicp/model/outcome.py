@@ -61,6 +61,9 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         timed_out: True when it is an AGENT_FAULT because no answer came within the call's `timeout_s`.
         unsent: True when nothing was sent because the params do not fit what the agent declares.
         stale: True when the agent refused an older fencing token: ownership of the task was lost.
+        symptom: How a living agent failed in time: its status, error code or exception type, for comparison with other
+            agents. Such a failure may be the task's fault. Empty for every other failure.
+        transient: True when the agent says that a repeat may succeed (`error.retryable`, 502, 503, 504).
     """
 
     outcome: Outcome
@@ -74,3 +77,5 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     timed_out: bool = False
     unsent: bool = False
     stale: bool = False
+    symptom: str = ""
+    transient: bool = False

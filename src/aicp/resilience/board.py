@@ -88,6 +88,11 @@ class CircuitBoard:
         self.overflowed = 0
         self.rejected = 0
 
+    @property
+    def doubt_threshold(self) -> int:
+        """Doubted failures in a row that open a circuit."""
+        return self._policy.doubt_threshold
+
     def listen(self, listener: Callable[[str, Transition], Any]) -> None:
         """Tell `listener(group, transition)` of every transition from now on, in place of the one before."""
         self._listener = listener
@@ -119,18 +124,36 @@ class CircuitBoard:
         if circuit is not None:
             circuit.record_failure(permit, elapsed_s)
 
+    def record_doubt(self, group: str, name: str, permit: int, *, again: bool = False) -> None:
+        """Settle a permit: as `CircuitBreaker.record_doubt`; the circuit is made if this is its first doubt."""
+        circuit = self._find_or_make(group, name)
+        if circuit is not None:
+            circuit.record_doubt(permit, again=again)
+
+    def retract_doubt(self, group: str, name: str, permit: int) -> None:
+        """As `CircuitBreaker.retract_doubt`."""
+        circuit = self._find(group, name)
+        if circuit is not None:
+            circuit.retract_doubt(permit)
+
+    def trip(self, group: str, name: str, since: int) -> None:
+        """As `CircuitBreaker.trip`; the circuit is made if it has never failed."""
+        circuit = self._find_or_make(group, name)
+        if circuit is not None:
+            circuit.trip(since)
+
     def release(self, group: str, name: str, permit: int) -> None:
         """Settle a permit without a verdict."""
         circuit = self._find(group, name)
         if circuit is not None:
             circuit.release(permit)
 
-    def record_evidence(self, group: str, names: Iterable[str]) -> None:
-        """Count a failure seen without a permit against each of these circuits."""
+    def record_evidence(self, group: str, names: Iterable[str], since: int | None = None) -> None:
+        """Count a failure against each of these circuits; `since` as in `CircuitBreaker.record_evidence`."""
         for name in names:
             circuit = self._find_or_make(group, name)
             if circuit is not None:
-                circuit.record_evidence()
+                circuit.record_evidence(since)
 
     def ready_in_s(self, group: str, name: str) -> float:
         """Seconds until the circuit may admit: 0 when now, infinite when only an operator can help."""

@@ -2,7 +2,7 @@
 
 | state       | admits                        | leaves it when                                          |
 |-------------|-------------------------------|---------------------------------------------------------|
-| CLOSED      | everybody                     | 5 failures in a row, or a rate over the last N -> OPEN  |
+| CLOSED      | everybody                     | 5 failures or 20 doubts in a row, or a rate -> OPEN     |
 | OPEN        | nobody until the wait is over | the wait is over (gated: `admit_probe`) -> HALF_OPEN    |
 | HALF_OPEN   | one probe at a time           | 3 successes -> CLOSED; a failure, 2 lost probes -> OPEN |
 | FORCED_OPEN | nobody                        | an operator: `reset` -> CLOSED                          |
@@ -55,6 +55,7 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
 
     Attributes:
         failure_threshold: Failures in a row that open it.
+        doubt_threshold: Doubted failures in a row (`record_doubt`) that open it.
         success_threshold: Successful probes that close it.
         half_open_max_probes: Probes in flight at a time.
         probe_lease_s: A probe unsettled for this long is lost.
@@ -71,6 +72,7 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
     """
 
     failure_threshold: int = 5
+    doubt_threshold: int = 20
     success_threshold: int = 3
     half_open_max_probes: int = 1
     probe_lease_s: float = 61.0
@@ -90,8 +92,8 @@ class BreakerPolicy(msgspec.Struct, frozen=True):
         Raises:
             ValueError: A number is out of its range.
         """
-        counts = (self.failure_threshold, self.success_threshold, self.half_open_max_probes, self.window_calls_min)
-        if min(counts) < 1:
+        thresholds = (self.failure_threshold, self.doubt_threshold, self.success_threshold)
+        if min(*thresholds, self.half_open_max_probes, self.window_calls_min) < 1:
             raise ValueError("thresholds, half_open_max_probes and window_calls_min must be at least 1")
         if not 1 <= self.window <= 10_000:
             raise ValueError("window must be 1 to 10,000 calls")
@@ -134,6 +136,7 @@ class BreakerMetrics(msgspec.Struct, frozen=True):
         successes: Verdicts that counted as success.
         failures: Verdicts that counted as failure.
         failures_in_row: Failures since the last success, while CLOSED.
+        doubts_in_row: Doubted failures since the last success, while CLOSED.
         rejected: Permits refused.
         late: Verdicts of an older generation, without effect.
         lost_probes: Probes nobody settled in time.
@@ -143,6 +146,7 @@ class BreakerMetrics(msgspec.Struct, frozen=True):
     successes: int
     failures: int
     failures_in_row: int
+    doubts_in_row: int
     rejected: int
     late: int
     lost_probes: int
@@ -180,6 +184,7 @@ class CircuitBreaker:
         "_closed_at",
         "_cool_until",
         "_current",
+        "_doubts_in_row",
         "_failures_in_row",
         "_gated",
         "_generation",
@@ -197,6 +202,7 @@ class CircuitBreaker:
         "_serial",
         "_slow_call_s",
         "_state",
+        "_tainted",
         "_timed",
         "_total_failures",
         "_total_successes",
@@ -233,7 +239,8 @@ class CircuitBreaker:
         self._serial = self._generation = first_permit
         self._current = self._open_door = first_permit
         self._probes: dict[int, float] = {}
-        self._failures_in_row = self._probes_succeeded = self._lost_in_row = 0
+        self._failures_in_row = self._doubts_in_row = self._probes_succeeded = self._lost_in_row = 0
+        self._tainted = False
         self._total_successes = self._total_failures = self._rejected = self._late = self._lost = 0
         self._wait_s = self._until = self._cool_until = self._opened_at = 0.0
         self._closed_at = -math.inf
@@ -258,6 +265,7 @@ class CircuitBreaker:
             successes=self._total_successes,
             failures=self._total_failures,
             failures_in_row=self._failures_in_row,
+            doubts_in_row=self._doubts_in_row,
             rejected=self._rejected,
             late=self._late,
             lost_probes=self._lost,
@@ -275,7 +283,7 @@ class CircuitBreaker:
         now = self._clock()
         stable = not self._wait_s or now - self._closed_at >= self._policy.stable_after_s
         settled = self._state is CircuitState.CLOSED and stable and now >= self._cool_until
-        return settled and not self._failures_in_row and not self._window
+        return settled and not self._tainted and not self._window
 
     def add_listener(self, listener: Callable[[Transition], object]) -> None:
         """Tell `listener` of each transition."""
@@ -296,8 +304,9 @@ class CircuitBreaker:
             self._settle_probe(permit, self._probe_succeeded)
             return
         self._total_successes += 1
-        if self._failures_in_row:
-            self._failures_in_row = 0
+        if self._tainted:
+            self._failures_in_row = self._doubts_in_row = 0
+            self._tainted = False
         window = self._window
         if window is not None:
             if elapsed_s is None or elapsed_s < self._slow_call_s:
@@ -318,6 +327,40 @@ class CircuitBreaker:
                 self._late += 1
         self._tell(transition)
 
+    def record_doubt(self, permit: int, *, again: bool = False) -> None:
+        """Settle a permit: the call failed, but perhaps by the caller's fault.
+
+        In CLOSED that is not a verdict, but `doubt_threshold` of them in a row, without a success between them, open
+        the circuit. In HALF_OPEN it is a failure.
+
+        Args:
+            permit: Of the call.
+            again: True when the same work has already failed here: CLOSED does not count it twice.
+        """
+        if permit != self._current:
+            self._settle_probe(permit, self._probe_failed)
+            return
+        transition = None
+        with self._lock:
+            if permit == self._current:
+                transition = None if again else self._count_doubt()
+            else:
+                self._late += 1
+        self._tell(transition)
+
+    def retract_doubt(self, permit: int) -> None:
+        """Take a doubt out of the current run: the call failed by the caller's fault."""
+        with self._lock:
+            if permit == self._current and self._doubts_in_row:
+                self._doubts_in_row -= 1
+
+    def trip(self, since: int) -> None:
+        """Open a CLOSED circuit whatever its counters say, unless it moved after the permit `since`."""
+        with self._lock:
+            trips = self._state is CircuitState.CLOSED and since >= self._generation
+            transition = self._open(self._clock()) if trips else None
+        self._tell(transition)
+
     def release(self, permit: int) -> None:
         """Settle a permit without a verdict: nothing was learned. A probe's place is free again."""
         if permit in self._probes:
@@ -326,11 +369,18 @@ class CircuitBreaker:
                 self._probes.pop(permit, None)
             self._tell(transition)
 
-    def record_evidence(self) -> None:
-        """Count a failure seen without a permit: in CLOSED like any other, in HALF_OPEN it opens, else nothing."""
+    def record_evidence(self, since: int | None = None) -> None:
+        """Count a failure without settling a permit: in CLOSED like any other, in HALF_OPEN it opens, else nothing.
+
+        Args:
+            since: Permit of the call that failed. After a transition since then the failure is late and has no effect.
+                None counts the failure in any case.
+        """
         with self._lock:
             transition = self._lose_probes()
-            if self._state is CircuitState.CLOSED:
+            if since is not None and since < self._generation:
+                self._late += 1
+            elif self._state is CircuitState.CLOSED:
                 transition = self._count_failure(None)
             elif self._state is CircuitState.HALF_OPEN:
                 self._total_failures += 1
@@ -411,7 +461,7 @@ class CircuitBreaker:
             except BaseException as error:
                 self._settle_exception(permit, error, 0.0)
                 raise
-            if permit == self._current and not self._failures_in_row:
+            if permit == self._current and not self._tainted:
                 self._total_successes += 1
             else:
                 self.record_success(permit)
@@ -434,7 +484,7 @@ class CircuitBreaker:
                 self._settle_exception(permit, error, began)
                 raise
             elapsed_s = clock() - began
-            if permit == self._current and not self._failures_in_row and elapsed_s < slow_call_s:
+            if permit == self._current and not self._tainted and elapsed_s < slow_call_s:
                 self._total_successes += 1
                 window.append(0)
             else:
@@ -559,11 +609,19 @@ class CircuitBreaker:
         if self._state is not CircuitState.CLOSED:
             return None
         self._failures_in_row += 1
+        self._tainted = True
         if self._window is not None:
             slow = elapsed_s is not None and elapsed_s >= self._slow_call_s
             self._window.append(_FAILED | _SLOW if slow else _FAILED)
         tripped = self._failures_in_row >= self._policy.failure_threshold or self._rate_is_over()
         return self._open(self._clock()) if tripped else None
+
+    def _count_doubt(self) -> Transition | None:
+        if self._state is not CircuitState.CLOSED:
+            return None
+        self._doubts_in_row += 1
+        self._tainted = True
+        return self._open(self._clock()) if self._doubts_in_row >= self._policy.doubt_threshold else None
 
     def _remember_slow_success(self, window: deque[int]) -> None:
         with self._lock:
@@ -600,7 +658,8 @@ class CircuitBreaker:
         self._serial += 1
         self._generation = self._serial
         self._probes.clear()
-        self._failures_in_row = self._probes_succeeded = self._lost_in_row = 0
+        self._failures_in_row = self._doubts_in_row = self._probes_succeeded = self._lost_in_row = 0
+        self._tainted = False
         if self._window is not None:
             self._window.clear()
         admits = state in {CircuitState.CLOSED, CircuitState.DISABLED}

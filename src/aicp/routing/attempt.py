@@ -17,6 +17,7 @@ from aicp.scheduling.lease import Lease
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 FAIR_LATENCIES = 4.0
+OFF_SCHEMA = "off its schema"
 _log = logging.getLogger(__name__)
 
 
@@ -92,7 +93,7 @@ class Attempts:
         work.dispatches += 1
         reply = await self._transport.invoke(lease.agent, call)
         if reply.outcome is Outcome.SUCCESS and (misfit := self._schemas.misfit(declared.output_schema, reply.result)):
-            return Reply(Outcome.AGENT_FAULT, reason=f"result does not fit: {misfit}")
+            return Reply(Outcome.AGENT_FAULT, reason=f"result does not fit: {misfit}", symptom=OFF_SCHEMA)
         return reply
 
     async def _announced(self, work: Work) -> Reply | None:
@@ -105,17 +106,15 @@ class Attempts:
         return None
 
     def _weighed(self, reply: Reply, work: Work, lease: Lease, call: Call) -> Reply:
-        """The transport's verdict in the light of the task: fair time, idempotence, poison."""
+        """The transport's verdict in the light of the task: fair time, idempotence, earlier attempts."""
         if reply.timed_out and call.timeout_s < _fair_time_s(lease):
             if call.timeout_s < lease.timeout_s:
                 return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
             return msgspec.structs.replace(reply, evidence=False)
         if reply.outcome is Outcome.UNAVAILABLE and not reply.repeatable and not work.task.idempotent:
             reply = msgspec.structs.replace(reply, outcome=Outcome.AGENT_FAULT)
-        if reply.outcome is Outcome.AGENT_FAULT and reply.evidence:
-            if work.may_be_poison:
-                return msgspec.structs.replace(reply, evidence=False)
-            work.suspects |= {lease.agent.agent_id}
+        if reply.outcome is Outcome.AGENT_FAULT and reply.evidence and not work.is_new_evidence(lease, reply):
+            return msgspec.structs.replace(reply, evidence=False)
         return reply
 
     def _settle(self, lease: Lease, reply: Reply, elapsed_s: float) -> None:
@@ -124,6 +123,7 @@ class Attempts:
             reply.outcome,
             elapsed_s,
             evidence=reply.evidence,
+            doubted=bool(reply.symptom),
             retry_after_s=reply.retry_after_s,
             whole_agent=reply.whole_agent,
             reason=reply.reason,
@@ -160,3 +160,15 @@ def _fair_time_s(lease: Lease) -> float:
     declared_s = lease.seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
     usual_s = lease.seat.latency_s
     return min(declared_s, FAIR_LATENCIES * usual_s) if usual_s else declared_s
+
+
+def ran_into_its_timeout(lease: Lease, reply: Reply) -> bool:
+    """True when the work may be longer than the timeout of its capability, rather than the agent hung.
+
+    That is so when the attempt had all of that timeout, and nothing is known of the capability's latency or four times
+    that latency reaches the timeout.
+    """
+    timeout_s = lease.seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
+    usual_s = lease.seat.pool.latency_s
+    had_it_all = reply.outcome is Outcome.AGENT_FAULT and reply.timed_out and lease.timeout_s >= timeout_s
+    return had_it_all and (not usual_s or FAIR_LATENCIES * usual_s >= timeout_s)

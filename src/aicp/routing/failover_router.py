@@ -12,7 +12,15 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NoReturn
 
-from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable, NoCapableAgent, QueueFull, RoutingError
+from aicp.errors import (
+    AllAgentsFailed,
+    AttemptTimedOut,
+    DeadlineExceeded,
+    NoAgentAvailable,
+    NoCapableAgent,
+    QueueFull,
+    RoutingError,
+)
 from aicp.forks import HomeProcess
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
@@ -25,18 +33,20 @@ from aicp.registry.naming import wanted_key
 from aicp.registry.schemas import Schemas
 from aicp.resilience.backoff import Backoff
 from aicp.resilience.board import CircuitBoard
-from aicp.routing.attempt import Attempts, error_of
+from aicp.routing.attempt import Attempts, error_of, ran_into_its_timeout
 from aicp.routing.health import fleet_health
 from aicp.routing.history import ChoiceHistory, FailureHistory
+from aicp.routing.outage_runs import OutageRuns
 from aicp.routing.retry_queue import RetryQueue
 from aicp.routing.telling import made_safe
-from aicp.routing.work import Work
+from aicp.routing.work import ALIKE_ROUNDS_MAX, Work
 from aicp.scheduling.lease import Lease, Unscheduled
 from aicp.scheduling.roster import NOBODY
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 REAL_ATTEMPTS_MAX = 6
 DISPATCHES_MAX = 30
+FULL_TIMEOUTS_MAX = 2
 BUDGETS_MAX = 10_000
 RETRY_AFTER_MIN_S = 1.0
 WAIT_SHARES = {Priority.HIGH: 1.0, Priority.NORMAL: 0.85, Priority.LOW: 0.7}
@@ -78,6 +88,7 @@ class FailoverRouter:
         self._retry_queues: OrderedDict[str, RetryQueue] = OrderedDict()
         self._history = FailureHistory()
         self._choices = ChoiceHistory()
+        self._outages = OutageRuns(board.doubt_threshold)
         self._starts_no_more = False
         self._home = HomeProcess("This router")
         self._schemas = schemas or Schemas()
@@ -144,6 +155,7 @@ class FailoverRouter:
                 ended = await self._go_on_without(work, lease)
             if ended is not None:
                 self._choices.remember(work)
+                self._judge_doubts(work, ended)
                 return ended
 
     def start_no_more(self) -> None:
@@ -248,25 +260,38 @@ class FailoverRouter:
             return None if self._scheduler.has_candidate(work.task, work.tenant) else self._failed(work, reply)
         work.tried |= {lease.agent.agent_id}
         work.is_lost = reply.stale
-        if work.doubted is not None:
-            return self._failed(work, work.doubted[1])
+        if work.refusal is not None:
+            return self._failed(work, work.refusal[1])
         if reply.outcome is Outcome.CALLER_FAULT:
             return self._refused(work, lease, reply)
         if not _fails_over(work.task, reply):
             return self._failed(work, reply)
-        return await self._fail_over(work, reply)
+        return await self._fail_over(work, lease, reply)
 
-    async def _fail_over(self, work: Work, reply: Reply) -> TaskResult | None:
-        work.real_attempts += reply.outcome not in _COST_NO_ATTEMPT
-        if work.real_attempts >= REAL_ATTEMPTS_MAX or (work.dispatches >= DISPATCHES_MAX and not work.accepted):
+    async def _fail_over(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
+        if reply.outcome not in _COST_NO_ATTEMPT:
+            work.real_attempts += 1
+            work.compare(lease, reply)
+        work.full_timeouts += ran_into_its_timeout(lease, reply)
+        if work.full_timeouts >= FULL_TIMEOUTS_MAX:
+            return self._ended(work, _timed_out(work, lease))
+        if self._is_given_up(work, lease):
             return self._ended(work, _all_failed(work))
         await self._pay(work, reply)
         return None
 
+    def _is_given_up(self, work: Work, lease: Lease) -> bool:
+        """True when another attempt is not allowed, or would fail like those before it."""
+        if work.real_attempts >= REAL_ATTEMPTS_MAX or (work.dispatches >= DISPATCHES_MAX and not work.accepted):
+            return True
+        if work.alike < ALIKE_ROUNDS_MAX:
+            return False
+        return not self._scheduler.has_candidate_besides(work.task, lease.agent.agent_id, work.tenant)
+
     async def _go_on_without(self, work: Work, refusal: Unscheduled) -> TaskResult | None:
         """What it means that there is no lease: the end, or None to look again."""
-        if work.doubted is not None:
-            return self._failed(work, work.doubted[1])
+        if work.refusal is not None:
+            return self._failed(work, work.refusal[1])
         if refusal is Unscheduled.DEADLINE:
             return self._ended(work, _deadline_exceeded(work))
         if refusal is Unscheduled.LINE_FULL:
@@ -286,18 +311,43 @@ class FailoverRouter:
         return None
 
     def _succeeded(self, work: Work, reply: Reply) -> TaskResult:
-        if work.doubted is not None:
-            doubted, _ = work.doubted
-            self._board.record_evidence(doubted.agent.agent_id, [doubted.key])
-            self._scheduler.refresh(doubted.agent.agent_id)
-            work.blame(doubted.agent.agent_id)
-        return work.ended(TaskStatus.COMPLETED, work.attempts[-1].ended_at, result=reply.result)
+        by = work.attempts[-1]
+        if work.refusal is not None:
+            self._count_against(work.refusal[0])
+            work.blame(work.refusal[0].agent.agent_id)
+        return work.ended(TaskStatus.COMPLETED, by.ended_at, result=reply.result)
+
+    def _judge_doubts(self, work: Work, ended: TaskResult) -> None:
+        """Decide about the failures that were held: the agents' fault, the task's, or still in doubt."""
+        if ended.status is TaskStatus.COMPLETED:
+            if self._outages:
+                self._outages.forget(work)
+            for agent_id, lease in work.held.items():
+                if agent_id != ended.agent_id:
+                    self._count_against(lease)
+        elif work.failed_alike_everywhere:
+            self._drop(work)
+
+    def _drop(self, work: Work) -> None:
+        """All agents failed it alike, so its circuits forget it, until so many tasks in a row say that all are out."""
+        is_outage = self._outages.count(work)
+        for agent_id, lease in work.held.items():
+            self._board.retract_doubt(agent_id, lease.key, lease.permit)
+            if is_outage:
+                self._board.trip(agent_id, lease.key, lease.permit)
+                self._scheduler.refresh(agent_id)
+
+    def _count_against(self, lease: Lease) -> None:
+        """Another agent did the task, so the agent was at fault: its circuit counts it, unless it has moved since."""
+        agent_id = lease.agent.agent_id
+        self._board.record_evidence(agent_id, [lease.key], since=lease.permit)
+        self._scheduler.refresh(agent_id)
 
     def _refused(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
         """The agent refused the params: another one is asked about them once, if that is safe."""
         if not work.task.idempotent or not self._scheduler.has_another(work.task, work.tried, work.tenant):
             return self._failed(work, reply)
-        work.doubted = (lease, reply)
+        work.refusal = (lease, reply)
         return None
 
     def _failed(self, work: Work, reply: Reply) -> TaskResult:
@@ -347,7 +397,9 @@ class FailoverRouter:
         if error.code == QueueFull.code:
             return QueueFull(error.message, 1.0)
         # Whatever an agent that failed says of it in its own words, it failed.
-        broke = work.doubted is None and bool(work.attempts) and work.attempts[-1].outcome in _BROKE
+        if error.code == AttemptTimedOut.code:
+            return AttemptTimedOut(work.task_id, work.attempts, f"Task {work.task_id}: {error.message}.")
+        broke = work.refusal is None and bool(work.attempts) and work.attempts[-1].outcome in _BROKE
         return AllAgentsFailed(work.task_id, work.attempts) if broke or error.code == AllAgentsFailed.code else None
 
 
@@ -364,6 +416,17 @@ def _fails_over(task: Task, reply: Reply) -> bool:
 def _all_failed(work: Work) -> TaskError:
     told = "; ".join(f"{attempt.agent_id}: {attempt.reason}" for attempt in work.attempts[-REAL_ATTEMPTS_MAX:])
     return TaskError(AllAgentsFailed.code, f"failed at every agent tried ({told})")
+
+
+def _timed_out(work: Work, lease: Lease) -> TaskError:
+    agents = ", ".join(
+        dict.fromkeys(attempt.agent_id for attempt in work.attempts if attempt.agent_id in work.timed_out)
+    )
+    return TaskError(
+        AttemptTimedOut.code,
+        f"{work.full_timeouts} attempts ran into the timeout of {lease.timeout_s:.3g} s ({agents}); if the work takes "
+        f"longer than that, declare a larger timeout_s with the capability '{lease.key}' when its agent registers",
+    )
 
 
 def _deadline_exceeded(work: Work) -> TaskError:

@@ -13,7 +13,7 @@ from aicp.model.views import Choice
 from aicp.scheduling.lease import Lease
 
 ATTEMPTS_KEPT_MAX = 30
-POISON_AGENTS = 3
+ALIKE_ROUNDS_MAX = 3
 
 
 class Work:
@@ -37,17 +37,21 @@ class Work:
         real_attempts: Of those, how many count against the limit.
         tried: Agents of this round.
         rounds: Rounds that began after every usable agent had been tried.
-        suspects: Agents that failed it so that their circuits learned of it.
-        doubted: The first agent's no, while a second opinion is asked.
+        held: The lease of the first doubted failure at each agent, by agent id.
+        timed_out: Agents whose circuit counted a timeout of this task.
+        full_timeouts: Attempts that had all of their capability's timeout, where the work may need longer.
+        symptoms: How each agent that had it failed last, by agent id; empty where that is beyond doubt.
+        alike: How often in a row the same agent failed it with the same symptom.
+        refusal: The first agent's CALLER_FAULT, while a second opinion is asked.
         announce: Asked once, right before it is first sent; False keeps it from being sent. None when nobody asks.
         parent: Trace context of whoever submitted it; None for the chain's own trace.
         is_lost: True when an agent knows a newer fencing token: another owner has the task.
     """
 
     __slots__ = (
-        "accepted", "agent_id", "announce", "attempts", "choices", "deadline", "dispatches", "doubted", "epoch",
-        "is_lost", "number", "parent", "ready_at", "ready_at_utc", "real_attempts", "rounds", "since", "suspects",
-        "task", "task_id", "tenant", "tried",
+        "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "choices", "deadline", "dispatches",
+        "epoch", "full_timeouts", "held", "is_lost", "number", "parent", "ready_at", "ready_at_utc", "real_attempts",
+        "refusal", "rounds", "since", "symptoms", "task", "task_id", "tenant", "timed_out", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -83,8 +87,13 @@ class Work:
         self.real_attempts = 0
         self.rounds = 0
         self.tried: frozenset[str] = frozenset()
-        self.suspects: frozenset[str] = frozenset()
-        self.doubted: tuple[Lease, Reply] | None = None
+        self.held: dict[str, Lease] = {}
+        self.timed_out: frozenset[str] = frozenset()
+        self.full_timeouts = 0
+        self.symptoms: dict[str, str] = {}
+        self.alike = 0
+        self._last_fault: tuple[str, str] | None = None
+        self.refusal: tuple[Lease, Reply] | None = None
         self.is_lost = False
 
     @property
@@ -92,10 +101,29 @@ class Work:
         """The chain it is part of."""
         return self.task_id.partition(".")[0]
 
+    def is_new_evidence(self, lease: Lease, reply: Reply) -> bool:
+        """Remember a fault; False when this task's doubted failure or timeout has already counted at this circuit."""
+        agent_id = lease.agent.agent_id
+        if reply.symptom:
+            return self.held.setdefault(agent_id, lease) is lease
+        if not reply.timed_out:
+            return True
+        is_new = agent_id not in self.timed_out
+        self.timed_out |= {agent_id}
+        return is_new
+
+    def compare(self, lease: Lease, reply: Reply) -> None:
+        """Remember how it failed, and count failures at the same agent that are alike."""
+        self.symptoms[lease.agent.agent_id] = reply.symptom
+        fault = (lease.agent.agent_id, reply.symptom) if reply.symptom and not reply.transient else None
+        self.alike = 0 if fault is None else 1 + (self.alike if fault == self._last_fault else 0)
+        self._last_fault = fault
+
     @property
-    def may_be_poison(self) -> bool:
-        """True when so many agents failed it that the next failure says nothing about the agent."""
-        return len(self.suspects) >= POISON_AGENTS
+    def failed_alike_everywhere(self) -> bool:
+        """True when every agent that had it, two or more, failed it with the same symptom."""
+        symptoms = set(self.symptoms.values())
+        return len(self.symptoms) > 1 and len(symptoms) == 1 and symptoms != {""}
 
     def utc(self, at_s: float) -> datetime:
         """What the wall clock shows at `at_s`, monotonic seconds, if nobody sets it from when the task became ready.

@@ -123,6 +123,7 @@ class TaskScheduler:
         elapsed_s: float | None = None,
         *,
         evidence: bool = True,
+        doubted: bool = False,
         retry_after_s: float | None = None,
         whole_agent: bool = False,
         reason: str = "",
@@ -134,6 +135,8 @@ class TaskScheduler:
             outcome: How the attempt ended.
             elapsed_s: How long it took.
             evidence: False when the verdict says nothing about the agent.
+            doubted: For AGENT_FAULT: the task may be at fault. The circuit counts it as a doubt, not as a failure;
+                without `evidence`, as a repeat of the same doubt.
             retry_after_s: For OVERLOADED: how long the agent asked to be left alone.
             whole_agent: For MISCONFIGURED: about the agent rather than about this capability.
             reason: For MISCONFIGURED: what showed it.
@@ -154,7 +157,7 @@ class TaskScheduler:
         if outcome in _ANSWERS:
             lease.seat.pool.answered(lease.bucket, now)
         self._tally(seat, outcome, elapsed_s, now)
-        self._settle_permit(lease, outcome, elapsed_s, evidence=evidence)
+        self._settle_permit(lease, outcome, elapsed_s, evidence=evidence, doubted=doubted)
         if outcome is Outcome.OVERLOADED:
             self._cool_down(seat, retry_after_s)
         elif outcome is Outcome.MISCONFIGURED and lease.agent is member.profile:
@@ -312,6 +315,10 @@ class TaskScheduler:
     def has_candidate(self, task: Task, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody offers what the task asks for, whether it may be used now or not."""
         return any(True for _ in self._roster.candidates(task, tenant))
+
+    def has_candidate_besides(self, task: Task, agent_id: str, tenant: str = DEFAULT_TENANT) -> bool:
+        """True when another agent offers what the task asks for, whether it may be used now or not."""
+        return any(found.agent_id != agent_id for found in self._roster.candidates(task, tenant))
 
     def input_schemas(self, task: Task, tenant: str = DEFAULT_TENANT) -> Iterator[Schema]:
         """What those whom the task may go to want to be given, None for anything.
@@ -512,10 +519,14 @@ class TaskScheduler:
         for pool in pools:
             self._serving.wake_hopeless(pool.key)
 
-    def _settle_permit(self, lease: Lease, outcome: Outcome, elapsed_s: float | None, *, evidence: bool) -> None:
+    def _settle_permit(
+        self, lease: Lease, outcome: Outcome, elapsed_s: float | None, *, evidence: bool, doubted: bool
+    ) -> None:
         agent_id, board = lease.agent.agent_id, self._board
         if outcome is Outcome.SUCCESS and evidence:
             board.record_success(agent_id, lease.key, lease.permit, elapsed_s)
+        elif outcome is Outcome.AGENT_FAULT and doubted:
+            board.record_doubt(agent_id, lease.key, lease.permit, again=not evidence)
         elif outcome in _EVIDENCE and evidence:
             board.record_failure(agent_id, lease.key, lease.permit, elapsed_s)
             if outcome is Outcome.UNAVAILABLE:

@@ -50,6 +50,7 @@ STATUS_OF_CODE = {
     "too_many_requests": 429,
     "header_too_large": 431,
     "all_agents_failed": 502,
+    "attempt_timed_out": 502,
     "routing_error": 502,
     "no_agent_available": 503,
     "circuit_open": 503,

@@ -86,15 +86,25 @@ def crash(after_s: float = 0.0) -> Step:
     return step
 
 
-def fault(reason: str = "answered 500", *, after_s: float | None = None) -> Step:
-    """AGENT_FAULT."""
+def fault(reason: str = "answer is not JSON", *, after_s: float | None = None) -> Step:
+    """AGENT_FAULT, beyond doubt: the task cannot be the cause."""
     return replies(Reply(Outcome.AGENT_FAULT, reason=reason), after_s=after_s)
+
+
+def server_error(status: int = 500, *, after_s: float | None = None) -> Step:
+    """AGENT_FAULT of a living agent, which answers a 5xx in time: the task may be the cause."""
+    transient = status in {502, 503, 504}
+    reply = Reply(Outcome.AGENT_FAULT, reason=f"answered {status}", symptom=str(status), transient=transient)
+    return replies(reply, after_s=after_s)
 
 
 def retryable_error(code: str = "busy_elsewhere", *, after_s: float | None = None) -> Step:
     """AGENT_FAULT by the agent's own word, repeatable even if the task is not idempotent."""
     error = TaskError(code, code)
-    return replies(Reply(Outcome.AGENT_FAULT, error=error, reason=code, repeatable=True), after_s=after_s)
+    reply = Reply(
+        Outcome.AGENT_FAULT, error=error, reason=code, repeatable=True, symptom=f"error {code}", transient=True
+    )
+    return replies(reply, after_s=after_s)
 
 
 def task_failed(code: str = "no_face", message: str = "", *, after_s: float | None = None) -> Step:

@@ -154,7 +154,7 @@ class HttpTransport:
         if self._under_way.is_closed:
             return SHUT_DOWN
         if isinstance(error, Unusable):
-            return fault(str(error))
+            return fault(str(error), symptom=error.symptom)
         if not isinstance(error, TimeoutError):
             return verdict.of_exception(error, dial, timeout_s)
         limit_s = self._connect_timeout_s if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s

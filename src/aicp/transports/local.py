@@ -16,7 +16,16 @@ from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
 from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
-from aicp.transports.replies import SHUT_DOWN, fault, late, local_trouble, misconfigured, refusal, unavailable
+from aicp.transports.replies import (
+    SHUT_DOWN,
+    TOO_LARGE,
+    fault,
+    late,
+    local_trouble,
+    misconfigured,
+    refusal,
+    unavailable,
+)
 from aicp.transports.under_way import UnderWay, is_being_cancelled
 
 THREADS_MAX = 64
@@ -107,7 +116,7 @@ class LocalTransport:
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
-            return fault("CancelledError: the handler was cancelled from inside")
+            return fault("CancelledError: the handler was cancelled from inside", symptom="CancelledError")
         except TaskFailed as failed:
             return refusal(failed.error)
         except Exception as error:  # noqa: BLE001 - a handler is somebody else's code, and may raise what it likes
@@ -117,7 +126,7 @@ class LocalTransport:
 
     def _judge(self, error: Exception, call: Call, *, is_late: bool) -> Reply:
         if not is_late:
-            return fault(f"{type(error).__name__}: {error}")
+            return fault(f"{type(error).__name__}: {error}", symptom=type(error).__name__)
         return SHUT_DOWN if self._under_way.is_closed else late("no answer", call.timeout_s)
 
 
@@ -132,15 +141,15 @@ def _answer(result: Any) -> Reply:
     try:
         encoded = msgspec.json.encode(result)
         if len(encoded) > ANSWER_BYTES_MAX:
-            return fault(f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken")
+            return fault(f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken", symptom=TOO_LARGE)
         value = msgspec.json.decode(encoded)
         if is_too_deep(value, encoded):
-            return fault(_TOO_DEEP)
+            return fault(_TOO_DEEP, symptom=TOO_LARGE)
         return Reply(Outcome.SUCCESS, value)
     except RecursionError:
-        return fault(_TOO_DEEP)
+        return fault(_TOO_DEEP, symptom=TOO_LARGE)
     except (TypeError, ValueError) as error:
-        return fault(f"result is not JSON: {error}")
+        return fault(f"result is not JSON: {error}", symptom="not JSON")
 
 
 class _Skill(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 import aiohttp
 
 from aicp.transports.connector import current_dial
+from aicp.transports.replies import TOO_LARGE
 from aicp.transports.sending import JSON
 
 REFUSAL_BYTES_MAX = 64 * 1024
@@ -10,7 +11,15 @@ _KIND_CHARS_MAX = 100
 
 
 class Unusable(Exception):
-    """The answer breaks the contract; the message says how."""
+    """The answer breaks the contract; the message says how.
+
+    Attributes:
+        symptom: As in `Reply`.
+    """
+
+    def __init__(self, message: str, *, symptom: str = "") -> None:
+        self.symptom = symptom
+        super().__init__(message)
 
 
 def begun(response: aiohttp.ClientResponse) -> aiohttp.ClientResponse:
@@ -61,4 +70,4 @@ async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
                 break
         else:
             return bytes(received)
-    raise Unusable(f"answer is larger than {bytes_max >> 10} KiB")
+    raise Unusable(f"answer is larger than {bytes_max >> 10} KiB", symptom=TOO_LARGE)

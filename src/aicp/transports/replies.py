@@ -4,11 +4,18 @@ from aicp.model.outcome import Outcome, Reply
 from aicp.model.wire import AgentError
 
 REASON_CHARS_MAX = 200
+TOO_LARGE = "too large"
+"""The symptom of a result over a limit of size or nesting."""
 
 
-def fault(reason: str) -> Reply:
-    """The agent is at fault, and may have done the work."""
-    return Reply(Outcome.AGENT_FAULT, reason=one_line(reason))
+def fault(reason: str, *, symptom: str = "") -> Reply:
+    """The agent is at fault, and may have done the work.
+
+    Args:
+        reason: Why.
+        symptom: As in `Reply`: given when a living agent failed in time, so that the task may be at fault.
+    """
+    return Reply(Outcome.AGENT_FAULT, reason=one_line(reason), symptom=symptom)
 
 
 def late(what: str, timeout_s: float) -> Reply:
@@ -43,9 +50,12 @@ def misconfigured(reason: str, *, whole_agent: bool = True) -> Reply:
 
 def refusal(error: AgentError) -> Reply:
     """The agent says no: about the task, or (retryable) about itself."""
-    outcome = Outcome.AGENT_FAULT if error.retryable else Outcome.TASK_FAILED
-    reason = one_line(error.message or error.code)
-    return Reply(outcome, error=error.as_task_error(), reason=reason, repeatable=error.retryable)
+    reason, told = one_line(error.message or error.code), error.as_task_error()
+    if not error.retryable:
+        return Reply(Outcome.TASK_FAILED, error=told, reason=reason)
+    return Reply(
+        Outcome.AGENT_FAULT, error=told, reason=reason, repeatable=True, symptom=f"error {told.code}", transient=True
+    )
 
 
 def one_line(message: str) -> str:

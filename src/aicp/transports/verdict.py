@@ -9,20 +9,31 @@ import aiohttp
 import msgspec
 
 from aicp.model.nesting import NESTING_MAX, is_too_deep
-from aicp.model.outcome import Outcome, Reply
+from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Call
 from aicp.model.wire import STALE_TOKEN, AgentError, Answer, Refusal
 from aicp.transports.connector import Dial
-from aicp.transports.replies import fault, late, local_trouble, misconfigured, one_line, refusal, unavailable
+from aicp.transports.replies import (
+    TOO_LARGE,
+    fault,
+    late,
+    local_trouble,
+    misconfigured,
+    one_line,
+    refusal,
+    unavailable,
+)
 
 RETRY_AFTER_S_MAX = 300.0
 RETRY_AFTER_S_MIN = 0.05
+REQUEST_TIMEOUT = 408
 
 _AGENT_IS_CLOSED_TO_US = frozenset({401, 403, 407})
 _CAPABILITY_IS_NOT_THERE = frozenset({404, 405, 406, 415, 501})
 _TOO_DEEP = f"answer is nested deeper than {NESTING_MAX}"
 _FULL = frozenset({425, 429})
 _ALIVE = frozenset({404, 405, 501})
+_MAY_PASS = frozenset({502, 503, 504})
 
 # What the machine itself has run out of.
 _OUR_OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -48,7 +59,7 @@ def of_answer(body: bytes, call: Call) -> Reply:
     if answer.result is msgspec.UNSET:
         return fault("answer has neither result nor error")
     if is_too_deep(answer.result, body):
-        return fault(_TOO_DEEP)
+        return fault(_TOO_DEEP, symptom=TOO_LARGE)
     return Reply(Outcome.SUCCESS, answer.result)
 
 
@@ -75,6 +86,8 @@ def of_status(status: int, retry_after: str | None, body: bytes, now: datetime) 
         repeatable=outcome in {Outcome.OVERLOADED, Outcome.MISCONFIGURED},
         whole_agent=_concerns_whole_agent(outcome, status),
         stale=outcome is Outcome.CANCELLED,
+        symptom=_symptom(status, error),
+        transient=status in _MAY_PASS,
     )
 
 
@@ -118,7 +131,7 @@ def _outcome_of(status: int, told: Refusal, *, has_hint: bool) -> Outcome:
         return Outcome.CANCELLED
     if status in _AGENT_IS_CLOSED_TO_US or status in _CAPABILITY_IS_NOT_THERE or 300 <= status < 400:
         return Outcome.MISCONFIGURED
-    if 400 <= status < 500 and status != 408:
+    if 400 <= status < 500 and status != REQUEST_TIMEOUT:
         return Outcome.CALLER_FAULT
     return Outcome.AGENT_FAULT
 
@@ -127,6 +140,13 @@ def _concerns_whole_agent(outcome: Outcome, status: int) -> bool:
     if outcome is Outcome.MISCONFIGURED:
         return status not in _CAPABILITY_IS_NOT_THERE
     return outcome in {Outcome.OVERLOADED, Outcome.UNAVAILABLE}
+
+
+def _symptom(status: int, error: TaskError | None) -> str:
+    """Status and error code, for comparison with other agents; empty unless a living agent answered with a fault."""
+    if status < 500 and status != REQUEST_TIMEOUT:
+        return ""
+    return f"{status} {error.code}" if error is not None else str(status)
 
 
 def _read_refusal(body: bytes) -> Refusal:
