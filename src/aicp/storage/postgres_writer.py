@@ -10,12 +10,26 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 
 import msgspec
 
-from aicp.errors import AicpError, StorageError
-from aicp.storage.postgres_batch import KEY_USES, Append, Batch, Item, Submit, Verdicts, chain_of, storable, verdicts_of
+from aicp.errors import AicpError, RecordDamaged, StorageError
+from aicp.storage.damage import decoded
+from aicp.storage.postgres_batch import (
+    KEY_USES,
+    Append,
+    Batch,
+    Item,
+    KeyUse,
+    Submit,
+    Verdicts,
+    chain_of,
+    key_use,
+    storable,
+    verdicts_of,
+)
 from aicp.storage.postgres_faults import Trouble, is_lost, storage_error
 from aicp.storage.postgres_replicas import PostgresReplicas
 from aicp.storage.postgres_server import Connection, Link, PostgresServer, Rows
@@ -250,7 +264,7 @@ class GroupWriter:
 
     async def _key_uses(
         self, connection: Connection, batch: Batch, verdicts: Verdicts
-    ) -> dict[tuple[str, str], tuple[bytes, str]]:
+    ) -> dict[tuple[str, str], KeyUse | RecordDamaged]:
         """What the keys of those submits were used for that made no chain. Seldom any."""
         keys = [each.key for each in batch.submits.values() if each.key is not None and not verdicts.is_fresh(each)]
         if not keys or not verdicts.is_alive:
@@ -261,24 +275,26 @@ class GroupWriter:
         except Trouble:
             self._link.drop()
             return {}
-        return {(row["tenant"], row["key"]): (row["digest"], row["chain_id"]) for row in rows}
+        return {(row["tenant"], row["key"]): decoded(partial(key_use, row)) for row in rows}
 
-    def _verdict(self, item: Item, verdicts: Verdicts, uses: dict[tuple[str, str], tuple[bytes, str]]) -> _Verdict:
+    def _verdict(self, item: Item, verdicts: Verdicts, uses: dict[tuple[str, str], KeyUse | RecordDamaged]) -> _Verdict:
         if isinstance(item, Append):
             return _Verdict(item.chain_id, verdicts.on_append(item))
         if not verdicts.is_alive:
             return _Verdict(error=StorageError(f"Chain {item.chain_id} is not recorded: this replica joins again."))
         return _Verdict(item.chain_id) if verdicts.is_fresh(item) else self._earlier(item, uses)
 
-    def _earlier(self, submit: Submit, uses: dict[tuple[str, str], tuple[bytes, str]]) -> _Verdict:
+    def _earlier(self, submit: Submit, uses: dict[tuple[str, str], KeyUse | RecordDamaged]) -> _Verdict:
         key = submit.key
+        use = None if key is None else uses.get((storable(key.tenant), storable(key.key)))
+        if key is None or use is None:
+            return _Verdict(error=StorageError(f"Chain {submit.chain_id} is not recorded: submit it again."))
+        if isinstance(use, RecordDamaged):
+            return _Verdict(error=use)
         try:
-            found = chain_of(uses.get((storable(key.tenant), storable(key.key))), key) if key is not None else None
+            return _Verdict(chain_of(use, key))
         except AicpError as conflict:
             return _Verdict(error=conflict)
-        if found is None:
-            return _Verdict(error=StorageError(f"Chain {submit.chain_id} is not recorded: submit it again."))
-        return _Verdict(found)
 
     async def _fetch(self, connection: Connection, sql: str, *args: object) -> Rows:
         return await self._server.fetch(connection, sql, *args, timeout_s=self._timeout_s)
