@@ -5,8 +5,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from aicp.errors import RecordDamaged
 from aicp.model.progress import ClockState
-from aicp.storage.row_checksums import checksum, is_intact
+from aicp.storage.row_checksums import checksum, described, is_intact
 
 READ = "SELECT body, checksum FROM clock_state WHERE number = 1"
 _log = logging.getLogger(__name__)
@@ -43,3 +44,14 @@ def decode_clock_state(row: StoredClockState | None) -> ClockState | None:
         why = error
     _log.warning("the recorded clock state cannot be read, deletions begin anew: %s", why)
     return None
+
+
+def check_clock_state(row: Any) -> None:
+    """Compare a row of number, body and checksum with that.
+
+    Raises:
+        RecordDamaged: It has another.
+    """
+    number, body, stored = row
+    if not is_intact(stored, number, body):
+        raise RecordDamaged("clock_state", described(number), "its checksum is another")

@@ -33,9 +33,9 @@ _CREATE = """
 """
 _REVOKE = "UPDATE api_keys SET revoked_at = $2, revoked_checksum = $3 WHERE key_id = $1 AND revoked_at IS NULL"
 _IS_THERE = "SELECT 1 FROM api_keys WHERE key_id = $1"
-_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
-_READ = f'SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, key_id COLLATE "C"'  # noqa: S608 - constants
-_DEAD = f"SELECT {_COLUMNS} FROM api_keys WHERE least(revoked_at, expires_at) < $1"  # noqa: S608 - constants
+KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
+_READ = f'SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, key_id COLLATE "C"'  # noqa: S608 - constants
+_DEAD = f"SELECT {KEY_COLUMNS} FROM api_keys WHERE least(revoked_at, expires_at) < $1"  # noqa: S608 - constants
 _FORGET = "DELETE FROM api_keys WHERE key_id = ANY($1::text[])"
 
 _APPEND = f"""
@@ -48,7 +48,8 @@ _APPEND = f"""
         $1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::int[], $8::bigint[]
     )
 """  # noqa: S608 - a constant
-_RECORD = "SELECT at, key_id, tenant, action, object_id, status, count, number, checksum FROM audit"
+RECORD_COLUMNS = "at, key_id, tenant, action, object_id, status, count, number, checksum"
+_RECORD = f"SELECT {RECORD_COLUMNS} FROM audit"  # noqa: S608 - constants
 _PAGE = f"{_RECORD} WHERE number < $1 ORDER BY number DESC LIMIT $2"
 _PAGE_OF_TENANT = f"{_RECORD} WHERE number < $1 AND tenant = $3 ORDER BY number DESC LIMIT $2"
 _NUMBER_MAX = 2**63 - 1

@@ -119,20 +119,25 @@ async def check_summaries(ask: Ask, rows: Rows) -> list[StoredSummary | RecordDa
     Raises:
         StorageError: That could not be read; or what `ask` raises.
     """
-    found = [_stored_summary(row) for row in rows]
+    found = [stored_summary(row) for row in rows]
     in_doubt = [each.chain_id for each in found if each.is_in_doubt]
     last_facts = dict(map(tuple, await ask(_LAST_FACTS, in_doubt))) if in_doubt else {}
-    return checked(partial(_check_summary, last_facts), found)
+    return checked(partial(check_summary, last_facts), found)
 
 
-def _stored_summary(row: asyncpg.Record) -> StoredSummary:
+def stored_summary(row: asyncpg.Record) -> StoredSummary:
     """A chain's row, its times as texts."""
     chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, *others = row
     end = None if ended_at is None else timestamp(ended_at)
     return StoredSummary(chain_id, name, tenant, status, total_tasks, timestamp(submitted_at), end, *others)
 
 
-def _check_summary(last_facts: Mapping[str, bytes], stored: StoredSummary) -> StoredSummary:
+def check_summary(last_facts: Mapping[str, bytes], stored: StoredSummary) -> StoredSummary:
+    """A chain's row, which is as it was written; `last_facts` has the JSON of the last fact where that decides it.
+
+    Raises:
+        RecordDamaged: It is not.
+    """
     stored.check()
     if stored.is_in_doubt:
         stored.check_progress(last_facts.get(stored.chain_id))

@@ -74,8 +74,8 @@ def is_intact_stamped(stored: int | None, written_at: str, *values: Value) -> bo
 
 
 def described(*key: object) -> str:
-    """A row's key for people, at most 200 characters."""
-    return "/".join(map(str, key))[:200]
+    """A row's key for people, at most 200 characters, and UTF-8 whatever it was damaged to."""
+    return "/".join(map(str, key))[:200].encode("utf-8", "replace").decode()
 
 
 def _bytes(value: Value) -> bytes:

@@ -36,10 +36,10 @@ _REVOKE = """
     UPDATE api_keys SET revoked_at = ?2, revoked_checksum = ?3 WHERE key_id = ?1 AND revoked_at IS NULL
 """
 _IS_THERE = "SELECT 1 FROM api_keys WHERE key_id = ?"
-_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
-_READ = f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, key_id"  # noqa: S608 - constants
+KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
+_READ = f"SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, key_id"  # noqa: S608 - constants
 _DEAD = f"""
-    SELECT {_COLUMNS} FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) < ?
+    SELECT {KEY_COLUMNS} FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) < ?
 """  # noqa: S608 - constants
 _FORGET = "DELETE FROM api_keys WHERE key_id = ?"
 
@@ -48,7 +48,8 @@ _PRUNE = f"""
         (SELECT max(number) FROM audit) - ?, (SELECT min(number) FROM audit) + {PRUNED_MAX})
 """  # noqa: S608 - a constant
 _RECORDS = ManyRows("INSERT INTO audit (at, key_id, tenant, action, object_id, status, count, checksum) VALUES", 8)
-_RECORD = "SELECT at, key_id, tenant, action, object_id, status, count, number, checksum FROM audit"
+RECORD_COLUMNS = "at, key_id, tenant, action, object_id, status, count, number, checksum"
+_RECORD = f"SELECT {RECORD_COLUMNS} FROM audit"  # noqa: S608 - constants
 _PAGE = f"{_RECORD} WHERE number < ? ORDER BY number DESC LIMIT ?"
 _PAGE_OF_TENANT = f"{_RECORD} WHERE tenant = ? AND number < ? ORDER BY number DESC LIMIT ?"
 _NUMBER_MAX = 2**63 - 1
