@@ -15,7 +15,7 @@ from aicp.storage.postgres_orders import PostgresOrders
 from aicp.storage.postgres_registrations import PostgresRegistrations
 from aicp.storage.postgres_row_checks import find_damaged_rows
 from tests.integration.postgres_kit import run, shared_server
-from tests.unit.damage_contract import DamageContract, DiskStores, populate
+from tests.unit.row_damage_contract import DamageContract, DiskStores, populate
 from tests.unit.sqlite_kit import AT
 
 COLUMNS = """
