@@ -21,6 +21,8 @@ import asyncpg
 
 START_WAIT_S = 60.0
 NOBODY = 65534
+STANDBY = "standby"
+"""The name under which a standby follows, as `synchronous_standby_names` of its primary server has it."""
 BINARIES_VARIABLE = "AICP_TEST_POSTGRES_BIN"
 
 _PLACES = itertools.count(1)
@@ -92,13 +94,18 @@ class PostgresServer:
 
     def make(self) -> None:
         """Make the data directory."""
-        if self._user is not None:
-            self._directory.chmod(0o711)
-            self._data.mkdir(mode=0o700)
-            os.chown(self._data, self._user, self._user)
-            self._make_runnable()
+        self._make_place()
         self._call("initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", "postgres", "-D",
                    str(self._data))  # fmt: skip
+
+    def copy(self, primary: "PostgresServer") -> None:
+        """Make the data directory as a standby's: a copy of a server's that runs, whose log it follows."""
+        self._make_place()
+        self._call("pg_basebackup", "-d", primary.url(), "-D", str(self._data), "-R", "-X", "stream", "-c", "fast",
+                   "--no-sync")  # fmt: skip
+        with (self._data / "postgresql.auto.conf").open("a", encoding="utf-8") as settings:
+            named = f"host=127.0.0.1 port={primary.port} user=postgres sslmode=disable application_name={STANDBY}"
+            settings.write(f"primary_conninfo = '{named}'\n")
 
     def start(self) -> None:
         """Start it, and return once it answers."""
@@ -135,6 +142,18 @@ class PostgresServer:
             self._process.wait(30)
             self._process = None
 
+    def pause(self) -> None:
+        """Stop all its processes where they are: connections stay, and nothing is answered."""
+        for pid in (self.pid, *self.children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let all its processes go on."""
+        for pid in (*self.children, self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def let_in(self, *rules: str) -> None:
         """Put rules of who is let in, and how, before all others."""
         file = self._data / "pg_hba.conf"
@@ -163,6 +182,13 @@ class PostgresServer:
     def through(self, url: str, way: Entrance) -> str:
         """The same place, by another way."""
         return url.replace(f":{self.port}/", f":{way.port}/")
+
+    def _make_place(self) -> None:
+        if self._user is not None:
+            self._directory.chmod(0o711)
+            self._data.mkdir(mode=0o700)
+            os.chown(self._data, self._user, self._user)
+            self._make_runnable()
 
     def _answers(self, deadline: float) -> bool:
         while time.monotonic() < deadline:
@@ -211,6 +237,20 @@ def postgres_server(options: dict[str, str] | None = None) -> Iterator[PostgresS
     server = PostgresServer(directory, options)
     try:
         server.make()
+        server.start()
+        yield server
+    finally:
+        server.stop(signal.SIGKILL)
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def standby_of(primary: PostgresServer, options: dict[str, str] | None = None) -> Iterator[PostgresServer]:
+    """A server that follows another one's log; `pg_promote()` makes it a primary server."""
+    directory = Path(tempfile.mkdtemp(prefix="aicp-pg-"))
+    server = PostgresServer(directory, options)
+    try:
+        server.copy(primary)
         server.start()
         yield server
     finally:

@@ -358,6 +358,10 @@ class Replicas(Protocol):
         It may turn true again, and then nothing was lost.
         """
 
+    @property
+    def can_record(self) -> bool:
+        """True while every part that writes to the record could do so at its last use, seconds ago at most."""
+
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Have `callback` called whenever this one was declared dead, all its chains having other owners from then on.
 

@@ -33,6 +33,10 @@ class Pooler:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
 
+    def turn_to(self, server: PostgresServer) -> None:
+        """Hand what comes from now on to sessions of another server, also for clients that are connected."""
+        self._target = server.port
+
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
@@ -47,12 +51,8 @@ class Pooler:
         sessions: list[Stream] = []
         try:
             startup = await _packet(reader)
-            for _ in range(2):
-                sessions.append(await asyncio.open_connection("127.0.0.1", self._target))
-                sessions[-1][1].write(startup)
-            greetings = [await _until_ready(session[0]) for session in sessions]
-            writer.write(greetings[0])
-            await self._take_turns(reader, writer, sessions)
+            writer.write(await self._connect(startup, sessions))
+            await self._take_turns(reader, writer, startup, sessions)
         except (OSError, EOFError, asyncio.CancelledError):
             pass
         finally:
@@ -61,12 +61,29 @@ class Pooler:
                 each.transport.abort()
             writer.transport.abort()
 
+    async def _connect(self, startup: bytes, sessions: list[Stream]) -> bytes:
+        """Make two sessions in place of those there are; what the server said to the first."""
+        for _, each in sessions:
+            each.transport.abort()
+        sessions.clear()
+        for _ in range(2):
+            sessions.append(await asyncio.open_connection("127.0.0.1", self._target))
+            sessions[-1][1].write(startup)
+        greetings = [await _until_ready(session[0]) for session in sessions]
+        return greetings[0]
+
     async def _take_turns(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sessions: list[Stream]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, startup: bytes, sessions: list[Stream]
     ) -> None:
+        connected_to = self._target
         while True:
-            for from_session, to_session in sessions:
-                to_session.write(await _some(reader))
+            for turn in range(2):
+                first = await _some(reader)
+                if connected_to != self._target:
+                    connected_to = self._target
+                    await self._connect(startup, sessions)
+                from_session, to_session = sessions[turn]
+                to_session.write(first)
                 pumping = asyncio.create_task(_pump(reader, to_session))
                 try:
                     while True:

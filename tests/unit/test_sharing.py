@@ -83,7 +83,7 @@ class Here(Registry):
         self.ains.put(agent("a"))
         self.bulletin = Bulletin()
         self.alive: Sequence[Replica] = (HERE, THERE)
-        self.is_sure = True
+        self.is_sure = self.can_record = True
         self.missed_at: list[float] = []
         self.obeyed: list[Order] = []
         self.outbox = Outbox(self.board, self.scheduler)

@@ -162,8 +162,9 @@ class Node:
 
     @property
     def has_lost_database(self) -> bool:
-        """True while a shared database does not answer, and so nothing can be accepted; it ends by itself."""
-        return self._has_started and self.stores.replicas is not None and not self.stores.replicas.is_sure
+        """True while a shared database takes no writes, and so nothing can be accepted; it ends by itself."""
+        replicas = self.stores.replicas
+        return self._has_started and replicas is not None and not (replicas.is_sure and replicas.can_record)
 
     async def __aenter__(self) -> Self:
         """Start: open the database, take in again the agents it knows, and go on with what is unfinished.

@@ -128,7 +128,7 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
     journal = PostgresJournal(database)
     api_keys, audit_log = PostgresApiKeys(database), PostgresAuditLog(database)
-    orders, bulletin = PostgresOrders(database, clock=clock), PostgresBulletin(database, unseal=unseal)
+    orders, bulletin = PostgresOrders(database), PostgresBulletin(database, unseal=unseal)
     return Stores(
         "postgresql", database.place, journal, api_keys, audit_log, registrations, orders, database.replicas, bulletin,
         PostgresClockRecord(database),

@@ -27,6 +27,9 @@ _HARMLESS = frozenset({
 _PROTECTING = frozenset({"channel_binding", "require_auth", "requirepeer", "requiressl", "sslcertmode"})
 """Parameters of libpq that protect, and that AICP's driver does not know: to ignore one would be to lie."""
 
+_OURS = frozenset({"connect_timeout", "target_session_attrs"})
+"""Parameters that AICP heeds itself: how long a connection may take, and that its server takes writes."""
+
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _PROTECTS_NOT = frozenset({"", "0", "allow", "disable", "prefer"})
 
@@ -49,6 +52,25 @@ class PostgresAddress(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         """As people may see it."""
         return f"PostgresAddress({self.place})"
+
+
+def urls_of(address: PostgresAddress) -> list[str]:
+    """The URL of each of the hosts that an address names, in their order; most name one."""
+    parts = urllib.parse.urlsplit(address.url)
+    before, at, where = parts.netloc.rpartition("@")
+    if "," in where:
+        return [parts._replace(netloc=f"{before}{at}{host}").geturl() for host in where.split(",")]
+    params = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+    hosts, ports = params.get("host", "").split(","), params.get("port", "").split(",")
+    if len(hosts) == 1 or len(ports) not in {1, len(hosts)}:
+        return [address.url]
+    ports = ports if len(ports) == len(hosts) else ports * len(hosts)
+    return [_with_host(address.url, {**params, "host": host}, port) for host, port in zip(hosts, ports, strict=True)]
+
+
+def _with_host(url: str, params: dict[str, str], port: str) -> str:
+    named = {**params, "port": port} if port else params
+    return f"{url.partition('?')[0]}?{urllib.parse.urlencode(named)}"
 
 
 def require_files(address: PostgresAddress) -> None:
@@ -83,8 +105,9 @@ def parse_postgres_url(url: str) -> PostgresAddress:
     if parts.fragment:
         raise SettingsError(f"The database URL has a bare '#': write %23 for it; {_FORM}.")
     _refuse_protection(params)
+    _refuse_standbys(params)
     timeout_s = _connect_timeout_s(params)
-    known = {name: value for name, value in params.items() if name not in _HARMLESS | _PROTECTING | {"connect_timeout"}}
+    known = {name: value for name, value in params.items() if name not in _HARMLESS | _PROTECTING | _OURS}
     # Not `urlunsplit`, which drops the slashes of a URL without a host.
     query = f"?{urllib.parse.urlencode(known)}" if known else ""
     files = {name: params[name] for name in _FILES if params.get(name)}
@@ -98,6 +121,15 @@ def _refuse_protection(params: Mapping[str, str]) -> None:
                 f"The database URL asks for {name}, which AICP's driver cannot give: leave it out; sslmode=verify-full "
                 "makes sure who the server is."
             )
+
+
+def _refuse_standbys(params: Mapping[str, str]) -> None:
+    asked = params.get("target_session_attrs", "")
+    if asked in {"read-only", "standby", "prefer-standby"}:
+        raise SettingsError(
+            f"The database URL asks for target_session_attrs={asked}, and AICP writes: leave it out; of several hosts "
+            "the one that takes writes is used."
+        )
 
 
 def _connect_timeout_s(params: Mapping[str, str]) -> float:

@@ -1,10 +1,9 @@
 """Takes over the unfinished chains of replicas that died, some at a time; several replicas share them out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
-from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
 from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
@@ -27,7 +26,7 @@ _CLAIM = """
         WHERE died_at IS NOT NULL AND EXISTS (SELECT 1 FROM me)
     ), doubted AS MATERIALIZED (
         SELECT number, owner, ended_at FROM chains WHERE chain_id = ANY($3::text[]) AND EXISTS (SELECT 1 FROM me)
-        ORDER BY chain_id FOR NO KEY UPDATE
+        ORDER BY chain_id FOR NO KEY UPDATE SKIP LOCKED
     ), own AS (SELECT number FROM doubted WHERE owner = $1 AND ended_at IS NULL
     ), few AS (
         SELECT number FROM (
@@ -35,13 +34,17 @@ _CLAIM = """
         ) AS counted
         WHERE before < $4 ORDER BY number LIMIT greatest($2 - (SELECT count(*) FROM own), 0)
     )
-    UPDATE chains SET owner = $1, epoch = greatest(epoch, epoch_min) + 1, epoch_min = greatest(epoch, epoch_min) + 1
+    UPDATE chains SET owner = $1, epoch = epoch + 1
     FROM (SELECT number FROM few UNION SELECT number FROM own) AS taken WHERE chains.number = taken.number
     RETURNING chains.chain_id
 """
+_STILL_OWN = "SELECT chain_id FROM chains WHERE owner = $1 AND ended_at IS NULL AND chain_id = ANY($2::text[])"
 _BURY = """
-    DELETE FROM replicas WHERE died_at < clock_timestamp() - interval '1 minute'
-        AND NOT EXISTS (SELECT 1 FROM chains WHERE owner = replicas.number AND ended_at IS NULL)
+    DELETE FROM replicas WHERE number IN (
+        SELECT number FROM replicas WHERE died_at < clock_timestamp() - interval '1 minute'
+            AND NOT EXISTS (SELECT 1 FROM chains WHERE owner = replicas.number AND ended_at IS NULL)
+        FOR UPDATE SKIP LOCKED
+    )
 """
 
 
@@ -50,13 +53,15 @@ class Claimed(msgspec.Struct, frozen=True):
 
     Attributes:
         chain_ids: Of all chains that are this replica's now.
-        records: Those that are intact.
-        damaged: How each of the others is damaged, which is left as it is.
+        records: Those that can be read.
+        unreadable: Why each of the others is left as it is.
+        locked: The chains in doubt that are this replica's, and that another session has locked: still in doubt.
     """
 
     chain_ids: list[str]
     records: list[ChainRecord]
-    damaged: list[RecordDamaged]
+    unreadable: list[str]
+    locked: list[str]
 
 
 async def claim_chains(connection: Connection, number: int, limit: int, doubts: Sequence[str]) -> Claimed:
@@ -70,10 +75,16 @@ async def claim_chains(connection: Connection, number: int, limit: int, doubts: 
     """
     rows = await connection.fetch(_CLAIM, number, max(1, limit), list(doubts), TASKS_AT_ONCE_MAX)
     chain_ids = [chain_id for (chain_id,) in rows]
+    locked = await _still_own(connection, number, set(doubts).difference(chain_ids))
     if not chain_ids:
         await connection.execute(_BURY)
-        return Claimed([], [], [])
+        return Claimed([], [], [], locked)
     # A statement of its own: it sees what the last owner recorded while this one waited for its lock.
     found = list(decode_records(await connection.fetch(OF_CHAINS, chain_ids)))
     records = [each for each in found if isinstance(each, ChainRecord)]
-    return Claimed(chain_ids, records, [each for each in found if isinstance(each, RecordDamaged)])
+    return Claimed(chain_ids, records, [str(each) for each in found if not isinstance(each, ChainRecord)], locked)
+
+
+async def _still_own(connection: Connection, number: int, left: Collection[str]) -> list[str]:
+    rows = await connection.fetch(_STILL_OWN, number, list(left)) if left else ()
+    return [chain_id for (chain_id,) in rows]

@@ -5,9 +5,9 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from aicp.errors import SettingsError, StorageError
-from aicp.storage.damage import DamageReports, OnDamage
+from aicp.errors import AicpError, StorageError
 from aicp.storage.postgres_address import PostgresAddress, parse_postgres_url
+from aicp.storage.postgres_faults import is_read_only
 from aicp.storage.postgres_lease import LEASE_S, RENEW_EVERY_S
 from aicp.storage.postgres_replicas import PostgresReplicas
 from aicp.storage.postgres_schema import UpgradedSchema, upgrade_schema
@@ -27,7 +27,8 @@ class PostgresDatabase:
     """One database, shared with other processes that do the same.
 
     Journal, registrations and replicas share it. It may be opened again after it was closed. It holds at most seven
-    connections: one that writes, one with this replica's lock, one that watches a peer, and up to four for the rest.
+    connections: one that writes, one with this replica's lease and lock, one that watches a peer, and up to four for
+    the rest. Each is replaced every 5 minutes, and all are when the server turns out to be the wrong one.
 
     Args:
         url: `postgresql://…` as libpq takes it, or what was read from that.
@@ -38,10 +39,8 @@ class PostgresDatabase:
         write_timeout_s: How long a transaction of the journal may take, seconds.
         timeout_s: How long anything else may take, seconds.
         on_commit: Told of each transaction of the journal: its seconds, and how many writes shared it.
-        on_damage: Called with each row that was found damaged, once.
 
     Attributes:
-        damage: Reports damaged rows.
         place: For people: no user, no password.
         sessions: For everything but the writes of the journal.
         replicas: This process among its peers.
@@ -62,18 +61,17 @@ class PostgresDatabase:
         write_timeout_s: float = WRITE_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
         on_commit: Callable[[float, int], None] | None = None,
-        on_damage: OnDamage | None = None,
     ) -> None:
-        self.damage = DamageReports(on_damage)
         address = parse_postgres_url(url) if isinstance(url, str) else url
         self.place = address.place
         self._open_wait_s = open_wait_s
         self._server = PostgresServer(address)
         self.sessions = Sessions(self._server, timeout_s=timeout_s)
         self.replicas = PostgresReplicas(
-            self._server, self.sessions, self.damage, name=name, lease_s=lease_s, renew_every_s=renew_every_s
+            self._server, self.sessions, name=name, lease_s=lease_s, renew_every_s=renew_every_s
         )
         self.writer = GroupWriter(self._server, self.replicas, timeout_s=write_timeout_s, on_commit=on_commit)
+        self.replicas.watch_writer(lambda: self.writer.is_well)
         self._is_open = False
 
     async def open(self) -> None:
@@ -138,9 +136,9 @@ class PostgresDatabase:
         while True:
             try:
                 return await self._server.look()
-            except SettingsError:
-                raise
-            except StorageError:
-                if loop.time() >= give_up_at:
+            except AicpError as error:
+                # A standby may be about to become the primary server.
+                may_pass = isinstance(error, StorageError) or is_read_only(error.__cause__)
+                if not may_pass or loop.time() >= give_up_at:
                     raise
             await asyncio.sleep(TRY_AGAIN_S)

@@ -13,12 +13,15 @@ from aicp.errors import AicpError
 from aicp.ports import Replica
 from aicp.storage.postgres_faults import Trouble
 from aicp.storage.postgres_lease import CHANNEL, CLAIM, JUDGE_LIVES, LOCK_CLASS, SERVER_LIFE
-from aicp.storage.postgres_server import Connection, Link, PostgresServer
+from aicp.storage.postgres_link import Link
+from aicp.storage.postgres_server import Connection, PostgresServer
 
 GRACE_S = 0.05
 """A process whose connection was cut, rather than itself, is back within this time."""
 
 LOOK_AGAIN_S = 0.1
+WAIT_S_MAX = 60.0
+"""How long it waits for a lock at a time, seconds; in between its connection may be replaced."""
 TIMEOUT_S = 2.0
 CLOSE_WAIT_S = 1.0
 
@@ -113,14 +116,15 @@ class DeathWatch:
                 await self._pause()
 
     async def _lock_is_free(self, connection: Connection, number: int) -> bool:
-        """Wait for the lock of a replica; False when another one is to be watched instead."""
+        """Wait for the lock of a replica; False when another one is to be watched instead, and once a minute."""
         waiting = asyncio.ensure_future(connection.fetch(_WAIT, number))
         retargeting = asyncio.ensure_future(self._retargeted.wait())
         try:
-            await asyncio.wait([waiting, retargeting], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([waiting, retargeting], return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_S_MAX)
             if not waiting.done():
                 return False
-            waiting.result()
+            with self._server.suspecting():
+                waiting.result()
             return True
         finally:
             for each in (waiting, retargeting):

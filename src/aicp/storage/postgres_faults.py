@@ -17,6 +17,8 @@ _TOO_FEW_RIGHTS = (
     "the user has too few rights: let it own the database, or grant it CREATE on the schema and all on its tables"
 )
 
+_READ_ONLY = "it is read-only, as a standby is: name the primary server"
+
 _ANOTHER_HOST = "the server's certificate is for another host: name the server in the URL as its certificate does"
 _NOT_TRUSTED = "the server's certificate is not trusted: check sslrootcert of the URL"
 _NO_TLS = "the server offers no TLS: switch it on there, or ask for none with sslmode=disable"
@@ -31,7 +33,8 @@ _OF_SETTINGS: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.InvalidCatalogNameError, "there is no such database: make it with `createdb`, or check the URL's path"),
     (asyncpg.InvalidSchemaNameError, "there is no schema to make tables in: check the user's search_path"),
     (asyncpg.InsufficientPrivilegeError, _TOO_FEW_RIGHTS),
-    (asyncpg.ReadOnlySQLTransactionError, "it is read-only, as a standby is: name the primary server"),
+    (asyncpg.ReadOnlySQLTransactionError, _READ_ONLY),
+    (asyncpg.TargetServerAttributeNotMatched, _READ_ONLY),
     (asyncpg.ClientConfigurationError, "its URL cannot be used"),
     (asyncpg.CantChangeRuntimeParamError, "its URL has a parameter that the server does not take"),
     (asyncpg.UndefinedObjectError, "its URL has a parameter that the server does not know"),
@@ -44,6 +47,7 @@ _PASSING: tuple[tuple[type[BaseException], str], ...] = (
     (asyncpg.TooManyConnectionsError, "no connection is free: raise max_connections, or run fewer replicas"),
     (asyncpg.DiskFullError, f"the server's disk is full: free some space; {_NOT_ACKNOWLEDGED}"),
     (asyncpg.OutOfMemoryError, "the server ran out of memory: give it more, or submit smaller work"),
+    (asyncpg.LockNotAvailableError, f"another session has locked what this needs: try again; {_NOT_ACKNOWLEDGED}"),
     (asyncpg.DeadlockDetectedError, "it was in the way of another replica: try again"),
     (asyncpg.QueryCanceledError, f"the server gave up after its time was over: try again; {_NOT_ACKNOWLEDGED}"),
     (asyncpg.ProgramLimitExceededError, "this is too large for it: at most 1 GB at a time"),
@@ -61,13 +65,40 @@ _LOST = (
     EOFError,
 )
 
+_WRONG_SERVER = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+)
+"""Errors about the server, or about its role, and not about a statement: 25006, 57P01 to 57P04."""
+
+_HELD_UP = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, asyncpg.DeadlockDetectedError)
+
 Trouble = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, EOFError)
 """What the driver raises; everything else is a defect."""
 
 
 def is_lost(error: BaseException) -> bool:
     """True when the connection is gone, or what state it is in is unknown, so that a fresh one is needed."""
-    return isinstance(error, _LOST)
+    return isinstance(error, _LOST) and not is_held_up(error)
+
+
+def is_held_up(error: BaseException) -> bool:
+    """True when a lock, or the server's own clock, ended a statement: it is undone, and its connection is sound."""
+    return isinstance(error, _HELD_UP)
+
+
+def is_read_only(error: BaseException | None) -> bool:
+    """True when a server refused to write at all: it is a standby, or was made read-only."""
+    return isinstance(error, asyncpg.ReadOnlySQLTransactionError | asyncpg.TargetServerAttributeNotMatched)
+
+
+def is_wrong_server(error: BaseException) -> bool:
+    """True when an error is about this server and not about the statement: no connection is to be kept."""
+    # A server that ends a session says why, and the driver raises that as the cause.
+    return isinstance(error, _WRONG_SERVER) or isinstance(error.__cause__, _WRONG_SERVER)
 
 
 def is_of_settings(error: BaseException) -> bool:
@@ -86,6 +117,13 @@ def storage_error(error: BaseException, place: str) -> AicpError:
     if isinstance(error, msgspec.MsgspecError):
         return StorageError(f"The database {place} holds what this version of AICP cannot read ({_detail(error)}).")
     return StorageError(_told(error, place))
+
+
+def in_use_error(error: BaseException, place: str) -> AicpError:
+    """What to raise when no connection could be made for a database in use: what was right once may be right again."""
+    if isinstance(error, SettingsError):
+        return StorageError(str(error))
+    return storage_error(error, place)
 
 
 def opening_error(error: BaseException, place: str) -> AicpError:

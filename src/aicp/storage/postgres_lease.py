@@ -7,16 +7,19 @@ by the database's clock, or once the session that held the replica's advisory lo
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from aicp.errors import AicpError, StorageError
 from aicp.ports import Replica
-from aicp.storage.postgres_faults import Trouble, storage_error
-from aicp.storage.postgres_server import Connection, Link, PostgresServer
+from aicp.storage.postgres_faults import Trouble, is_lost, storage_error
+from aicp.storage.postgres_link import Link
+from aicp.storage.postgres_server import Connection, Patience, PostgresServer
 from aicp.storage.sqlite_schema import REVISIONS
 
 LEASE_S = 3.0
@@ -61,7 +64,7 @@ _RENEW = f"""
         )
         RETURNING number
     )
-    SELECT EXISTS (SELECT 1 FROM renewed) AS is_alive, pg_backend_pid() AS pid,
+    SELECT EXISTS (SELECT 1 FROM renewed) AS is_alive, pg_backend_pid() AS pid, {SERVER_LIFE} AS life,
         (SELECT count(pg_notify({CHANNEL}, '{CLAIM}')) FROM expired) AS expired,
         ARRAY(
             SELECT row(number, name) FROM replicas
@@ -83,8 +86,22 @@ _POOLED = (
 _log = logging.getLogger(__name__)
 
 
+class Standing(msgspec.Struct, frozen=True):
+    """This process among its peers.
+
+    Attributes:
+        number: Of this replica; 0 while it has none.
+        alive: All that are alive, oldest first, this one included.
+    """
+
+    number: int = 0
+    alive: tuple[Replica, ...] = ()
+
+
 class Lease:
     """Keeps this process alive in the eyes of its peers, from `join` to `leave`. For one event loop.
+
+    `is_sure`, `may_judge`, `keeps_sessions` and `standing` may be read by any thread.
 
     While it cannot reach the database it is not sure to be alive; when it comes back before anybody declared it dead,
     it goes on as if nothing had been. Declared dead, it says so once and joins again under a new number.
@@ -92,9 +109,11 @@ class Lease:
     Args:
         server: Has the database.
         name: For people.
-        on_change: Called when peers came or went, or there is something to claim.
+        on_change: Called when this replica has another number, peers came or went, or something is left to claim.
         on_lost: Called when this replica was declared dead.
+        on_news: Called when there may be something to claim or to cancel.
         on_notice: Called when a replica told the others something.
+        may_renew: False while the lease is to run out, since the process does not work.
         lease_s: How long it counts as alive after each sign of life, seconds.
         renew_every_s: How often it gives one, seconds.
     """
@@ -104,9 +123,11 @@ class Lease:
         server: PostgresServer,
         name: str,
         *,
-        on_change: Callable[[], None],
+        on_change: Callable[[Standing], None],
         on_lost: Callable[[], None],
+        on_news: Callable[[], None],
         on_notice: Callable[[], None],
+        may_renew: Callable[[], bool] = lambda: True,
         lease_s: float = LEASE_S,
         renew_every_s: float = RENEW_EVERY_S,
     ) -> None:
@@ -114,12 +135,15 @@ class Lease:
         self._name = name
         self._on_change = on_change
         self._on_lost = on_lost
+        self._on_news = on_news
         self._on_notice = on_notice
+        self._may_renew = may_renew
         self._lease_s = lease_s
         self._renew_every_s = renew_every_s
-        self._link = Link(server, self._prepare)
+        self._link = Link(server, self._prepare, Patience(RENEW_TIMEOUT_S))
         self._number = 0
-        self._alive: tuple[Replica, ...] = ()
+        self._standing = Standing()
+        self._life: str | None = None
         self._sure_until = 0.0
         self._in_touch_since: float | None = None
         self._was_away = False
@@ -129,14 +153,9 @@ class Lease:
         self._keeping: asyncio.Task[None] | None = None
 
     @property
-    def number(self) -> int:
-        """Of this replica, as it lives now; 0 while it has none."""
-        return self._number
-
-    @property
-    def alive(self) -> tuple[Replica, ...]:
-        """Who lived at the last look, oldest first, this one included."""
-        return self._alive
+    def standing(self) -> Standing:
+        """As of the last renewal; without a number and peers while this replica is not alive."""
+        return self._standing
 
     @property
     def keeps_sessions(self) -> bool:
@@ -146,14 +165,16 @@ class Lease:
     @property
     def is_sure(self) -> bool:
         """True while nobody can have declared this replica dead because its lease ran out."""
-        return bool(self._number) and asyncio.get_running_loop().time() < self._sure_until
+        sure_until = self._sure_until
+        return bool(self._number) and time.monotonic() < sure_until
 
     @property
     def may_judge(self) -> bool:
         """True unless this replica was out of touch itself, now or less than a lease ago: others may just come back."""
-        if self._in_touch_since is None:
+        since = self._in_touch_since
+        if since is None:
             return False
-        return not self._was_away or asyncio.get_running_loop().time() - self._in_touch_since >= self._lease_s
+        return not self._was_away or time.monotonic() - since >= self._lease_s
 
     async def join(self) -> None:
         """Become alive.
@@ -176,7 +197,7 @@ class Lease:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
             self._keeping = None
-        number, self._number, self._sure_until = self._number, 0, 0.0
+        number, self._number, self._sure_until, self._standing = self._number, 0, 0.0, Standing()
         try:
             if number:
                 await self._server.fetch(await self._link.connection(), _LEAVE, number, timeout_s=LEAVE_WAIT_S)
@@ -189,10 +210,20 @@ class Lease:
         """Renew, and look who is alive, now."""
         self._wake.set()
 
+    def doubt_server(self) -> None:
+        """Renew now, on another connection: the one there is may lead to a server that is the wrong one by now."""
+        self._link.doubt()
+        self._wake.set()
+
     async def _keep(self) -> None:
         is_well = True
         while True:
             await self._pause(self._renew_every_s if is_well else TRY_AGAIN_S)
+            if not self._may_renew():
+                if is_well:
+                    _log.error("the lease of replica %d runs out: the event loop of this process stands", self._number)
+                is_well = False
+                continue
             was_well, is_well = is_well, await self._tried_to_renew(is_well)
             if is_well and not was_well:
                 _log.info("the database %s answers again", self._server.place)
@@ -209,7 +240,8 @@ class Lease:
         try:
             await self._renew()
         except (AicpError, *Trouble) as error:
-            self._link.drop()
+            if is_lost(error) or isinstance(error, AicpError):
+                self._link.drop()
             self._lose_touch()
             if was_well:
                 _log.warning("the lease cannot be renewed, trying on: %s", storage_error(error, self._server.place))
@@ -221,7 +253,7 @@ class Lease:
         return True
 
     async def _renew(self) -> None:
-        now = asyncio.get_running_loop().time
+        now = time.monotonic
         if self._in_touch_since is not None and now() > self._sure_until:
             # This process was paused. Others may have been held up as well: nobody is declared dead for a while.
             self._lose_touch()
@@ -276,18 +308,22 @@ class Lease:
             await connection.execute(_LOCKED, number)
 
     def _look_at(self, found: asyncpg.Record) -> None:
-        alive = tuple(Replica(number, name) for number, name in found["alive"])
+        if self._life is not None and found["life"] != self._life:
+            # Restarted, or another one that took its place: connections to what it was are good for nothing.
+            self._server.on_doubt()
+        self._life = found["life"] or self._life
+        standing = Standing(self._number, tuple(Replica(number, name) for number, name in found["alive"]))
         if self._pid and found["pid"] != self._pid and self._keeps_sessions:
             _log.warning("the database %s does not keep sessions: from now on, leases alone count", self._server.place)
             self._keeps_sessions = False
         self._pid = found["pid"]
-        if alive != self._alive or found["expired"]:
-            self._alive = alive
-            self._on_change()
+        if standing != self._standing or found["expired"]:
+            self._standing = standing
+            self._on_change(standing)
 
     def _lost(self) -> None:
         number, self._number, self._sure_until = self._number, 0, 0.0
-        self._alive = ()
+        self._standing = Standing()
         self._link.drop()
         _log.warning("replica %d was declared dead by a peer: its chains have other owners, it joins again", number)
         self._on_lost()
@@ -302,7 +338,7 @@ class Lease:
             return
         if told[-1] == MEMBERS:
             self._wake.set()
-        self._on_change()
+        self._on_news()
 
 
 def no_number_error(place: str) -> StorageError:

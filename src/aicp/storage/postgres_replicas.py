@@ -4,48 +4,46 @@ import asyncio
 import os
 import platform
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from aicp.errors import RecordDamaged
 from aicp.ports import Replica
-from aicp.storage.damage import DamageReports, decoded
 from aicp.storage.postgres_death_watch import DeathWatch
-from aicp.storage.postgres_lease import CANCEL, CHANNEL, LEASE_S, RENEW_EVERY_S, Lease, no_number_error
+from aicp.storage.postgres_lease import CANCEL, CHANNEL, LEASE_S, RENEW_EVERY_S, Lease, Standing, no_number_error
+from aicp.storage.postgres_lease_thread import Coalesced, LeaseThread
 from aicp.storage.postgres_server import PostgresServer
 from aicp.storage.postgres_sessions import Sessions
-from aicp.storage.row_checksums import checksum, described, is_intact
 
 ASKED_AT_ONCE_MAX = 1_000
 
 _ASK = f"""
     WITH asked AS (
-        INSERT INTO cancel_requests (chain_id, at, checksum)
-        SELECT chain_id, clock_timestamp(), $2::bigint FROM chains WHERE chain_id = $1 AND ended_at IS NULL
+        INSERT INTO cancel_requests (chain_id, at)
+        SELECT chain_id, clock_timestamp() FROM chains WHERE chain_id = $1 AND ended_at IS NULL
         ON CONFLICT (chain_id) DO UPDATE SET at = cancel_requests.at RETURNING chain_id
     )
     SELECT pg_notify({CHANNEL}, '{CANCEL}') FROM asked
 """  # noqa: S608 - constants
-# What is forgotten is looked at as well: a damaged id is that of no chain.
 _ASKED = f"""
     WITH forgotten AS (
-        DELETE FROM cancel_requests
-        WHERE NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = cancel_requests.chain_id AND ended_at IS NULL)
-        RETURNING chain_id, checksum
-    ), asked AS (
-        SELECT chain_id, cancel_requests.checksum FROM cancel_requests JOIN chains USING (chain_id)
-        WHERE owner = $1 AND ended_at IS NULL ORDER BY at LIMIT {ASKED_AT_ONCE_MAX}
+        DELETE FROM cancel_requests WHERE chain_id IN (
+            SELECT chain_id FROM cancel_requests
+            WHERE NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = cancel_requests.chain_id AND ended_at IS NULL)
+            FOR UPDATE SKIP LOCKED
+        )
     )
-    SELECT chain_id, checksum, TRUE FROM asked UNION ALL SELECT chain_id, checksum, FALSE FROM forgotten
+    SELECT chain_id FROM cancel_requests JOIN chains USING (chain_id)
+    WHERE owner = $1 AND ended_at IS NULL ORDER BY at LIMIT {ASKED_AT_ONCE_MAX}
 """  # noqa: S608 - a constant
 
 
 class PostgresReplicas:
     """This process, and its peers on one database.
 
+    The lease is renewed by a thread of its own on a connection of its own: neither a held event loop nor a write that
+    waits holds it up. What it finds arrives in the event loop in its order.
+
     Args:
         server: Has the database.
         sessions: For questions.
-        damage: Takes damaged rows.
         name: For people; host and process when left out.
         lease_s: How long a replica counts as alive after each sign of life, seconds.
         renew_every_s: How often it gives one, seconds.
@@ -55,7 +53,6 @@ class PostgresReplicas:
         self,
         server: PostgresServer,
         sessions: Sessions,
-        damage: DamageReports,
         *,
         name: str = "",
         lease_s: float = LEASE_S,
@@ -63,14 +60,21 @@ class PostgresReplicas:
     ) -> None:
         self._server = server
         self._sessions = sessions
-        self._damage = damage
         self._news = asyncio.Event()
         self._posted = asyncio.Event()
         self._callbacks: list[Callable[[], None]] = []
+        self._writer_is_well: Callable[[], bool] = lambda: True
+        self._standing = Standing()
+        self._thread = LeaseThread()
+        self._lease_server = server.twin()
         self._lease = Lease(
-            server, name or f"{platform.node()}:{os.getpid()}", on_change=self._changed, on_lost=self._lost,
-            on_notice=self._posted.set, lease_s=lease_s, renew_every_s=renew_every_s,
+            self._lease_server, name or f"{platform.node()}:{os.getpid()}", on_change=self._in_loop(self._changed),
+            on_lost=self._in_loop(self._lost), on_news=Coalesced(self._thread.tell, self._news.set),
+            on_notice=Coalesced(self._thread.tell, self._posted.set), may_renew=self._thread.owner_works,
+            lease_s=lease_s, renew_every_s=renew_every_s,
         )  # fmt: skip
+        server.on_doubt = lambda: self._thread.do(self._lease.doubt_server)
+        self._lease_server.on_doubt = self._in_loop(server.cut_all)
         self._watch = DeathWatch(server, self._peer_died, lambda: self._lease.may_judge)
 
     @property
@@ -80,24 +84,33 @@ class PostgresReplicas:
         Raises:
             StorageError: It has none: it was declared dead and joins again, or the journal is not open.
         """
-        if not self._lease.number:
+        if not self._standing.number:
             raise no_number_error(self._server.place)
-        return self._lease.number
+        return self._standing.number
 
     @property
     def living_number(self) -> int:
         """As `number`, but 0 when it has none."""
-        return self._lease.number
+        return self._standing.number
 
     @property
     def alive(self) -> Sequence[Replica]:
         """Who lives, oldest first, this one included, as known a second ago."""
-        return self._lease.alive
+        return self._standing.alive
 
     @property
     def is_sure(self) -> bool:
         """True while nobody can have taken this one's chains for want of a sign of life."""
-        return self._lease.is_sure
+        return bool(self._standing.number) and self._lease.is_sure
+
+    @property
+    def can_record(self) -> bool:
+        """True while the writer, the sessions and the lease could all write at their last use, seconds ago at most."""
+        return self.is_sure and self._sessions.is_well and self._writer_is_well()
+
+    def watch_writer(self, is_well: Callable[[], bool]) -> None:
+        """Ask a writer, too, whether it could write."""
+        self._writer_is_well = is_well
 
     def when_lost(self, callback: Callable[[], None]) -> None:
         """Have `callback` called whenever this one was declared dead; it joins again by itself."""
@@ -109,18 +122,26 @@ class PostgresReplicas:
         Raises:
             AicpError: The database cannot be reached or used.
         """
-        await self._lease.join()
+        self._lease_server.resemble(self._server)
+        await self._thread.start()
+        await self._thread.run(self._lease.join())
+        self._changed(self._lease.standing)
         if self._lease.keeps_sessions:
             self._watch.start()
 
     async def leave(self) -> None:
         """Hand over: be alive no more, and tell the others. Bounded in time."""
         await self._watch.stop()
-        await self._lease.leave()
+        if self._thread.is_up:
+            try:
+                await self._thread.run(self._lease.leave())
+            finally:
+                await self._thread.stop()
+        self._standing = Standing()
 
     def doubt_own_life(self) -> None:
         """Something was refused as from a dead replica: find out now."""
-        self._lease.look_soon()
+        self._thread.do(self._lease.look_soon)
 
     async def until_news(self, timeout_s: float) -> None:
         """Return when there may be chains to claim or requests to cancel, after `timeout_s` at the latest."""
@@ -136,38 +157,35 @@ class PostgresReplicas:
         Raises:
             StorageError: It could not be recorded.
         """
-        return bool(await self._sessions.execute(_ASK, chain_id, checksum(chain_id)))
+        return bool(await self._sessions.execute(_ASK, chain_id))
 
     async def asked_cancels(self) -> Sequence[str]:
-        """The unfinished chains of this replica that somebody asked to cancel. Damaged rows are reported and left out.
+        """The unfinished chains of this replica that somebody asked to cancel.
 
         Raises:
             StorageError: They could not be read, or this replica is not alive.
         """
-        rows = await self._sessions.execute(_ASKED, self.number)
-        found = self._damage.intact([decoded(partial(_request, chain_id, stored)) for chain_id, stored, _ in rows])
-        asked = {chain_id for chain_id, _, is_asked in rows if is_asked}
-        return [chain_id for chain_id in found if chain_id in asked]
+        return [chain_id for (chain_id,) in await self._sessions.execute(_ASKED, self.number)]
 
-    def _changed(self) -> None:
-        self._watch.aim(self._lease.number, self._lease.alive)
+    def _in_loop(self, function: Callable[..., None]) -> Callable[..., None]:
+        """The same, for the lease's thread: done in the event loop, in the order of the calls."""
+        return lambda *args: self._thread.tell(function, *args)
+
+    def _changed(self, standing: Standing) -> None:
+        self._standing = standing
+        self._watch.aim(standing.number, standing.alive)
         self._news.set()
         self._posted.set()
 
     def _peer_died(self) -> None:
-        self._lease.look_soon()
+        self._thread.do(self._lease.look_soon)
         self._news.set()
 
     def _lost(self) -> None:
+        self._standing = Standing()
         self._watch.aim(0, ())
         for callback in self._callbacks:
             callback()
-
-
-def _request(chain_id: str, stored: int | None) -> str:
-    if not is_intact(stored, chain_id):
-        raise RecordDamaged("cancel_requests", described(chain_id), "its checksum is another")
-    return chain_id
 
 
 async def _happened(event: asyncio.Event, timeout_s: float) -> None:

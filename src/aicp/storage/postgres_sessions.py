@@ -1,23 +1,28 @@
 """A few connections for everything but the writes that share transactions: first come, first served."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from aicp.errors import StorageError
-from aicp.storage.postgres_faults import Trouble, is_lost, storage_error
-from aicp.storage.postgres_server import Connection, PostgresServer, Rows, close_connection
+from aicp.storage.postgres_faults import Trouble, is_lost, is_read_only, storage_error
+from aicp.storage.postgres_server import Connection, Patience, PostgresServer, Rows, close_connection
 
 T = TypeVar("T")
 
 SESSIONS_MAX = 4
+WRITING_MAX = 2
+"""How many of them may write: a write may wait for a lock, and a read waits for none."""
 TIMEOUT_S = 10.0
 CLOSE_WAIT_S = 2.0
 
 
 class Sessions:
-    """At most four connections, made when needed and kept. For one event loop.
+    """At most four connections, made when needed and kept for some minutes. For one event loop.
+
+    At most two of them write at a time, so that locks that others hold keep nobody from reading.
 
     Args:
         server: Makes them.
@@ -27,9 +32,17 @@ class Sessions:
     def __init__(self, server: PostgresServer, *, timeout_s: float = TIMEOUT_S) -> None:
         self._server = server
         self._timeout_s = timeout_s
+        self._patience = Patience(timeout_s)
         self._turns = asyncio.Semaphore(SESSIONS_MAX)
+        self._writing_turns = asyncio.Semaphore(WRITING_MAX)
         self._idle: deque[Connection] = deque()
         self._is_closed = True
+        self._is_well = True
+
+    @property
+    def is_well(self) -> bool:
+        """False after the last use failed since no server that takes writes could be reached, until one succeeds."""
+        return self._is_well
 
     def open(self) -> None:
         """Take what comes from now on."""
@@ -43,14 +56,14 @@ class Sessions:
         """
         had_kept = bool(self._idle)
         try:
-            return await self.execute(sql, *args)
+            return await self._read(sql, *args)
         except StorageError as error:
             if not (had_kept and error.__cause__ is not None and is_lost(error.__cause__)):
                 raise
             if isinstance(error.__cause__, TimeoutError):
                 raise
         self._drop_idle()
-        return await self.execute(sql, *args)
+        return await self._read(sql, *args)
 
     async def execute(self, sql: str, *args: Any) -> Rows:
         """The rows of a statement, in a transaction of its own.
@@ -58,22 +71,12 @@ class Sessions:
         Raises:
             AicpError: It could not be done; when the connection was lost, it may have been.
         """
-        return await self.use(lambda connection: self._server.fetch(connection, sql, *args, timeout_s=self._timeout_s))
-
-    async def use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """What `work` does with a connection of its own. Cancelled, the connection is cut.
-
-        Raises:
-            AicpError: It could not be done.
-        """
-        try:
-            async with asyncio.timeout(self._timeout_s), self._turns:
-                return await self._use(work)
-        except Trouble as error:
-            raise storage_error(error, self._server.place) from error
+        return await self._write(lambda connection: self._fetch(connection, sql, *args))
 
     async def in_transaction(self, work: Callable[[Connection], Awaitable[T]], *, snapshot: bool = False) -> T:
-        """As `use`, all of it in one transaction; with `snapshot` it only reads, all as of one moment.
+        """What `work` does in one transaction; with `snapshot` it only reads, all as of one moment.
+
+        Cancelled, the connection is cut, and the server ends what it was doing.
 
         Raises:
             AicpError: It could not be done; when the connection was lost, it may have been.
@@ -83,7 +86,7 @@ class Sessions:
             async with self._server.transaction(connection, self._timeout_s, snapshot=snapshot):
                 return await work(connection)
 
-        return await self.use(together)
+        return await (self._use(together) if snapshot else self._write(together))
 
     async def close(self) -> None:
         """Refuse what comes from now on, and close what is idle; what is in use is cut when it is given back."""
@@ -91,7 +94,28 @@ class Sessions:
         while self._idle:
             await close_connection(self._idle.popleft(), CLOSE_WAIT_S)
 
-    async def _use(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+    async def _read(self, sql: str, *args: Any) -> Rows:
+        return await self._use(lambda connection: self._fetch(connection, sql, *args))
+
+    async def _fetch(self, connection: Connection, sql: str, *args: Any) -> Rows:
+        return await self._server.fetch(connection, sql, *args, timeout_s=self._timeout_s)
+
+    async def _write(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        return await self._use(work, self._writing_turns)
+
+    async def _use(self, work: Callable[[Connection], Awaitable[T]], *turns: asyncio.Semaphore) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s), contextlib.AsyncExitStack() as taken:
+                for turn in (*turns, self._turns):
+                    await taken.enter_async_context(turn)
+                result = await self._used(work)
+        except Trouble as error:
+            self._is_well = self._is_well and not (is_lost(error) or is_read_only(error))
+            raise storage_error(error, self._server.place) from error
+        self._is_well = True
+        return result
+
+    async def _used(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         if self._is_closed:
             raise closed_error(self._server.place)
         connection = await self._connection()
@@ -110,10 +134,14 @@ class Sessions:
     async def _connection(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
-            if not connection.is_closed():
+            if not (connection.is_closed() or self._server.is_aged(connection)):
                 return connection
             connection.terminate()
-        return await self._server.connect()
+        try:
+            return await self._server.connect(self._patience)
+        except StorageError:
+            self._is_well = False
+            raise
 
     def _give_back(self, connection: Connection) -> None:
         if self._is_closed or connection.is_closed() or connection.is_in_transaction():

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +14,6 @@ import msgspec
 
 from aicp.errors import SettingsError, StorageError
 from aicp.forks import HomeProcess
-from aicp.storage.damage import DamageReports, OnDamage
 from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_connections import Connect, connect, connect_reader, prepare_writer
@@ -60,10 +59,6 @@ class SqliteDatabase:
         connect_reader: Opens one that reads.
         on_commit: Told of each transaction: its seconds, and how many writes shared it.
         idle_s: After how long without a write the log is emptied, seconds.
-        on_damage: Called with each row that was found damaged, once.
-
-    Attributes:
-        damage: Reports damaged rows.
     """
 
     def __init__(
@@ -75,11 +70,9 @@ class SqliteDatabase:
         connect_writer: Connect = connect,
         connect_reader: Connect = connect_reader,
         on_commit: Callable[[float, int], None] | None = None,
-        on_damage: OnDamage | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self.path = path
-        self.damage = DamageReports(on_damage)
         self._idle_s = idle_s
         self._problem = ""
         self._lock_wait_s = lock_wait_s
@@ -139,13 +132,19 @@ class SqliteDatabase:
 
     async def write(self, work: Work[T], size: int = 0) -> T:
         """Have `work` done in the next transaction; see `GroupWriter.write`."""
-        with self._reporting():
+        try:
             return await self._in_use().writer.write(work, size)
+        except FileDamaged as error:
+            self._found(str(error))
+            raise
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` reads, beside the writer; see `Readers.read`."""
-        with self._reporting():
+        try:
             return await self._in_use().readers.read(work)
+        except FileDamaged as error:
+            self._found(str(error))
+            raise
 
     @property
     def wal_bytes(self) -> int:
@@ -156,16 +155,6 @@ class SqliteDatabase:
     def problem(self) -> str:
         """What was found damaged in the file since it was opened, a sentence; empty while nothing was."""
         return self._problem
-
-    @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Report what a block finds damaged: a row, or the file."""
-        try:
-            with self.damage.reporting():
-                yield
-        except FileDamaged as error:
-            self._found(str(error))
-            raise
 
     def _found(self, problem: str) -> None:
         if not self._problem:
