@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from tests.chaos.deployment import Deployment, sqlite_deployment
+from tests.chaos.deployment import Deployment, SqliteDeployment, sqlite_deployment
+from tests.chaos.flipped_bits import FlippedBits
 from tests.chaos.outages import Blackhole, CutMidCommit, Pause, PostgresKilled, RollingRestart, Slow
 from tests.chaos.postgres_deployment import PostgresDeployment, postgres_deployment
 from tests.chaos.siege import CUSTOMERS, KillNine, Outcome, Plan, Storm, besiege
@@ -25,6 +26,7 @@ STRIKES = 10
 TERMINATED = 143
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 KILL_NINE, ROLLING_RESTART, ALL = "kill-nine", "rolling-restart", "all"
+FLIPPED_BITS = "flipped-bits"
 OF_POSTGRESQL: Mapping[str, Callable[[PostgresDeployment], Storm]] = {
     KILL_NINE: lambda _: KillNine(),
     "pause": lambda _: Pause(),
@@ -34,6 +36,12 @@ OF_POSTGRESQL: Mapping[str, Callable[[PostgresDeployment], Storm]] = {
     "slow": Slow,
     "cut-mid-commit": CutMidCommit,
     ROLLING_RESTART: lambda _: RollingRestart(),
+}
+
+
+OF_SQLITE: Mapping[str, Callable[[SqliteDeployment], Storm]] = {
+    KILL_NINE: lambda _: KillNine(),
+    FLIPPED_BITS: FlippedBits,
 }
 
 
@@ -52,7 +60,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--database", choices=[SQLITE, POSTGRESQL], default=SQLITE, help="which one the servers use")
     parser.add_argument("--replicas", type=int, default=2, help="servers on one PostgreSQL database; 2 when left out")
     parser.add_argument(
-        "--storm", choices=[*OF_POSTGRESQL, ALL], default=KILL_NINE, help="all but the first: PostgreSQL"
+        "--storm",
+        choices=[*OF_POSTGRESQL, FLIPPED_BITS, ALL],
+        default=KILL_NINE,
+        help="kill-nine and flipped-bits are for SQLite, all but flipped-bits for PostgreSQL",
     )
     parser.add_argument(
         "--kills", type=int, help=f"how often; {KILLS} times kill-nine, {STRIKES} times any other storm"
@@ -60,8 +71,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of chance; a fresh one when left out")
     parser.add_argument("--customers", type=int, default=CUSTOMERS, help="chains in flight")
     asked = parser.parse_args()
-    if asked.database == SQLITE and asked.storm != KILL_NINE:
-        parser.error("storms beside kill-nine are for --database postgresql")
+    storms = OF_SQLITE if asked.database == SQLITE else {*OF_POSTGRESQL, ALL}
+    if asked.storm not in storms:
+        parser.error(f"with --database {asked.database} the storms are: {', '.join(sorted(storms))}")
     return asked
 
 
@@ -73,7 +85,7 @@ def weather(asked: argparse.Namespace, storm: str, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="aicp-chaos-") as name:
         directory = Path(name)
         if asked.database == SQLITE:
-            outcome = under(sqlite_deployment(directory), lambda _: KillNine(), directory, plan)
+            outcome = under(sqlite_deployment(directory), OF_SQLITE[storm], directory, plan)
         else:
             deployed = postgres_deployment(
                 directory, asked.replicas, with_ways=storm not in {KILL_NINE, ROLLING_RESTART}

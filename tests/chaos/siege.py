@@ -82,6 +82,8 @@ class Siege:
         backs_s: How long servers took to be back by themselves, each time the database was.
         street: Where customers ask; set once the servers are up.
         orders: Of all customers so far.
+        noted: Figures of the storm's own.
+        broken: What the storm itself found broken.
         book: Where agents write down what they execute.
     """
 
@@ -94,6 +96,8 @@ class Siege:
         self.strikes: list[Strike] = []
         self.backs_s: list[float] = []
         self.orders: list[Ordered] = []
+        self.noted = Counter[str]()
+        self.broken: list[str] = []
         self.customers: list[Customer] = []
         self._ups = [asyncio.Event() for _ in deployment.servers]
         self._starts: dict[int, asyncio.Task[None]] = {}
@@ -207,6 +211,10 @@ class KillNine:
             await siege.until_agents_work()
         await asyncio.sleep(siege.draw.uniform(0.0, ALIVE_S_MAX))
         siege.kill(place)
+        await self.start_again(siege, place)
+
+    async def start_again(self, siege: Siege, place: int) -> None:
+        """Start a server that was killed."""
         siege.start(place)
 
 
@@ -231,10 +239,10 @@ async def _besiege(deployment: Deployment, book: Path, plan: Plan, storm: Storm,
     codes = [server.stop() for server in deployment.servers]
     history = await siege.history()
     problems = await asyncio.to_thread(deployment.problems)
-    found = [*_misbehaviour(deployment, codes, problems), *unruly, *breaches(history)]
+    found = [*_misbehaviour(deployment, codes, problems), *unruly, *siege.broken, *breaches(history)]
     if plan.one_door:
         found += [f"a request failed: {told}" for told in (*siege.street.failures, *siege.street.refusals)]
-    figures = {**_figures(history), "seconds": round(lasted_s, 1)}
+    figures = {**_figures(history), **siege.noted, "seconds": round(lasted_s, 1)}
     if siege.backs_s:
         figures["seconds from the database's return to that of the last server at most"] = round(max(siege.backs_s), 2)
     street = siege.street

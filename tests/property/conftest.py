@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 STEPS = 12_000
 SEED = 20_260_101
+FAULTS = 120
 STEPS_PER_RUN = 100
 RUNS_PER_ROUND = 40
 
@@ -16,6 +17,7 @@ RUNS_PER_ROUND = 40
 def pytest_addoption(parser: pytest.Parser) -> None:
     options = parser.getgroup("property", "state machines")
     options.addoption("--steps", type=int, default=STEPS, help=f"steps of each state machine, {STEPS:,} by default")
+    options.addoption("--faults", type=int, default=FAULTS, help=f"faults in a SQLite file, {FAULTS} by default")
     options.addoption("--seed", type=int, default=SEED, help="where they begin; the same seed, the same steps")
 
 

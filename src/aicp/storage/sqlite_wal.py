@@ -110,7 +110,8 @@ class _Log:
 def find_log_damage(path: Path, *, boot_before: str = "") -> LogDamage | None:
     """Whether the log of a database lacks commits; None when it does not, or there is no log. Changes nothing.
 
-    The database may be in use: what is written meanwhile is looked at again.
+    Another process may use the database: what is written meanwhile is looked at again. This one must not: a close of
+    the index drops the locks that SQLite holds on it for the whole process.
 
     Args:
         path: The main file.
