@@ -15,7 +15,7 @@ from tests.sqlite_files import copy_of, opened
 from tests.unit.sqlite_kit import chain_ended, submitted, task_ended
 
 CHAINS, UNFINISHED = 24, 6
-LARGE = "large " * 12_000
+LARGE = "large " * 11_200
 
 
 async def fill(path: Path, *, closed: bool) -> Path:
