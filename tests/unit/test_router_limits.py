@@ -409,3 +409,42 @@ class TestAtMostOnce:
             for tried in attempts.values():
                 for outcome, reason in tried[:-1]:
                     assert outcome in SURELY_NOT_EXECUTED or reason == "busy_elsewhere", tried
+
+
+class TestDeadConnection:
+    """A re-used connection that dies before the answer: an attempt of its own, and another at once."""
+
+    DEAD = Reply(Outcome.AGENT_FAULT, reason="dead", evidence=False, resendable=True)
+
+    @virtual
+    async def test_attempts_rise_and_neither_evidence_nor_a_real_attempt_is_counted(self) -> None:
+        steps = [replies(self.DEAD, after_s=1.0), ok(result="done")]
+        async with Flow(ScriptedAgent("a", steps)) as flow:
+            result = await flow.router.route_task(task())
+            assert [(each.number, each.outcome, each.reason) for each in result.attempts] == [
+                (1, Outcome.AGENT_FAULT, "dead"),
+                (2, Outcome.SUCCESS, ""),
+            ]
+            first, second = flow.transport.calls
+            assert [first.call.fencing_token, second.call.fencing_token] == ["1.1", "1.2"]
+            assert (first.call.on_fresh_connection, second.call.on_fresh_connection) == (False, True)
+            assert second.call.timeout_s == pytest.approx(first.call.timeout_s - 1.0)
+            assert second.began_at == pytest.approx(first.began_at + 1.0)
+            assert failures(flow) == 0
+            assert [failure.reason for failure in flow.router.recent_failures()] == ["dead"]
+
+    @virtual
+    async def test_six_real_attempts_are_left_beside_those_that_found_a_dead_connection(self) -> None:
+        steps = [replies(self.DEAD, after_s=0.0), fault()] * 6
+        async with Flow(ScriptedAgent("a", steps), policy=NEVER_OPENS) as flow:
+            with pytest.raises(AllAgentsFailed):
+                await flow.router.route_task(task())
+            assert len(flow.tried()) == 12
+
+    @virtual
+    async def test_connection_that_dies_again_ends_the_attempt_and_its_lease(self) -> None:
+        async with Flow(ScriptedAgent("a", otherwise=replies(self.DEAD, after_s=0.0))) as flow:
+            with pytest.raises(AllAgentsFailed):
+                await flow.router.route_task(task())
+            assert len(flow.tried()) == 12
+            assert not list(flow.scheduler.leases())

@@ -169,7 +169,7 @@ class Registrar:
         self._backoff_s = BACKOFF_S_MIN
         try:
             lease = msgspec.json.decode(body, type=Leased).lease
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             lease = None
         if lease is not None:
             self._every_s = min(max(lease.heartbeat_every_s, HEARTBEAT_S_MIN), HEARTBEAT_S_MAX)

@@ -206,13 +206,18 @@ class Exchange:
         return ServerUnreachable(f"{self.url} cannot be reached: {reason.told}.", reason.advice)
 
 
+WAIT_MS_MAX = 10**9
+"""What a server may ask for at most, milliseconds; so long a wait ends the request."""
+
+
 def _make_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return close_socket_in_child(socket.socket(*address[:3]))
 
 
 def _wait_s(problem: Problem, retry_after: str | None) -> float | None:
     if problem.retry_after_ms is not None:
-        return problem.retry_after_ms / 1000
+        # Bounded first: an integer of JSON may be larger than any float.
+        return min(max(problem.retry_after_ms, 0), WAIT_MS_MAX) / 1000
     return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
 
 

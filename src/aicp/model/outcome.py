@@ -60,6 +60,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
         evidence: False for local trouble (own pool, own DNS, own shutdown) that says nothing about the agent.
         timed_out: True when it is an AGENT_FAULT because no answer came within the call's `timeout_s`.
         unsent: True when nothing was sent because the params do not fit what the agent declares.
+        resendable: True when a re-used connection closed before the first byte of an answer and the task is idempotent:
+            it may go to the same agent once more, on a fresh connection and as an attempt of its own.
         stale: True when the agent refused an older fencing token: ownership of the task was lost.
         symptom: How a living agent failed in time: its status, error code or exception type, for comparison with other
             agents. Such a failure may be the task's fault. Empty for every other failure.
@@ -76,6 +78,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     evidence: bool = True
     timed_out: bool = False
     unsent: bool = False
+    resendable: bool = False
     stale: bool = False
     symptom: str = ""
     transient: bool = False

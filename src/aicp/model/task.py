@@ -102,6 +102,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         remaining_s: What is left of the task's deadline, seconds.
         idempotent: False when the work must not be sent twice.
         parent: Trace context of whoever submitted it, as `parse_traceparent` gives it; None for the chain's own trace.
+        on_fresh_connection: True when a kept connection has just died under the attempt before: none is used again.
     """
 
     task_id: str
@@ -113,6 +114,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     remaining_s: float = DEFAULT_TASK_DEADLINE_S
     idempotent: bool = True
     parent: str | None = None
+    on_fresh_connection: bool = False
 
     @property
     def traceparent(self) -> str:

@@ -41,14 +41,21 @@ class Attempts:
         self._clock = clock
         self._observer = observer
 
-    async def make(self, work: Work, lease: Lease) -> Reply:
+    async def make(self, work: Work, lease: Lease, *, is_resent: bool = False) -> Reply:
         """Try the leased agent once; however it ends, the lease is settled and the attempt remembered.
 
-        The verdict is this agent's alone: what it means for the task is the router's.
+        The one exception: where a re-used connection died under the attempt, and the lease has time left, the lease
+        stays for the attempt that follows on a fresh connection. The verdict is this agent's alone: what it means for
+        the task is the router's.
+
+        Args:
+            work: The task.
+            lease: Of the agent.
+            is_resent: True for that following attempt; it has what is left of the first one's time.
         """
         began = self._clock.monotonic()
         began_utc = work.utc(began)
-        call = self._call(work, lease, began)
+        call = self._call(work, lease, began, is_resent=is_resent)
         before = subject.set(Subject(work.chain_id, work.task_id, lease.agent.agent_id, work.parent))
         work.agent_id, work.since = lease.agent.agent_id, began_utc
         self._tell_start(work, lease, call, began_utc)
@@ -63,14 +70,16 @@ class Attempts:
             reply = Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)
         finally:
             elapsed_s = self._clock.monotonic() - began
-            self._settle(lease, reply, elapsed_s)
+            if is_resent or not reply.resendable or _left_s(lease, began + elapsed_s) <= 0:
+                self._settle(lease, reply, elapsed_s)
             self._remember(work, lease, call, reply, began, elapsed_s)
             work.agent_id = None
             subject.reset(before)
         return reply
 
-    def _call(self, work: Work, lease: Lease, now: float) -> Call:
+    def _call(self, work: Work, lease: Lease, now: float, *, is_resent: bool) -> Call:
         work.number += 1
+        timeout_s = max(0.001, _left_s(lease, now)) if is_resent else lease.timeout_s
         remaining_s = max(0.001, work.deadline - now)
         return Call(
             task_id=work.task_id,
@@ -78,10 +87,11 @@ class Attempts:
             params=work.task.params,
             attempt=work.number,
             epoch=work.epoch,
-            timeout_s=min(lease.timeout_s, remaining_s),
+            timeout_s=min(timeout_s, remaining_s),
             remaining_s=remaining_s,
             idempotent=work.task.idempotent,
             parent=work.parent,
+            on_fresh_connection=is_resent,
         )
 
     async def _guarded(self, work: Work, lease: Lease, call: Call) -> Reply:
@@ -108,7 +118,7 @@ class Attempts:
     def _weighed(self, reply: Reply, work: Work, lease: Lease, call: Call) -> Reply:
         """The transport's verdict in the light of the task: fair time, idempotence, earlier attempts."""
         if reply.timed_out and call.timeout_s < _fair_time_s(lease):
-            if call.timeout_s < lease.timeout_s:
+            if call.timeout_s < lease.timeout_s and call.remaining_s <= call.timeout_s:
                 return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
             return msgspec.structs.replace(reply, evidence=False)
         if reply.outcome is Outcome.UNAVAILABLE and not reply.repeatable and not work.task.idempotent:
@@ -154,6 +164,11 @@ class Attempts:
 def error_of(reply: Reply) -> TaskError:
     """What a failed task tells of the reply that failed it."""
     return reply.error or TaskError(reply.outcome.lower(), reply.reason)
+
+
+def _left_s(lease: Lease, now: float) -> float:
+    """What is left of the time of an attempt that began when its lease was given."""
+    return lease.granted_at + lease.timeout_s - now
 
 
 def _fair_time_s(lease: Lease) -> float:

@@ -242,9 +242,18 @@ class FailoverRouter:
             await asyncio.Event().wait()
 
     async def _attempt(self, work: Work, lease: Lease, waited_s: float) -> Reply:
+        """One attempt; and where a re-used connection died under it, one more on a fresh connection.
+
+        The attempt that found the connection dead costs neither one of the six real attempts nor a retry token: at most
+        one goes before each real attempt.
+        """
         try:
             work.choose(lease, waited_s)
-            return await self._attempts.make(work, lease)
+            reply = await self._attempts.make(work, lease)
+            if not reply.resendable or lease.is_settled:
+                return reply
+            self._history.remember(work, lease, reply, self._clock.utcnow())
+            return await self._attempts.make(work, lease, is_resent=True)
         except BaseException:
             # A lease that was settled stays so; a defect before that must not keep its slot.
             self._scheduler.complete_task(lease, Outcome.CANCELLED, evidence=False)

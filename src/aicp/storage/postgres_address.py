@@ -91,7 +91,8 @@ def parse_postgres_url(url: str) -> PostgresAddress:
         SettingsError: It is none. The error repeats nothing that may be a password.
     """
     try:
-        parts = urllib.parse.urlsplit(url.strip())
+        # A variable of the environment may hold bytes that are not UTF-8.
+        parts = urllib.parse.urlsplit(url.strip().encode().decode())
         params = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError as error:
         raise SettingsError(f"The database URL is not well-formed: {_FORM}, with %-escapes in a password.") from error

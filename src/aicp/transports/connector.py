@@ -1,19 +1,27 @@
 """Connections to agents: each address is checked where it is connected, and each call knows how far it has come."""
 
 import asyncio
+import math
+import select
 import socket
 import time
+from collections import OrderedDict
 from contextvars import ContextVar
 from ipaddress import ip_address
 from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from aicp.forks import close_socket_in_child
 from aicp.model.endpoint import AddressPolicy
 
+TRUST_S = 60.0
+"""How long a place counts as one that keeps idle connections open after it was seen to do so."""
+
+PLACES_MAX = 4_096
 KEEPALIVE_S = 30.0
 """How long an idle connection is kept: shorter than agents keep theirs, so that it rarely dies under a call."""
 
@@ -27,11 +35,16 @@ class Dial:
         answering: True when the head of an answer has arrived.
         refusal: Why the last address was refused; empty when none was.
         waited_s: How long the call waited for a free place and a look-up before it was dialled or had a connection.
+        key: The place that the connection leads to; None before there was one.
+        reuse_within_s: How long a connection may have been idle to be used again for this call; infinite for any.
     """
 
-    __slots__ = ("_began_at", "_transport", "answering", "connected", "dialled", "refusal", "waited_s")
+    __slots__ = (
+        "_began_at", "_transport", "answering", "connected", "dialled", "key", "refusal", "reuse_within_s", "waited_s",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, reuse_within_s: float = math.inf) -> None:
+        self.reuse_within_s = reuse_within_s
         self._began_at = time.monotonic()
         self.waited_s = 0.0
         self.dialled = False
@@ -39,6 +52,7 @@ class Dial:
         self.answering = False
         self.refusal = ""
         self._transport: asyncio.Transport | None = None
+        self.key: ConnectionKey | None = None
 
     def begin(self) -> None:
         """An address is dialled; the first of several counts."""
@@ -46,8 +60,9 @@ class Dial:
             self.dialled = True
             self.waited_s = time.monotonic() - self._began_at
 
-    def connect(self, transport: asyncio.Transport | None) -> None:
-        """There is a connection, re-used if none was dialled."""
+    def connect(self, transport: asyncio.Transport | None, key: ConnectionKey) -> None:
+        """There is a connection to a place, re-used if none was dialled."""
+        self.key = key
         if not self.dialled:
             self.waited_s = time.monotonic() - self._began_at
         self.connected = True
@@ -87,6 +102,7 @@ class PolicedConnector(aiohttp.TCPConnector):
         )
         self._policy = policy
         self._open: WeakSet[socket.socket] = WeakSet()
+        self._keeps_open = _Recent(TRUST_S)
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -94,10 +110,39 @@ class PolicedConnector(aiohttp.TCPConnector):
         """Take a connection from the pool or make one, and note on the call's dial that there is one."""
         dial = current_dial.get()
         connection = await super().connect(req, traces, timeout)
-        dial.connect(connection.transport)
+        dial.connect(connection.transport, req.connection_key)
         if dial.dialled and connection.protocol is not None and self._is_crowded():
             connection.protocol.force_close()
         return connection
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        """An idle connection, of those that the call may use; None to make one."""
+        within_s = current_dial.get().reuse_within_s
+        if within_s != math.inf and not self._puts_first(key, within_s):
+            return None
+        return await super()._get(key, traces)
+
+    def _puts_first(self, key: ConnectionKey, within_s: float) -> bool:
+        """Put the connection that was used last in front; False when it may not be used for a careful call.
+
+        It may while the place is known to keep connections open for longer than `within_s`: one was seen to be open
+        after that time. Otherwise the agent may close it just as the call goes out.
+        """
+        idle = self._conns.get(key)
+        if not idle:
+            return False
+        recent_from = time.monotonic() - within_s
+        (oldest, oldest_at), (newest, newest_at) = idle[0], idle[-1]
+        if oldest_at < recent_from and not _has_ended(oldest.transport):
+            self._keeps_open.remember(key)
+        if newest_at < recent_from or _has_ended(newest.transport) or not self._keeps_open.holds(key):
+            return False
+        idle.rotate(1)
+        return True
+
+    def distrust(self, key: ConnectionKey) -> None:
+        """Forget that a place keeps connections open: one has died under a call."""
+        self._keeps_open.forget(key)
 
     @property
     def in_use(self) -> int:
@@ -122,3 +167,40 @@ class PolicedConnector(aiohttp.TCPConnector):
         # Closed ones stay in the set until the collector comes by.
         self._open = WeakSet(made for made in self._open if made.fileno() >= 0)
         return len(self._open) > self.limit
+
+
+class _Recent:
+    """Where something was seen of late; the last 4,096 places.
+
+    Args:
+        kept_s: How long it is remembered, seconds.
+    """
+
+    def __init__(self, kept_s: float) -> None:
+        self._kept_s = kept_s
+        self._seen_at: OrderedDict[ConnectionKey, float] = OrderedDict()
+
+    def remember(self, key: ConnectionKey) -> None:
+        """Note that it was seen now."""
+        self._seen_at[key] = time.monotonic()
+        self._seen_at.move_to_end(key)
+        if len(self._seen_at) > PLACES_MAX:
+            self._seen_at.popitem(last=False)
+
+    def forget(self, key: ConnectionKey) -> None:
+        """Take it back."""
+        self._seen_at.pop(key, None)
+
+    def holds(self, key: ConnectionKey) -> bool:
+        """True while it is remembered."""
+        return time.monotonic() - self._seen_at.get(key, -math.inf) <= self._kept_s
+
+
+def _has_ended(transport: asyncio.Transport | None) -> bool:
+    """True when an idle connection can be read: it has ended, though the loop may not have come to see it."""
+    opened = None if transport is None or transport.is_closing() else transport.get_extra_info("socket")
+    if opened is None or opened.fileno() < 0:
+        return True
+    look = select.poll()
+    look.register(opened.fileno(), select.POLLIN)
+    return bool(look.poll(0))

@@ -27,6 +27,8 @@ from aicp.transports.under_way import UnderWay
 
 CONNECTIONS_MAX = 1_000
 CONNECT_TIMEOUT_S = 5.0
+REUSE_WITHIN_S = 1.0
+"""How long a connection may have been idle before a call that is not idempotent."""
 PROBE_TIMEOUT_S = 3.0
 DESCRIBE_TIMEOUT_S = 5.0
 DESCRIPTION_BYTES_MAX = 1024 * 1024
@@ -42,9 +44,11 @@ _descriptions = msgspec.json.Decoder(AgentDescription)
 class HttpTransport:
     """Calls agents as the wire contract says; whatever goes wrong is a `Reply`.
 
-    Connections are kept for 30 s and used again. One that dies before the first byte of an answer was dead before the
-    call: an idempotent call goes out once more, on a fresh one. Nothing is redirected, proxied, decompressed or kept in
-    cookies. All calls belong to one event loop, that of the first.
+    Connections are kept for 30 s and used again. One that dies before the first byte of an answer is not evidence, and
+    the reply of an idempotent call is then `resendable`. A call that is not idempotent goes out only on a fresh
+    connection, or on one that was used within the last second, at an agent that was seen to keep idle connections open
+    for longer than that. Nothing is redirected, proxied, decompressed or kept in cookies. All calls belong to one event
+    loop, that of the first.
 
     Args:
         policy: Where agents may live.
@@ -77,12 +81,14 @@ class HttpTransport:
             body = encode(call)
         except Refused as refused:
             return refused.reply
-        ends_at = asyncio.get_running_loop().time() + call.timeout_s
-        reply = await self._judged(self._post(route, call, body, reuse=True), call.timeout_s)
-        if reply is verdict.DEAD_CONNECTION and call.idempotent:
-            left_s = ends_at - asyncio.get_running_loop().time()
-            return await self._judged(self._post(route, call, body, reuse=False), left_s)
-        return reply
+        dial = Dial(reuse_within_s=math.inf if call.idempotent else REUSE_WITHIN_S)
+        reply = await self._judged(self._post(route, call, body), call.timeout_s, dial)
+        if reply is not verdict.DEAD_CONNECTION:
+            return reply
+        connector = self._session(reuse=True).connector
+        if dial.key is not None and isinstance(connector, PolicedConnector):
+            connector.distrust(dial.key)
+        return msgspec.structs.replace(reply, resendable=call.idempotent)
 
     async def probe(self, agent: AgentProfile) -> Reply:
         """Ask `/healthz`, on a fresh connection and within 3 s, whether the agent is alive."""
@@ -129,12 +135,12 @@ class HttpTransport:
         for session in self._sessions.values():
             await session.close()
 
-    async def _judged(self, exchange: Coroutine[Any, Any, Reply], timeout_s: float) -> Reply:
+    async def _judged(self, exchange: Coroutine[Any, Any, Reply], timeout_s: float, dial: Dial | None = None) -> Reply:
         """See an exchange through, bounded in time; whatever it raises becomes a verdict."""
         if self._under_way.is_closed:
             exchange.close()
             return SHUT_DOWN
-        dial = Dial()
+        dial = dial or Dial()
         before = current_dial.set(dial)
         scope = self._under_way.begin(timeout_s)
         try:
@@ -162,11 +168,10 @@ class HttpTransport:
         # Time that went by before the agent was even dialled is our own trouble.
         return msgspec.structs.replace(reply, evidence=False) if dial.waited_s > limit_s / 2 else reply
 
-    async def _post(self, route: Route, call: Call, body: bytes, *, reuse: bool) -> Reply:
-        # A body cannot be read twice: each attempt has its own stream.
+    async def _post(self, route: Route, call: Call, body: bytes) -> Reply:
         data = body if len(body) <= _BYTES_SENT_WHOLE_MAX else io.BytesIO(body)
         headers = headers_of(call, route)
-        response = await self._session(reuse=reuse).post(
+        response = await self._session(reuse=not call.on_fresh_connection).post(
             route.invoke_url, data=data, headers=headers, allow_redirects=False
         )
         try:

@@ -40,7 +40,7 @@ _OUR_OWN_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 DEAD_CONNECTION = Reply(Outcome.AGENT_FAULT, reason="a re-used connection closed before the answer", evidence=False)
-"""A re-used connection died before the first byte of the answer. Known by its identity."""
+"""A re-used connection died before the first byte of the answer: the call may have been executed, or not."""
 
 _answers = msgspec.json.Decoder(Answer)
 _refusals = msgspec.json.Decoder(Refusal)
@@ -157,7 +157,10 @@ def _read_refusal(body: bytes) -> Refusal:
 
 
 def _retry_after_s(told: Refusal, header: str | None, now: datetime) -> float | None:
-    seconds = told.retry_after_ms / 1000 if told.retry_after_ms is not msgspec.UNSET else _header_s(header, now)
+    if told.retry_after_ms is not msgspec.UNSET:
+        # Bounded first: an integer of JSON may be larger than any float.
+        return min(max(told.retry_after_ms, RETRY_AFTER_S_MIN * 1000), RETRY_AFTER_S_MAX * 1000) / 1000
+    seconds = _header_s(header, now)
     return None if seconds is None else min(max(seconds, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
 
 
@@ -170,9 +173,9 @@ def _header_s(header: str | None, now: datetime) -> float | None:
         return float(header[:9])
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:
+        return (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds()
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
-    return (when.replace(tzinfo=when.tzinfo or UTC) - now).total_seconds()
 
 
 def _of_lookup(error: aiohttp.ClientConnectorDNSError) -> Reply:
