@@ -11,6 +11,7 @@ from aicp.agent.incoming import BodyReader, CallHeaders, read_headers, read_invo
 from aicp.agent.memory import Memory, Remembered, fingerprint_of
 from aicp.agent.offering import Offering
 from aicp.agent.slots import Slots
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.wire import STALE_TOKEN, Invocation
 
 DRAINING_RETRY_MS = 5_000
@@ -28,6 +29,7 @@ class Desk:
         self._offering = offering
         self._slots = slots
         self._memory = memory
+        self._documents = DocumentDesk()
         self._executions = executions
         self._fence = Fence()
         self._bodies = BodyReader(offering.max_concurrent_tasks)
@@ -43,7 +45,7 @@ class Desk:
         body = await self._bodies.read(request)
         if not isinstance(body, bytes):
             return body
-        invocation = read_invocation(body, headers.key)
+        invocation = await self._documents.read(body, lambda: read_invocation(body, headers.key), waits=True)
         if not isinstance(invocation, Invocation):
             return invocation
         order = self._order(invocation, headers)

@@ -11,6 +11,8 @@ from aiohttp import ClientError, web
 from aicp.agent.answers import refuse
 from aicp.agent.fencing import Token, parse_token
 from aicp.agent.handler import NEVER
+from aicp.model.nesting import NESTING_MAX
+from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large
 from aicp.model.task import DEADLINE_S_MAX
 from aicp.model.validation import type_fault
 from aicp.model.wire import DEADLINE_HEADER, FENCING_HEADER, KEY_HEADER, PARAMS_BYTES_MAX, Invocation
@@ -55,7 +57,7 @@ def read_headers(headers: Mapping[str, str]) -> CallHeaders | web.Response:
 def read_invocation(body: bytes, key: str | None) -> Invocation | web.Response:
     """Check the call's body: 400 when it is no JSON, 422 with the place of a wrong type or of a wrong id."""
     try:
-        invocation = _decoder.decode(body)
+        invocation = _decoded(body)
     except msgspec.ValidationError as error:
         fault = type_fault(error, "")
         return refuse(422, "invalid_input", f"{fault.place}: {fault.message}".removeprefix(": "))
@@ -68,6 +70,14 @@ def read_invocation(body: bytes, key: str | None) -> Invocation | web.Response:
     if key is not None and key != invocation.task_id:
         return refuse(422, "invalid_input", f"/task_id: must be the same as the header {KEY_HEADER}")
     return invocation
+
+
+def _decoded(body: bytes) -> Invocation:
+    if not is_large(body):
+        return _decoder.decode(body)
+    if holds_more_values(body):
+        raise msgspec.ValidationError(f"Must hold at most {VALUES_MAX:,} values - at `$.params`")
+    return msgspec.convert(decode_in_pieces(body, levels_max=NESTING_MAX + 1), Invocation)
 
 
 class BodyReader:

@@ -10,10 +10,10 @@ from aicp.coordination.chain_ids import ChainIds
 from aicp.errors import Fault, InvalidChain, InvalidTask, NoCapableAgent
 from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
-from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainSpec, single_chain
+from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainSpec
 from aicp.model.event import ChainSubmitted, TaskEnded
 from aicp.model.task import Task, TaskResult
-from aicp.model.validation import ChainGraph, check_chain, check_task, graph_of
+from aicp.model.validation import ChainGraph, check_chain, check_single
 from aicp.ports import ChainRecord, Clock, SubmitKey
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import FailoverRouter
@@ -72,8 +72,8 @@ class Intake:
         self._ids = ids
         self._clock = clock
 
-    def task(self, task: Task, submit: Submit) -> Taken:
-        """Take in a task on its own, as a chain of one.
+    def task(self, task: Task | ChainGraph, submit: Submit) -> Taken:
+        """Take in a task on its own, as a chain of one; a graph was checked before.
 
         Raises:
             InvalidTask: With every fault and its place.
@@ -81,14 +81,15 @@ class Intake:
             NoCapableAgent: Nobody has ever offered the capability.
             QueueFull: Too much accepted work is unfinished, or it would wait beyond its deadline.
         """
-        check_task(task)
+        graph = task if isinstance(task, ChainGraph) else check_single(task)
+        (task,) = graph.spec.tasks
         check_allowed((task,), submit.grant)
         if misfit := self._router.misfit(task, submit.tenant):
             raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-        return self._take(graph_of(single_chain(task)), submit)
+        return self._take(graph, submit)
 
-    def chain(self, spec: ChainSpec, submit: Submit) -> Taken:
-        """Take in a chain.
+    def chain(self, spec: ChainSpec | ChainGraph, submit: Submit) -> Taken:
+        """Take in a chain; a graph was checked before.
 
         Raises:
             InvalidChain: With every fault and its place.
@@ -96,7 +97,7 @@ class Intake:
             NoCapableAgent: A task asks for what nobody has ever offered.
             QueueFull: Too much accepted work is unfinished, or a task would wait beyond its deadline.
         """
-        graph = check_chain(spec)
+        graph = spec if isinstance(spec, ChainGraph) else check_chain(spec)
         check_allowed(graph.spec.tasks, submit.grant)
         self._check_params(graph, submit)
         return self._take(graph, submit)

@@ -176,7 +176,7 @@ class TaskCoordinator:
 
     async def submit(
         self,
-        chain: TaskChain | ChainSpec,
+        chain: TaskChain | ChainSpec | ChainGraph,
         *,
         tenant: str = DEFAULT_TENANT,
         key: SubmitKey | None = None,
@@ -189,7 +189,7 @@ class TaskCoordinator:
         What is on record runs, even if whoever submits it leaves before that is confirmed.
 
         Args:
-            chain: What to run.
+            chain: What to run; a graph, as `check_chain` gives it, is not checked again.
             tenant: Whose it is.
             key: Makes the submit safe to repeat; the same key and body give the same id.
             retry_of: The chain it repeats.
@@ -209,7 +209,7 @@ class TaskCoordinator:
 
     async def submit_task(
         self,
-        task: Task,
+        task: Task | ChainGraph,
         *,
         tenant: str = DEFAULT_TENANT,
         key: SubmitKey | None = None,

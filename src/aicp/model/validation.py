@@ -10,7 +10,7 @@ import msgspec
 
 from aicp.errors import Fault, InvalidChain, InvalidTask
 from aicp.model.agent import AGENT_ID_PATTERN, AGENT_ID_TOLD, CAPABILITY_CHARS_MAX, CAPABILITY_PATTERN
-from aicp.model.chain import ChainSpec
+from aicp.model.chain import ChainSpec, single_chain
 from aicp.model.labels import label_faults
 from aicp.model.reading import besides, readable_fields, type_fault, type_faults
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
@@ -27,6 +27,7 @@ __all__ = [
     "ChainGraph",
     "Draft",
     "check_chain",
+    "check_single",
     "check_task",
     "draft_chain",
     "graph_of",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 TASKS_MAX = 10_000
+TASKS_AT_ONCE = 500
 EDGES_MAX = 50_000
 NAME_CHARS_MAX = 256
 LIST_MAX = 1_000
@@ -107,7 +109,13 @@ def draft_chain(document: Any) -> Draft:
     if isinstance(tasks, list) and len(tasks) > TASKS_MAX:
         raise InvalidChain([_too_many_tasks(len(tasks))])
     try:
-        return Draft(msgspec.convert(document, ChainSpec), [])
+        if not isinstance(tasks, list) or len(tasks) <= TASKS_AT_ONCE:
+            return Draft(msgspec.convert(document, ChainSpec), [])
+        # In parts: one conversion of ten thousand tasks holds every thread of the process.
+        header = msgspec.convert({**document, "tasks": []}, ChainSpec)
+        parts = (tasks[at : at + TASKS_AT_ONCE] for at in range(0, len(tasks), TASKS_AT_ONCE))
+        read = tuple(task for part in parts for task in msgspec.convert(part, tuple[Task, ...]))
+        return Draft(msgspec.structs.replace(header, tasks=read), [])
     except msgspec.ValidationError:
         return _draft_of_bad(document)
 
@@ -162,6 +170,16 @@ def check_task(task: Task) -> None:
     """
     if faults := list(islice(_faults_of_single(task), FAULTS_MAX)):
         raise InvalidTask(faults)
+
+
+def check_single(task: Task) -> ChainGraph:
+    """Check a task that stands on its own, and give the chain of one that it is.
+
+    Raises:
+        InvalidTask: As `check_task` does.
+    """
+    check_task(task)
+    return graph_of(single_chain(task))
 
 
 def _draft_of_bad(document: dict[Any, Any]) -> Draft:

@@ -16,6 +16,7 @@ from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import AicpError, InvalidAgent
 from aicp.forks import HomeProcess
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Registration
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.event import CapabilityChanged, CircuitChanged, JournalCommitted
 from aicp.model.live import LiveEvent
@@ -79,6 +80,7 @@ class Node:
         router: What happens when it goes wrong.
         coordinator: What may run.
         progress: Compares the wall clock with the monotonic clock, for whatever is deleted by age.
+        documents: Where large documents are worked on.
         stores: Where it keeps what it must not forget.
 
     Raises:
@@ -102,8 +104,9 @@ class Node:
         self.stores = make_stores(database, self._clock, partial(_secret_key, data_dir), self._committed)
         rng = random.Random(seed)
         monotonic = self._clock.monotonic
-        self._local = LocalTransport()
-        remote = make_remote or http_when_needed(policy or AddressPolicy(loopback=True))
+        self.documents = DocumentDesk()
+        self._local = LocalTransport(self.documents)
+        remote = make_remote or http_when_needed(policy or AddressPolicy(loopback=True), self.documents)
         self._transport = TransportByEndpoint(self._local, remote)
         schemas = Schemas()
         self.board = CircuitBoard(
@@ -180,6 +183,7 @@ class Node:
         async with AsyncExitStack() as starting:
             starting.callback(self._set_stopped)
             starting.push_async_callback(self.stores.journal.close)
+            starting.callback(self.documents.close)
             await self.stores.journal.open()
             if self._sharing is not None:
                 await self._sharing.prepare()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from litestar import Litestar, Router
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
@@ -84,6 +85,7 @@ def make_app(
         request_max_body_size=BODY_BYTES_MAX,
         openapi_config=None,
         logging_config=None,
+        state=State({"documents": node.documents}),
     )
     check_scopes(app)
     return app

@@ -4,6 +4,7 @@ How long it may take is the connection's business.
 """
 
 import hashlib
+from collections.abc import Callable
 from contextlib import aclosing
 from itertools import islice
 from typing import Any, TypeVar
@@ -16,13 +17,16 @@ from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
 
 from aicp.errors import Fault, InvalidInput
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.nesting import is_too_deep
+from aicp.model.pieces import VALUES_MAX, DoubledKey, decode_in_pieces, holds_more_values, is_large
 from aicp.model.reading import type_faults
+from aicp.model.validation import ChainGraph
 from aicp.model.wire import KEY_HEADER
 from aicp.ports import SubmitKey
 from aicp.server.auth import Caller, KeyHolder
-from aicp.server.doubles import faults_of_doubles
-from aicp.server.malformed import why_no_json, why_too_deep
+from aicp.server.doubles import faults_of_doubles, has_doubles
+from aicp.server.malformed import is_nested_too_deep, why_no_json, why_too_deep
 from aicp.server.openapi.operations import told_of
 from aicp.server.problems import FAULTS_TOLD_MAX, InvalidJson, MediaTypeRefused
 
@@ -53,25 +57,47 @@ async def body_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: Ba
 async def read_document(request: CallerRequest) -> Any:
     """The JSON value in the body of a request; its route bounds its size.
 
+    A large one is read off the loop.
+
     Raises:
+        TooManyDocuments: It is large, and so many large ones are read that it has to come later.
         MediaTypeRefused: It is not sent as JSON.
         InvalidJson: It is cut off, not JSON, holds numbers that JSON has not, or is nested deeper than 64; with the
             place.
-        InvalidInput: A key stands twice in an object.
+        InvalidInput: A key stands twice in an object, or it holds more than 200,000 values.
     """
-    _check_media_type(request)
-    body = await _read(request)
-    try:
-        document = msgspec.json.decode(body)
-    except RecursionError:
-        raise InvalidJson(f"The body is {why_too_deep(body)}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"The body is not usable JSON: {why_no_json(error, body)}.") from None
-    if is_too_deep(document, body):
-        raise InvalidJson(f"The body is {why_too_deep(body)}.")
-    if doubles := faults_of_doubles(body):
-        raise InvalidInput(doubles)
-    return document
+    body = await _json_body(request)
+    return await desk_of(request).read(body, lambda: _document_of(body))
+
+
+async def read_submit(
+    request: CallerRequest, parse: Callable[[Any], T], parse_and_check: Callable[[Any], ChainGraph]
+) -> tuple[T | ChainGraph, SubmitKey | None]:
+    """What a body asks for, and what makes its submit safe to repeat.
+
+    Args:
+        request: Its body is a JSON document.
+        parse: Makes of a small document what it asks for; it is checked when it is taken in.
+        parse_and_check: Does the same with a large one and checks it, off the loop.
+
+    Raises:
+        AicpError: As `read_document` does; the document cannot be used; or there are too many large ones.
+    """
+    body = await _json_body(request)
+    is_off_the_loop = is_large(body)
+
+    def read() -> tuple[T | ChainGraph, SubmitKey | None]:
+        document = _document_of(body)
+        wanted = parse_and_check(document) if is_off_the_loop else parse(document)
+        return wanted, submit_key(request, document)
+
+    return await desk_of(request).read(body, read)
+
+
+def desk_of(request: Request[Any, Any, Any]) -> DocumentDesk:
+    """Where this server works on large documents."""
+    desk: DocumentDesk = request.app.state.documents
+    return desk
 
 
 async def read_document_if_any(request: CallerRequest) -> Any:
@@ -118,6 +144,34 @@ _UTF_8 = frozenset({"utf-8", "utf8"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _NOTHING = frozenset({b"", b"{}"})
 _CUT_OFF = "The body was cut off."
+
+
+async def _json_body(request: CallerRequest) -> bytes:
+    _check_media_type(request)
+    return await _read(request)
+
+
+def _document_of(body: bytes) -> Any:
+    """The value of a body; in a thread when it is large."""
+    large = is_large(body)
+    if large and is_nested_too_deep(body):
+        raise InvalidJson(f"The body is {why_too_deep(body)}.")
+    if large and holds_more_values(body):
+        told = f"holds more than {VALUES_MAX:,} values, the most that a document may hold: split it, or pass references"
+        raise InvalidInput([Fault("", told)])
+    try:
+        document = decode_in_pieces(body, has_doubles) if large else msgspec.json.decode(body)
+    except RecursionError:
+        raise InvalidJson(f"The body is {why_too_deep(body)}.") from None
+    except DoubledKey:
+        raise InvalidInput(faults_of_doubles(body)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"The body is not usable JSON: {why_no_json(error, body)}.") from None
+    if not large and is_too_deep(document, body):
+        raise InvalidJson(f"The body is {why_too_deep(body)}.")
+    if not large and (doubles := faults_of_doubles(body)):
+        raise InvalidInput(doubles)
+    return document
 
 
 def _check_media_type(request: CallerRequest) -> None:

@@ -44,6 +44,11 @@ def faults_of_doubles(body: bytes) -> list[Fault]:
     return list(islice(_faults(document, ()), FAULTS_MAX)) if has_doubles else []
 
 
+def has_doubles(piece: bytes) -> bool:
+    """True when an object in JSON has a key twice."""
+    return b"{" in piece and bool(faults_of_doubles(piece))
+
+
 def _faults(value: Any, trail: Trail) -> Iterator[Fault]:
     if isinstance(value, _Doubled):
         for key in value.twice:

@@ -37,6 +37,11 @@ def why_too_deep(body: bytes) -> str:
     return f"nested deeper than {NESTING_MAX}{_told(_deepest_place(body), body)}"
 
 
+def is_nested_too_deep(body: bytes) -> bool:
+    """True when the first 256 KiB of a body show that it is nested too deep."""
+    return _deepest_place(body) is not None
+
+
 def _found(message: str, body: bytes) -> tuple[str, int | None]:
     """What is wrong, in a few words, and the byte where it is; None when it was not found."""
     if not body.strip():

@@ -46,6 +46,7 @@ STATUS_OF_CODE = {
     "no_capable_agent": 422,
     "reference_not_found": 422,
     "queue_full": 429,
+    "too_many_documents": 429,
     "too_many_readers": 429,
     "too_many_requests": 429,
     "header_too_large": 431,

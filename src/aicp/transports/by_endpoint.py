@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from aicp.model.agent import AgentAuth, AgentProfile
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.endpoint import AddressPolicy
 from aicp.model.outcome import Reply
 from aicp.model.task import Call
@@ -84,12 +85,12 @@ class TransportByEndpoint:
         return self._remote
 
 
-def http_when_needed(policy: AddressPolicy) -> Callable[[], RemoteTransport]:
+def http_when_needed(policy: AddressPolicy, documents: DocumentDesk | None = None) -> Callable[[], RemoteTransport]:
     """A `make_remote` that imports aiohttp, a tenth of a second, only when it is called."""
 
     def make() -> RemoteTransport:
         from aicp.transports.http import HttpTransport  # noqa: PLC0415 - a node of local agents shall not pay for it
 
-        return HttpTransport(policy)
+        return HttpTransport(policy, documents=documents)
 
     return make

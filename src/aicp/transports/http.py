@@ -12,6 +12,7 @@ import msgspec
 
 from aicp.errors import Fault, InvalidAgent
 from aicp.model.agent import AgentAuth, AgentProfile
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.endpoint import AddressPolicy, Endpoint
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
@@ -55,6 +56,7 @@ class HttpTransport:
         connections_max: Calls under way at once. One more waits for at most `connect_timeout_s`, then is local trouble.
         connect_timeout_s: For a free place, look-up, TCP and TLS together.
         clock: Tells the time for a Retry-After that is a date.
+        documents: Where large answers are read; one of its own by default.
     """
 
     def __init__(
@@ -64,12 +66,14 @@ class HttpTransport:
         connections_max: int = CONNECTIONS_MAX,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         clock: Clock | None = None,
+        documents: DocumentDesk | None = None,
     ) -> None:
         self._policy = policy
         self._endpoints = EndpointCheck(policy)
         self._connections_max = connections_max
         self._connect_timeout_s = connect_timeout_s
         self._clock = clock or SystemClock()
+        self._documents = documents or DocumentDesk()
         self._route = functools.lru_cache(maxsize=ROUTES_MAX)(make_route)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         self._under_way = UnderWay()
@@ -176,7 +180,8 @@ class HttpTransport:
         )
         try:
             if begun(response).status == 200:
-                return verdict.of_answer(await read_json(response, ANSWER_BYTES_MAX), call)
+                answer = await read_json(response, ANSWER_BYTES_MAX)
+                return await self._documents.read(answer, lambda: verdict.of_answer(answer, call), waits=True)
             return verdict.of_status(*await read_refusal(response), self._clock.utcnow())
         finally:
             let_go(response)
@@ -197,7 +202,8 @@ class HttpTransport:
         )
         try:
             if begun(response).status == 200:
-                return _read_description(await read_json(response, DESCRIPTION_BYTES_MAX))
+                told = await read_json(response, DESCRIPTION_BYTES_MAX)
+                return await self._documents.read(told, lambda: _read_description(told), waits=True)
             return verdict.of_status(*await read_refusal(response), self._clock.utcnow())
         finally:
             let_go(response)

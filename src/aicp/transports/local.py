@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 
 from aicp.model.agent import AgentProfile
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
+from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large, values_at_most
 from aicp.model.task import Call
 from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
 from aicp.transports.replies import (
     SHUT_DOWN,
-    TOO_LARGE,
     fault,
     late,
     local_trouble,
@@ -43,10 +44,12 @@ class LocalTransport:
     Python cannot stop a thread: a handler that hangs keeps its thread, and what it returns late is dropped.
 
     Args:
+        documents: Where large params and results are copied; one of its own by default.
         threads_max: For handlers that are not asynchronous; a call that gets no thread in its time is local trouble.
     """
 
-    def __init__(self, *, threads_max: int = THREADS_MAX) -> None:
+    def __init__(self, documents: DocumentDesk | None = None, *, threads_max: int = THREADS_MAX) -> None:
+        self._documents = documents or DocumentDesk()
         self._agents: dict[str, dict[str, _Skill]] = {}
         self._threads = ThreadPoolExecutor(threads_max, thread_name_prefix="aicp-agent")
         self._under_way = UnderWay()
@@ -91,7 +94,7 @@ class LocalTransport:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run_in_thread(self, skill: "_Skill", call: Call) -> Reply:
-        work = _ThreadWork(skill.handler, _own_copy(call.params))
+        work = _ThreadWork(skill.handler, await self._own_copy(call.params))
         context = contextvars.copy_context()
 
         async def handler(_: dict[str, Any]) -> Any:
@@ -112,7 +115,7 @@ class LocalTransport:
         scope = self._under_way.begin(call.timeout_s)
         try:
             async with scope:
-                return _answer(await handler(_own_copy(call.params)))
+                return await self._answer(await handler(await self._own_copy(call.params)))
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
@@ -124,32 +127,41 @@ class LocalTransport:
         finally:
             self._under_way.end(scope)
 
+    async def _own_copy(self, params: dict[str, Any]) -> dict[str, Any]:
+        """What a handler may change as it likes: parts of params are the recorded results of other tasks."""
+        if not params:
+            return {}
+        encoded = msgspec.json.encode(params)
+        copied: dict[str, Any] = await self._documents.read(encoded, lambda: _decoded(encoded), waits=True)
+        return copied
+
+    async def _answer(self, result: Any) -> Reply:
+        """A result as it would have come over the wire: at most 16 MiB and 200,000 values, nested at most 64 deep."""
+        try:
+            encoded = msgspec.json.encode(result)
+            if len(encoded) > ANSWER_BYTES_MAX:
+                return fault(f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken")
+            return await self._documents.read(encoded, lambda: _reply(encoded), waits=True)
+        except RecursionError:
+            return fault(_TOO_DEEP)
+        except (TypeError, ValueError) as error:
+            return fault(f"result is not JSON: {error}")
+
     def _judge(self, error: Exception, call: Call, *, is_late: bool) -> Reply:
         if not is_late:
             return fault(f"{type(error).__name__}: {error}", symptom=type(error).__name__)
         return SHUT_DOWN if self._under_way.is_closed else late("no answer", call.timeout_s)
 
 
-def _own_copy(params: dict[str, Any]) -> dict[str, Any]:
-    """What a handler may change as it likes: parts of params are the recorded results of other tasks."""
-    copied: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(params)) if params else {}
-    return copied
+def _decoded(encoded: bytes) -> Any:
+    return decode_in_pieces(encoded) if is_large(encoded) else msgspec.json.decode(encoded)
 
 
-def _answer(result: Any) -> Reply:
-    """A result as it would have come over the wire: plain JSON of at most 16 MiB, nested at most 64 deep."""
-    try:
-        encoded = msgspec.json.encode(result)
-        if len(encoded) > ANSWER_BYTES_MAX:
-            return fault(f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken", symptom=TOO_LARGE)
-        value = msgspec.json.decode(encoded)
-        if is_too_deep(value, encoded):
-            return fault(_TOO_DEEP, symptom=TOO_LARGE)
-        return Reply(Outcome.SUCCESS, value)
-    except RecursionError:
-        return fault(_TOO_DEEP, symptom=TOO_LARGE)
-    except (TypeError, ValueError) as error:
-        return fault(f"result is not JSON: {error}", symptom="not JSON")
+def _reply(encoded: bytes) -> Reply:
+    if values_at_most(encoded) > VALUES_MAX and holds_more_values(encoded):
+        return fault(f"result holds more than {VALUES_MAX:,} values, the most that are taken")
+    value = _decoded(encoded)
+    return fault(_TOO_DEEP) if is_too_deep(value, encoded) else Reply(Outcome.SUCCESS, value)
 
 
 class _Skill(msgspec.Struct, frozen=True):

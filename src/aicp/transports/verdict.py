@@ -10,6 +10,7 @@ import msgspec
 
 from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply, TaskError
+from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large
 from aicp.model.task import Call
 from aicp.model.wire import STALE_TOKEN, AgentError, Answer, Refusal
 from aicp.transports.connector import Dial
@@ -30,6 +31,7 @@ REQUEST_TIMEOUT = 408
 
 _AGENT_IS_CLOSED_TO_US = frozenset({401, 403, 407})
 _CAPABILITY_IS_NOT_THERE = frozenset({404, 405, 406, 415, 501})
+_TOO_MANY = f"answer holds more than {VALUES_MAX:,} values"
 _TOO_DEEP = f"answer is nested deeper than {NESTING_MAX}"
 _FULL = frozenset({425, 429})
 _ALIVE = frozenset({404, 405, 501})
@@ -49,7 +51,7 @@ _refusals = msgspec.json.Decoder(Refusal)
 def of_answer(body: bytes, call: Call) -> Reply:
     """The verdict on the body of a 200."""
     try:
-        answer = _answers.decode(body)
+        answer = _decoded(body)
     except (ValueError, RecursionError) as error:
         return fault(_why_not_decoded(error))
     if answer.task_id != call.task_id:
@@ -113,7 +115,21 @@ def of_exception(error: Exception, dial: Dial, timeout_s: float) -> Reply:
     return unavailable(_why_not_connected(error, timeout_s), timed_out=_is_time_of_call_over(error))
 
 
+def _decoded(body: bytes) -> Answer:
+    if not is_large(body):
+        return _answers.decode(body)
+    if holds_more_values(body):
+        raise _TooManyValues
+    return msgspec.convert(decode_in_pieces(body, levels_max=NESTING_MAX + 1), Answer)
+
+
+class _TooManyValues(ValueError):
+    pass
+
+
 def _why_not_decoded(error: Exception) -> str:
+    if isinstance(error, _TooManyValues):
+        return _TOO_MANY
     if isinstance(error, RecursionError):
         return _TOO_DEEP
     if isinstance(error, msgspec.ValidationError):

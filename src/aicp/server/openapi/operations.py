@@ -26,6 +26,7 @@ from aicp.errors import (
     StorageError,
     TaskNotFound,
 )
+from aicp.model.document_desk import TooManyDocuments
 from aicp.server.auth import Scope
 from aicp.server.limits import TooManyRequests
 from aicp.server.problems import (
@@ -44,7 +45,7 @@ from aicp.server.problems import (
 Problems = tuple[type[AicpError], ...]
 
 _SUBMIT: Problems = (CapabilityRefused, NoCapableAgent, IdempotencyConflict, QueueFull, ServerStopping, StorageError)
-_BODY: Problems = (InvalidJson, BodyTooSlow, BodyTooLarge, MediaTypeRefused, InvalidInput)
+_BODY: Problems = (InvalidJson, BodyTooSlow, BodyTooLarge, MediaTypeRefused, InvalidInput, TooManyDocuments)
 _SUBMIT_HEADERS = ("Idempotency-Key", "traceparent")
 _NOT_FOUND: dict[str, type[AicpError]] = {
     "task_id": TaskNotFound,

@@ -7,12 +7,12 @@ from aicp.coordination.chain_graph import mermaid
 from aicp.errors import ChainNotFound
 from aicp.model.task import TaskStatus
 from aicp.model.trace import parse_traceparent
-from aicp.model.validation import parse_chain
+from aicp.model.validation import check_chain, parse_chain
 from aicp.model.views import ChainPage, ChainStanding, ChainView
 from aicp.model.wire import TRACE_HEADER
 from aicp.ports import ChainQuery
 from aicp.server.auth import Scope, check_may_wait, needs, tell_object
-from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_document, submit_key
+from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_submit, submit_key
 from aicp.server.routes.parameters import (
     LISTED,
     ListCursor,
@@ -33,9 +33,7 @@ async def submit_chain(
     """Accept a chain, or refuse it whole with every fault and its place; with `wait_s`, answer as a look at it does."""
     check_may_wait(request.user, wait_s)
     node, waits = node_and_waits
-    document = await read_document(request)
-    spec = parse_chain(document)
-    key = submit_key(request, document)
+    spec, key = await read_submit(request, parse_chain, lambda document: check_chain(parse_chain(document)))
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
     tell_object(request, chain_id)

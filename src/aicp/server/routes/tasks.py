@@ -15,12 +15,12 @@ from aicp.model.reading import besides, place_of_key
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.task import Task, TaskStatus
 from aicp.model.trace import parse_traceparent
-from aicp.model.validation import draft_chain, parse_task, with_faults_of_chain
+from aicp.model.validation import check_chain, check_single, draft_chain, parse_task, with_faults_of_chain
 from aicp.model.views import ChainView, Explanation, ParallelAccepted, TaskPage, TaskStanding, TaskView
 from aicp.model.wire import TRACE_HEADER
 from aicp.runtime.node import Node
 from aicp.server.auth import Scope, check_may_wait, needs, tell_object
-from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_document, submit_key
+from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_submit
 from aicp.server.problems import FAULTS_TOLD_MAX
 from aicp.server.routes.parameters import (
     LISTED,
@@ -46,9 +46,7 @@ async def submit_task(
     """Accept a task on its own; with `wait_s`, answer what a look at it answers."""
     check_may_wait(request.user, wait_s)
     node, waits = node_and_waits
-    document = await read_document(request)
-    task = parse_task(document)
-    key = submit_key(request, document)
+    task, key = await read_submit(request, parse_task, lambda document: check_single(parse_task(document)))
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     task_id = await node.coordinator.submit_task(
         task, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant
@@ -66,15 +64,14 @@ async def submit_parallel(
     """Accept tasks that run side by side, each to its own end; with `wait_s`, answer what a look at them answers."""
     check_may_wait(request.user, wait_s)
     node, waits = node_and_waits
-    document = await read_document(request)
-    spec = _side_by_side(document)
-    key = submit_key(request, document)
+    spec, key = await read_submit(request, _side_by_side, lambda document: check_chain(_side_by_side(document)))
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
     tell_object(request, chain_id)
     if wait_s:
         return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
-    return ParallelAccepted(chain_id, [f"{chain_id}.{task.id}" for task in spec.tasks])
+    tasks = spec.tasks if isinstance(spec, ChainSpec) else spec.tasks.values()
+    return ParallelAccepted(chain_id, [f"{chain_id}.{task.id}" for task in tasks])
 
 
 @get("/", opt=needs(Scope.TASKS_READ))
