@@ -107,6 +107,7 @@ class SqliteDatabase:
         writer = GroupWriter(Book(connection), self.path, thread, self._committed)
         readers = Readers(self.path, self._connect_reader)
         upkeep = Upkeep(self.path, readers, self._connect_reader, self._found, self._idle_s)
+        self._problem = ""
         self._session = _Session(lock, thread, connection, writer, readers, upkeep)
         upkeep.begin(check_pages=not is_checked)
 
