@@ -302,6 +302,27 @@ def test_log_that_is_written_while_it_is_looked_at_is_whole(tmp_path: Path) -> N
         writer.join()
 
 
+def test_damage_is_found_in_a_log_to_which_commits_are_added_without_end(tmp_path: Path) -> None:
+    path, stop, ready = tmp_path / "a.db", threading.Event(), threading.Event()
+
+    def write() -> None:
+        with opened(path) as store:
+            store.add(COMMITS)
+            ready.set()
+            while not stop.is_set():
+                store.add(1, size=50)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert ready.wait(60)
+        flip(log_of(path), (LOG_HEADER_BYTES + 3 * FRAME_SIZE + 1_000) * 8)
+        assert "only" in told(path)
+    finally:
+        stop.set()
+        writer.join()
+
+
 def test_log_of_a_machine_with_the_other_byte_order_is_verified_as_sqlite_does(store: Store) -> None:
     store.add(COMMITS)
     path = store.killed()

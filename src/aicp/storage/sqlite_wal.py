@@ -51,10 +51,12 @@ class LogDamage(msgspec.Struct, frozen=True):
     Attributes:
         told: What is wrong and where, without a full stop.
         good_bytes: So many bytes at the beginning of the log are good, up to the last commit that can be read.
+        is_counted: True when the index counts what is missing, however many commits follow.
     """
 
     told: str
     good_bytes: int
+    is_counted: bool = False
 
 
 class _Walk(msgspec.Struct, frozen=True):
@@ -121,6 +123,7 @@ def find_log_damage(path: Path, *, boot_before: str = "") -> LogDamage | None:
         OSError: It cannot be read.
     """
     is_same_boot = boot_before != "" and boot_before == boot_id()
+    damage: LogDamage | None = None
     for _ in range(LOOKS_MAX):
         raw_index = _read(index_of(path))
         index = parse_index(raw_index)
@@ -132,10 +135,19 @@ def find_log_damage(path: Path, *, boot_before: str = "") -> LogDamage | None:
         except FileNotFoundError:
             damage = _without_log(index) if is_same_boot else None
             raw_header = b""
-        is_steady = _read(index_of(path)) == raw_index and _read(log_of(path), LOG_HEADER_BYTES) == raw_header
-        if damage is None or is_steady:
-            return damage
-    return None
+        is_same_log = _read(log_of(path), LOG_HEADER_BYTES) == raw_header
+        if damage is None or (is_same_log and _is_steady(raw_index, _read(index_of(path)), damage)):
+            break
+    return damage
+
+
+def _is_steady(before: bytes, after: bytes, damage: LogDamage) -> bool:
+    """True when nothing that was written meanwhile explains what looked like damage."""
+    if before == after:
+        return True
+    one, other = parse_index(before), parse_index(after)
+    # More commits of the same log do not explain that one of those counted before is missing.
+    return damage.is_counted and one is not None and other is not None and one.salts == other.salts
 
 
 def log_of(path: Path) -> Path:
@@ -182,7 +194,7 @@ def _judge(log: _Log, index: LogIndex | None, path: Path, *, is_same_boot: bool)
     if index is not None and index.salts == header.salts and index.frames:
         if walked.committed < index.frames:
             told = f"of {index.frames} committed frames only {walked.committed} can be verified"
-            return _damage(told, walked, header)
+            return msgspec.structs.replace(_damage(told, walked, header), is_counted=True)
         if is_same_boot:
             return None
     elif index is not None and index.is_pending and is_same_boot:
