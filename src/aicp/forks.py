@@ -43,7 +43,7 @@ class HomeProcess:
         return self._forks != _state.forks
 
     def require(self) -> None:
-        """Check that this is the process of the object; costs some 50 ns.
+        """Check that this is the process of the object; costs some 100 ns.
 
         Raises:
             ForkedProcess: It was forked after the object was made.
