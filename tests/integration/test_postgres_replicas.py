@@ -20,6 +20,15 @@ LEASE: dict[str, Any] = {"lease_s": 1.0, "renew_every_s": 0.2}
 IMPATIENT: dict[str, Any] = {**LEASE, "timeout_s": 2.0, "write_timeout_s": 2.0}
 
 
+# Found before the one of the system, since the search path names that last.
+SETTABLE_CLOCK = """
+    CREATE TABLE clock_set (by interval NOT NULL);
+    INSERT INTO clock_set VALUES (interval '0');
+    CREATE FUNCTION clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS
+        'SELECT pg_catalog.clock_timestamp() + (SELECT by FROM clock_set)'
+"""
+
+
 @pytest.fixture
 def url() -> str:
     return shared_server().fresh_url()
@@ -259,6 +268,35 @@ def test_lock_that_was_lost_with_the_server_is_no_sign_of_death_of_who_is_not_ba
                 assert number_of(away) == before
 
         run(main())
+
+
+@pytest.mark.parametrize("step", ["2 hours", "-2 hours"])
+def test_no_replica_is_declared_dead_when_the_clock_of_the_database_is_set(url: str, step: str) -> None:
+    async def main() -> None:
+        async with opened(url):
+            pass
+        await ask(url, SETTABLE_CLOCK)
+        set_by = f"{url}%2Cpg_catalog"
+        async with opened(set_by, **LEASE) as first, opened(set_by, **LEASE) as second:
+            await met(first, second)
+            numbers = [number_of(first), number_of(second)]
+            lease_s = LEASE["lease_s"]
+            await until(lambda: all(each._database.replicas._lease.may_judge for each in (first, second)))
+            await asyncio.sleep(1.5 * lease_s)
+            await ask(url, f"UPDATE clock_set SET by = interval '{step}'")
+            # The second one is late with its next sign of life, but by less than its lease.
+            second._database.replicas._lease._may_renew = lambda: False
+            await asyncio.sleep(0.7 * lease_s)
+            second._database.replicas._lease._may_renew = lambda: True
+            await asyncio.sleep(2 * lease_s)
+            assert [number_of(first), number_of(second)] == numbers
+            dead = "SELECT count(*) FROM replicas WHERE died_at IS NOT NULL AND number >= $1"
+            assert await ask(url, dead, numbers[0]) == 0
+            # One that gives no sign of life any more is found out as ever.
+            second._database.replicas._lease._may_renew = lambda: False
+            await until(lambda: replicas_of(first) == numbers[:1])
+
+    run(main())
 
 
 def test_replicas_share_out_what_a_dead_one_left_each_chain_once(url: str) -> None:

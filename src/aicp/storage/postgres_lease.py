@@ -9,20 +9,22 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
 import msgspec
 
 from aicp.errors import AicpError, StorageError
-from aicp.ports import Replica
+from aicp.ports import NEVER, Replica
 from aicp.storage.postgres_faults import Trouble, is_lost, storage_error
 from aicp.storage.postgres_link import Link
 from aicp.storage.postgres_server import Connection, Patience, PostgresServer
 from aicp.storage.sqlite_schema import REVISIONS
 
 LEASE_S = 3.0
+CLOCK_STEP = timedelta(seconds=0.5)
+"""A renewal that finds the database's clock further from where it should be declares no peer dead."""
 RENEW_EVERY_S = 1.0
 RENEW_TIMEOUT_S = 1.5
 TRY_AGAIN_S = 0.1
@@ -43,6 +45,9 @@ JUDGE_LIVES = """EXISTS (
 )"""
 """True while replica $1 is alive by the database's clock: a verdict that a network delivers late is none."""
 
+LEASE_END_MAX = "interval '1 minute'"
+"""No lease ends later than this from now, whatever version of AICP took it, unless the clock was set back since."""
+
 _JOIN = """
     INSERT INTO replicas (name, revision, joined_at, alive_until, session)
     VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3, 0) RETURNING number
@@ -59,12 +64,14 @@ _RENEW = f"""
     ), expired AS (
         UPDATE replicas SET died_at = clock_timestamp() WHERE number IN (
             SELECT number FROM replicas
-            WHERE $3 AND number <> $1 AND died_at IS NULL AND alive_until <= clock_timestamp() AND {JUDGE_LIVES}
+            WHERE $3 AND number <> $1 AND died_at IS NULL AND {JUDGE_LIVES} AND clock_timestamp() BETWEEN $4 AND $5
+                AND (alive_until <= clock_timestamp() OR alive_until > clock_timestamp() + {LEASE_END_MAX})
             FOR UPDATE SKIP LOCKED
         )
         RETURNING number
     )
-    SELECT EXISTS (SELECT 1 FROM renewed) AS is_alive, pg_backend_pid() AS pid, {SERVER_LIFE} AS life,
+    SELECT EXISTS (SELECT 1 FROM renewed) AS is_alive, clock_timestamp() AS now, pg_backend_pid() AS pid,
+        {SERVER_LIFE} AS life,
         (SELECT count(pg_notify({CHANNEL}, '{CLAIM}')) FROM expired) AS expired,
         ARRAY(
             SELECT row(number, name) FROM replicas
@@ -146,6 +153,7 @@ class Lease:
         self._life: str | None = None
         self._sure_until = 0.0
         self._in_touch_since: float | None = None
+        self._clock_read: tuple[datetime, float] | None = None
         self._was_away = False
         self._pid = 0
         self._keeps_sessions = not server.is_pooled
@@ -263,16 +271,26 @@ class Lease:
         sent_at = now()
         may_declare = self._in_touch_since is not None and sent_at - self._in_touch_since >= self._lease_s
         lease = timedelta(seconds=self._lease_s)
+        earliest, latest = self._expected_clock(sent_at)
         (found,) = await self._server.fetch(
-            connection, _RENEW, self._number, lease, may_declare, timeout_s=RENEW_TIMEOUT_S
+            connection, _RENEW, self._number, lease, may_declare, earliest, latest, timeout_s=RENEW_TIMEOUT_S
         )
+        self._clock_read = found["now"], sent_at
         if not found["is_alive"]:
             self._lost()
             return
         self._sure_until = sent_at + self._lease_s
-        if self._in_touch_since is None:
+        if self._in_touch_since is None or not earliest <= found["now"] <= latest:
+            # The database's clock was set, or this took long: each peer gets a lease to give a sign of life by it.
             self._in_touch_since = sent_at
         self._look_at(found)
+
+    def _expected_clock(self, now: float) -> tuple[datetime, datetime]:
+        """Between which moments the database's clock is now, unless it was set since it was read last."""
+        if self._clock_read is None:
+            return NEVER, NEVER
+        read, read_at = self._clock_read
+        return read - CLOCK_STEP, read + timedelta(seconds=now - read_at) + CLOCK_STEP
 
     def _lose_touch(self) -> None:
         self._in_touch_since, self._was_away = None, True
