@@ -80,6 +80,8 @@ def reading(agents: int = 1, others: int = 0) -> Reading:
         rejections={"queue_full": 2},
         events_dropped=9,
         wal_bytes=4_096,
+        defects=4,
+        clock_steps=5,
     )
 
 

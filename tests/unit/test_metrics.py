@@ -30,6 +30,8 @@ NAMES = {
     "aicp_chain_duration_seconds",
     "aicp_journal_commit_seconds",
     "aicp_events_dropped_total",
+    "aicp_defects_total",
+    "aicp_wall_clock_steps_total",
     "aicp_build_info",
     "aicp_database_wal_bytes",
     "aicp_database_damaged",
@@ -82,6 +84,8 @@ def test_each_event_is_counted_where_it_belongs() -> None:
     assert found['aicp_agent_inflight{agent_id="echo-1"}'] == 3
     assert found['aicp_rejections_total{reason="queue_full"}'] == 2
     assert found["aicp_events_dropped_total"] == 9
+    assert found["aicp_defects_total"] == 4
+    assert found["aicp_wall_clock_steps_total"] == 5
 
 
 def test_first_attempt_is_no_failover() -> None:

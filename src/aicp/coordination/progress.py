@@ -15,7 +15,6 @@ The recorded state survives a restart, and replicas share it.
 
 import logging
 import math
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import accumulate
 
@@ -79,18 +78,18 @@ def stepped_since(state: ClockState, at: datetime) -> timedelta:
 class Progress:
     """Compares the clocks, records what it finds, and answers how old is old.
 
+    Attributes:
+        steps_seen: Steps of the wall clock, forward or back, since this process began.
+
     Args:
         clock: The wall clock and the monotonic clock of this process.
         record: Keeps the state; None to keep it in memory.
-        on_step: Called with each step that this process sees, seconds; it must not raise.
     """
 
-    def __init__(
-        self, clock: Clock, record: ClockRecord | None = None, on_step: Callable[[float], None] | None = None
-    ) -> None:
+    def __init__(self, clock: Clock, record: ClockRecord | None = None) -> None:
         self._clock = clock
         self._record = record
-        self._on_step = on_step
+        self.steps_seen = 0
         self._state: ClockState | None = None
         self._looked_at_s: float | None = None
 
@@ -137,14 +136,13 @@ class Progress:
             if step.was_down and step.at_s >= state.progress_s > 0:
                 _log_down(step)
         elif step not in before.steps:
+            self.steps_seen += 1
             _log.warning(
                 "wall clock stepped by %+.1f s, to %s: old data is deleted by the monotonic clock until the step is as "
                 "old as the data is retained for",
                 step.size_s,
                 state.wall.isoformat(timespec="seconds"),
             )
-            if self._on_step is not None:
-                self._on_step(step.size_s)
 
 
 def _log_down(step: ClockStep) -> None:

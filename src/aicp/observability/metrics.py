@@ -71,6 +71,8 @@ class Reading(msgspec.Struct, frozen=True):
         events_dropped: Live events that slow readers missed.
         wal_bytes: Size of the write-ahead log of the record's file; None where it is not a file.
         is_damaged: True once that file was found damaged.
+        defects: Exceptions out of parts of AICP that must raise none.
+        clock_steps: Times that the wall clock was set while the server ran.
     """
 
     states: tuple[str, ...]
@@ -83,6 +85,8 @@ class Reading(msgspec.Struct, frozen=True):
     events_dropped: int
     wal_bytes: int | None = None
     is_damaged: bool = False
+    defects: int = 0
+    clock_steps: int = 0
 
 
 class Metrics:
@@ -205,6 +209,8 @@ class Metrics:
             yield GaugeMetricFamily(
                 "aicp_database_damaged", "1 once the SQLite file was found damaged.", value=reading.is_damaged
             )
+        yield CounterMetricFamily("aicp_defects", "Exceptions inside AICP; work was retried.", reading.defects)
+        yield CounterMetricFamily("aicp_wall_clock_steps", "Steps of the wall clock.", reading.clock_steps)
         build = GaugeMetricFamily("aicp_build_info", "What runs here; always 1.", labels=["version", "python"])
         build.add_metric([self._version, platform.python_version()], 1)
         yield build

@@ -92,6 +92,8 @@ class Onlookers:
             events_dropped=self._feed.dropped,
             wal_bytes=None if node.stores.file is None else node.stores.file.wal_bytes,
             is_damaged=bool(node.damage),
+            defects=node.coordinator.defects.count,
+            clock_steps=node.progress.steps_seen,
         )
 
     def _waiting(self) -> dict[tuple[str, Priority], int]:
