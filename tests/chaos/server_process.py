@@ -29,16 +29,23 @@ class ServerProcess:
         directory: Its data directory; made when it is not there.
         environ: What its environment has besides.
         before: Words of the command line to put before the interpreter.
+        module: What the interpreter runs in place of `aicp`, and its first arguments.
     """
 
     def __init__(
-        self, directory: Path, environ: Mapping[str, str] | None = None, *, before: Sequence[str] = ()
+        self,
+        directory: Path,
+        environ: Mapping[str, str] | None = None,
+        *,
+        before: Sequence[str] = (),
+        module: Sequence[str] = ("aicp",),
     ) -> None:
         directory.mkdir(mode=0o700, exist_ok=True)
         self.port = free_port()
         self.log = directory / f"serve-{self.port}.log"
         self._directory = directory
         self._before = before
+        self._module = module
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AICP_")}
         self._environ = {**kept, "PYTHONPATH": str(SOURCES), "AICP_DATA_DIR": str(directory), **(environ or {})}
         self._process: subprocess.Popen[bytes] | None = None
@@ -66,7 +73,7 @@ class ServerProcess:
     def start(self) -> None:
         """Start it, and do not wait."""
         self._told_before = self.log.stat().st_size if self.log.exists() else 0
-        command = [*self._before, sys.executable, "-m", "aicp", "serve", "--port", str(self.port)]
+        command = [*self._before, sys.executable, "-m", *self._module, "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, env=self._environ, stdin=subprocess.DEVNULL, stderr=log)
 

@@ -82,6 +82,7 @@ def reading(agents: int = 1, others: int = 0) -> Reading:
         wal_bytes=4_096,
         defects=4,
         clock_steps=5,
+        standstill_s=12.5,
     )
 
 

@@ -32,6 +32,7 @@ NAMES = {
     "aicp_events_dropped_total",
     "aicp_defects_total",
     "aicp_wall_clock_steps_total",
+    "aicp_standstill_seconds_total",
     "aicp_build_info",
     "aicp_database_wal_bytes",
     "aicp_database_damaged",
@@ -86,6 +87,7 @@ def test_each_event_is_counted_where_it_belongs() -> None:
     assert found["aicp_events_dropped_total"] == 9
     assert found["aicp_defects_total"] == 4
     assert found["aicp_wall_clock_steps_total"] == 5
+    assert found["aicp_standstill_seconds_total"] == 12.5
 
 
 def test_first_attempt_is_no_failover() -> None:

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from aicp import standstill
 from aicp.coordination.carrying import OUTCOME_UNKNOWN, Carrier
 from aicp.coordination.chain_status import InFlight, facts_once, fold
 from aicp.coordination.recorder import Recorder
@@ -23,6 +24,7 @@ from aicp.model.trace import Subject, subject
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.work import Work
+from aicp.standstill import TimeLimit
 
 DEADLINE_TOLERANCE_S = 0.001
 STARTED_AT_ONCE = 64
@@ -90,7 +92,7 @@ class ChainRun:
         self._ending: dict[str, InFlight] = {}
         self._began, self._began_utc = clock.monotonic(), record.submitted.at
         self._ready_since: dict[str, datetime] = {}
-        self._deadline = math.inf
+        self._limit = TimeLimit(self._began, math.inf)
         self._news: asyncio.Event | None = None
         self.is_recorded = asyncio.Event()
         self.end: ChainEnded | None = None
@@ -129,7 +131,7 @@ class ChainRun:
     @property
     def deadline(self) -> float:
         """When its time is over, monotonic seconds; infinite before it ran."""
-        return self._deadline
+        return self._limit.ends_at
 
     def in_flight(self) -> dict[str, InFlight]:
         """What is known of each task that runs, or whose end is not on record yet."""
@@ -146,8 +148,8 @@ class ChainRun:
         try:
             self._begin_time()
             async with asyncio.TaskGroup() as group:
-                expiry = asyncio.get_running_loop().call_later(
-                    max(0.0, self._deadline - self._began), lambda: group.create_task(self._expire())
+                expiry = standstill.call_after(
+                    self._limit, self._limit.ends_at - self._began, lambda: group.create_task(self._expire())
                 )
                 try:
                     async with asyncio.TaskGroup() as tasks:
@@ -203,7 +205,7 @@ class ChainRun:
         self._began = self._clock.monotonic()
         self._began_utc = max(latest, self._clock.utcnow() - self._stepped_since(latest))
         allowed_s = self.submitted.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S
-        self._deadline = self._moment(self.submitted.at) + allowed_s
+        self._limit = TimeLimit(self._began, self._moment(self.submitted.at) + allowed_s)
 
     def _now_utc(self) -> datetime:
         """The wall clock as it would be if nobody set it while the chain runs: its times are no further apart."""
@@ -299,7 +301,7 @@ class ChainRun:
     def _work(self, local_id: str) -> Work:
         task = self.readiness.graph.tasks[local_id]
         ready_at, ready_at_utc = self._ready(local_id)
-        deadline = min(ready_at + (task.deadline_s or DEFAULT_TASK_DEADLINE_S), self._deadline)
+        deadline = min(ready_at + (task.deadline_s or DEFAULT_TASK_DEADLINE_S), self._limit.ends_at)
         task_id = f"{self.chain_id}.{local_id}"
         work = Work(
             task,
@@ -385,7 +387,7 @@ class ChainRun:
 
     def _end_fact(self) -> ChainEnded:
         status, error = self.readiness.verdict
-        if status is TaskStatus.FAILED and self._clock.monotonic() > self._deadline - DEADLINE_TOLERANCE_S:
+        if status is TaskStatus.FAILED and self._clock.monotonic() > self._limit.ends_at - DEADLINE_TOLERANCE_S:
             # Its last tasks share its deadline: whichever timer is first, it is the chain's time that ran out.
             error = _TIME_RAN_OUT
         return ChainEnded(self.chain_id, status, self._now_utc(), error)

@@ -73,6 +73,7 @@ class Reading(msgspec.Struct, frozen=True):
         is_damaged: True once that file was found damaged.
         defects: Exceptions out of parts of AICP that must raise none.
         clock_steps: Times that the wall clock was set while the server ran.
+        standstill_s: Seconds for which this process stood still, since it serves.
     """
 
     states: tuple[str, ...]
@@ -83,6 +84,7 @@ class Reading(msgspec.Struct, frozen=True):
     waiting: Mapping[tuple[str, Priority], int]
     rejections: Mapping[str, int]
     events_dropped: int
+    standstill_s: float
     wal_bytes: int | None = None
     is_damaged: bool = False
     defects: int = 0
@@ -211,6 +213,10 @@ class Metrics:
             )
         yield CounterMetricFamily("aicp_defects", "Exceptions inside AICP; work was retried.", reading.defects)
         yield CounterMetricFamily("aicp_wall_clock_steps", "Steps of the wall clock.", reading.clock_steps)
+        yield CounterMetricFamily(
+            "aicp_standstill_seconds", "Time in which this process stood still for more than 0.1 s at once.",
+            value=reading.standstill_s,
+        )  # fmt: skip
         build = GaugeMetricFamily("aicp_build_info", "What runs here; always 1.", labels=["version", "python"])
         build.add_metric([self._version, platform.python_version()], 1)
         yield build

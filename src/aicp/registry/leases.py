@@ -8,6 +8,7 @@ from enum import StrEnum
 
 import msgspec
 
+from aicp import standstill
 from aicp.errors import AgentNotFound, AgentReplaced
 
 LEASE_TTL_S = 15.0
@@ -39,18 +40,34 @@ class LivenessChange(msgspec.Struct, frozen=True):
     liveness: Liveness | None
 
 
+_WORST_FIRST = (Liveness.OFFLINE, Liveness.UNHEARD, Liveness.HEARD)
+
+
+def _is_worse(one: Liveness, other: Liveness) -> bool:
+    return _WORST_FIRST.index(one) < _WORST_FIRST.index(other)
+
+
 class _Lease:
-    __slots__ = ("ends", "heard_at", "instance_id", "liveness")
+    __slots__ = ("ends", "heard_at", "instance_id", "liveness", "moved_for", "moved_s", "spared_s")
 
     def __init__(self, instance_id: str, heard_at: float, liveness: Liveness, *, ends: bool) -> None:
         self.instance_id = instance_id
         self.heard_at = heard_at
         self.liveness = liveness
         self.ends = ends
+        self.moved_for = Liveness.HEARD
+        self.moved_s = self.spared_s = 0.0
+
+    def hear(self, now: float) -> None:
+        self.heard_at, self.moved_for = now, Liveness.HEARD
+        self.moved_s = self.spared_s = 0.0
 
 
 class Leases:
     """Leases of agents that promised to be heard; agents without a promise have none and are always HEARD.
+
+    A standstill of this process is not silence of theirs: a lease that would be missed is first moved by what of it
+    fell into the lease, at most by the lease's own length.
 
     Args:
         ttl_s: How long a heartbeat holds.
@@ -94,7 +111,7 @@ class Leases:
         lease = self._leases.get(agent_id)
         if lease is None:
             return False
-        lease.heard_at = self._clock()
+        lease.hear(self._clock())
         came_back, lease.liveness = lease.liveness is not Liveness.HEARD, Liveness.HEARD
         return came_back
 
@@ -123,12 +140,14 @@ class Leases:
         return changes
 
     def _judge(self, agent_id: str, lease: _Lease, now: float, changes: list[LivenessChange]) -> None:
-        silent_s = now - lease.heard_at
+        silent_s = now - lease.heard_at - lease.moved_s
         if silent_s >= PURGE_AFTER_S:
             del self._leases[agent_id]
             changes.append(LivenessChange(agent_id, None))
             return
         found = self._liveness_after(silent_s)
+        if _is_worse(found, lease.liveness) and _is_worse(found, lease.moved_for) and self._move(lease, found, now):
+            found = self._liveness_after(now - lease.heard_at - lease.moved_s)
         if found is not lease.liveness and found is not Liveness.HEARD:
             lease.liveness = found
             changes.append(LivenessChange(agent_id, found))
@@ -141,7 +160,18 @@ class Leases:
             Liveness.UNHEARD: OFFLINE_AFTER_LEASES * self.ttl_s,
             Liveness.OFFLINE: PURGE_AFTER_S,
         }
-        return min(lease.heard_at + worse_after_s[found], now + self.ttl_s)
+        return min(lease.heard_at + lease.moved_s + worse_after_s[found], now + self.ttl_s)
+
+    def _move(self, lease: _Lease, found: Liveness, now: float) -> bool:
+        """Move a lease before it is worse off, once for each step; False where this process did not stand still."""
+        lease.moved_for = found
+        length_s = self.ttl_s if found is Liveness.UNHEARD else OFFLINE_AFTER_LEASES * self.ttl_s
+        spared_s = min(standstill.since(lease.heard_at), length_s) - lease.spared_s
+        if spared_s <= 0:
+            return False
+        lease.spared_s += spared_s
+        lease.moved_s = now - lease.heard_at - length_s + spared_s
+        return True
 
     def _look_at(self, when: float, agent_id: str, lease: _Lease) -> None:
         heapq.heappush(self._due, (when, next(self._numbers), agent_id, lease))

@@ -29,6 +29,7 @@ import msgspec
 
 from aicp.errors import CircuitBreakerOpen
 from aicp.resilience.backoff import Backoff
+from aicp.standstill import TimeLimit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -238,7 +239,7 @@ class CircuitBreaker:
         self._state = CircuitState.CLOSED
         self._serial = self._generation = first_permit
         self._current = self._open_door = first_permit
-        self._probes: dict[int, float] = {}
+        self._probes: dict[int, TimeLimit] = {}
         self._failures_in_row = self._doubts_in_row = self._probes_succeeded = self._lost_in_row = 0
         self._tainted = False
         self._total_successes = self._total_failures = self._rejected = self._late = self._lost = 0
@@ -562,7 +563,7 @@ class CircuitBreaker:
             transition = self._move(CircuitState.HALF_OPEN)
         if self._state is CircuitState.HALF_OPEN and len(self._probes) < self._policy.half_open_max_probes:
             self._serial += 1
-            self._probes[self._serial] = now + probe_lease_s
+            self._probes[self._serial] = TimeLimit(now, now + probe_lease_s)
             return self._serial, transition
         if self._state in {CircuitState.CLOSED, CircuitState.DISABLED}:
             self._open_door = self._current
@@ -570,12 +571,12 @@ class CircuitBreaker:
         return REFUSED, transition
 
     def _lose_probes(self) -> Transition | None:
-        """A probe is lost at the end of its lease; whoever asks or settles next finds out."""
+        """A probe is lost at the end of its lease, which is moved once where this process stood still in it."""
         if not self._probes:
             return None
         now = self._clock()
-        for permit, lease_end in self._probes.copy().items():
-            if now >= lease_end and self._probes.pop(permit, None) is not None:
+        for permit, lease in self._probes.copy().items():
+            if lease.is_over(now) and self._probes.pop(permit, None) is not None:
                 self._lost += 1
                 self._lost_in_row += 1
         return self._open(now) if self._lost_in_row >= LOST_IN_ROW_MAX else None
@@ -686,7 +687,9 @@ class CircuitBreaker:
         if self._state is CircuitState.OPEN:
             ready_at = max(ready_at, self._until)
         elif len(self._probes) >= self._policy.half_open_max_probes:
-            ready_at = max(ready_at, min(now + self._policy.backoff.first_s, *self._probes.values()))
+            ready_at = max(
+                ready_at, min(now + self._policy.backoff.first_s, *(lease.ends_at for lease in self._probes.values()))
+            )
         return max(0.0, ready_at - now)
 
     def _tell(self, transition: Transition | None) -> None:

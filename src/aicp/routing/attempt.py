@@ -5,6 +5,7 @@ from datetime import datetime
 
 import msgspec
 
+from aicp import standstill
 from aicp.errors import OwnershipLost
 from aicp.model.event import AttemptEnded, AttemptStarted
 from aicp.model.outcome import Outcome, Reply, TaskError
@@ -71,7 +72,8 @@ class Attempts:
         finally:
             elapsed_s = self._clock.monotonic() - began
             if is_resent or not reply.resendable or _left_s(lease, began + elapsed_s) <= 0:
-                self._settle(lease, reply, elapsed_s)
+                # How fast the agent is cannot be learned from an answer that lay unread while this process stood still.
+                self._settle(lease, reply, None if standstill.since(began) else elapsed_s)
             self._remember(work, lease, call, reply, began, elapsed_s)
             work.agent_id = None
             subject.reset(before)
@@ -80,7 +82,7 @@ class Attempts:
     def _call(self, work: Work, lease: Lease, now: float, *, is_resent: bool) -> Call:
         work.number += 1
         timeout_s = max(0.001, _left_s(lease, now)) if is_resent else lease.timeout_s
-        remaining_s = max(0.001, work.deadline - now)
+        remaining_s = max(0.001, work.limit.left_s(now))
         return Call(
             task_id=work.task_id,
             capability=lease.key,
@@ -111,7 +113,7 @@ class Attempts:
         announce, work.announce = work.announce, None
         if announce is not None and not await announce():
             return Reply(Outcome.CANCELLED, reason="its owner stopped it before it was sent", evidence=False)
-        if self._clock.monotonic() >= work.deadline:
+        if work.limit.is_over(self._clock.monotonic()):
             return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
         return None
 
@@ -127,7 +129,7 @@ class Attempts:
             return msgspec.structs.replace(reply, evidence=False)
         return reply
 
-    def _settle(self, lease: Lease, reply: Reply, elapsed_s: float) -> None:
+    def _settle(self, lease: Lease, reply: Reply, elapsed_s: float | None) -> None:
         self._scheduler.complete_task(
             lease,
             reply.outcome,
@@ -168,7 +170,7 @@ def error_of(reply: Reply) -> TaskError:
 
 def _left_s(lease: Lease, now: float) -> float:
     """What is left of the time of an attempt that began when its lease was given."""
-    return lease.granted_at + lease.timeout_s - now
+    return standstill.TimeLimit(lease.granted_at, lease.granted_at + lease.timeout_s).left_s(now)
 
 
 def _fair_time_s(lease: Lease) -> float:

@@ -143,7 +143,7 @@ class FailoverRouter:
         while True:
             asked_at = self._clock.monotonic()
             lease = await self._scheduler.schedule_task(
-                work.task, ready_at=work.ready_at, deadline=work.deadline, tried=work.tried, wait=work.accepted,
+                work.task, ready_at=work.ready_at, deadline=work.limit, tried=work.tried, wait=work.accepted,
                 tenant=work.tenant,
             )  # fmt: skip
             if self._starts_no_more:

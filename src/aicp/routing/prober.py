@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+from aicp import standstill
 from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome, Reply
 from aicp.ports import Transport
@@ -82,7 +83,7 @@ class Prober:
 async def ask(transport: Transport, agent: AgentProfile) -> Reply:
     """What an agent says at its `/healthz` within 5 s; from a transport that hangs or raises comes no answer."""
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
+        async with standstill.timeout(PROBE_TIMEOUT_S):
             return await transport.probe(agent)
     except TimeoutError:
         return Reply(Outcome.AGENT_FAULT, reason="no answer to the probe", timed_out=True)

@@ -11,6 +11,7 @@ from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
 from aicp.model.views import Choice
 from aicp.scheduling.lease import Lease
+from aicp.standstill import TimeLimit
 
 ATTEMPTS_KEPT_MAX = 30
 ALIKE_ROUNDS_MAX = 3
@@ -26,7 +27,7 @@ class Work:
         epoch: Of the owner.
         ready_at: When it could first have run, monotonic seconds.
         ready_at_utc: The same for people.
-        deadline: When its time is over, monotonic seconds.
+        limit: When its time is over; moved once when this process stood still meanwhile.
         accepted: True when it waits for agents that are out; False for a direct call that rather comes back.
         attempts: What was tried; the last 30.
         choices: Why each went where it went; the last 30.
@@ -49,8 +50,8 @@ class Work:
     """
 
     __slots__ = (
-        "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "choices", "deadline", "dispatches",
-        "epoch", "full_timeouts", "held", "is_lost", "number", "parent", "ready_at", "ready_at_utc", "real_attempts",
+        "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "choices", "dispatches", "epoch",
+        "full_timeouts", "held", "is_lost", "limit", "number", "parent", "ready_at", "ready_at_utc", "real_attempts",
         "refusal", "rounds", "since", "symptoms", "task", "task_id", "tenant", "timed_out", "tried",
     )  # fmt: skip
 
@@ -74,7 +75,7 @@ class Work:
         self.epoch = epoch
         self.ready_at = ready_at
         self.ready_at_utc = ready_at_utc
-        self.deadline = deadline
+        self.limit = TimeLimit(ready_at, deadline)
         self.accepted = accepted
         self.announce = announce
         self.parent = parent
@@ -95,6 +96,11 @@ class Work:
         self._last_fault: tuple[str, str] | None = None
         self.refusal: tuple[Lease, Reply] | None = None
         self.is_lost = False
+
+    @property
+    def deadline(self) -> float:
+        """When its time is over, monotonic seconds."""
+        return self.limit.ends_at
 
     @property
     def chain_id(self) -> str:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import msgspec
 
+from aicp import standstill
 from aicp.errors import Conflict, Forbidden, InvalidAgent, SettingsError
 from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
@@ -315,7 +316,7 @@ class Ains:
         _log.warning("agent %s is %s", agent_id, change, extra={"agent_id": agent_id, "change": change})
 
     async def _sweep_soon(self) -> None:
-        await asyncio.sleep(SWEEP_EVERY_S)
+        await standstill.sleep(SWEEP_EVERY_S)
         self.sweep()
 
     async def _forget_soon(self) -> None:

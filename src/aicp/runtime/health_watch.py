@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 
+from aicp import standstill
 from aicp.model.agent import AgentProfile
 from aicp.model.outcome import Outcome, Reply
 from aicp.ports import Transport
@@ -51,7 +52,7 @@ class HealthWatch:
                 await self._go_round()
             except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the rounds go on
                 _log.exception("agents without heartbeats could not be asked how they are")
-            await asyncio.sleep(ASK_EVERY_S)
+            await standstill.sleep(ASK_EVERY_S)
 
     async def _go_round(self) -> None:
         agents = self._ains.without_heartbeats()

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from aicp import standstill
 from aicp.coordination.progress import Progress
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.coordination.task_coordinator import TaskCoordinator
@@ -181,6 +182,7 @@ class Node:
         """
         self._home.require()
         async with AsyncExitStack() as starting:
+            starting.enter_context(standstill.watching())
             starting.callback(self._set_stopped)
             starting.push_async_callback(self.stores.journal.close)
             starting.callback(self.documents.close)

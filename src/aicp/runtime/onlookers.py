@@ -13,6 +13,7 @@ from aicp.ports import Observer, SystemClock
 from aicp.resilience.circuit_breaker import CircuitState
 from aicp.runtime.node import Node
 from aicp.runtime.settings import LogFormat
+from aicp.standstill import standstills_of
 from aicp.version import __version__
 
 METRICS_TYPE = CONTENT_TYPE
@@ -94,6 +95,7 @@ class Onlookers:
             is_damaged=bool(node.damage),
             defects=node.coordinator.defects.count,
             clock_steps=node.progress.steps_seen,
+            standstill_s=standstills_of(asyncio.get_running_loop()).total_s,
         )
 
     def _waiting(self) -> dict[tuple[str, Priority], int]:

@@ -10,6 +10,7 @@ import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
+from aicp import standstill
 from aicp.model.agent import AgentProfile, Capability
 from aicp.registry.leases import Liveness
 from aicp.scheduling.input_schemas import InputSchemas
@@ -193,7 +194,10 @@ class Member:
         if not self.taken:
             return False
         slowest_s = max([seat.latency_s or math.inf for seat in self], default=math.inf)
-        return now - self.quiet_since > SILENT_AFTER_LATENCIES * slowest_s
+        silent_after_s = SILENT_AFTER_LATENCIES * slowest_s
+        quiet_s = now - self.quiet_since
+        # What it answered while this process stood still lies unread.
+        return quiet_s > silent_after_s and quiet_s - standstill.since(self.quiet_since) > silent_after_s
 
     def is_last_resort(self, now: float) -> bool:
         """True when others are better whatever their speed: it is unheard, or silent."""

@@ -1,9 +1,9 @@
 """What a task gets from the scheduler: an agent's slot for a while, or the reason why not."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 from enum import Enum
 
+from aicp import standstill
 from aicp.model.agent import AgentProfile
 from aicp.ports import Clock
 from aicp.scheduling.fleet import Seat
@@ -32,9 +32,12 @@ class Lease:
         granted_at: When it was given, monotonic seconds.
         expires_at: When slot and permit are freed anyway, monotonic seconds.
         bucket: The speed the agent was picked for.
+        is_moved: True when `expires_at` was moved, or cannot be.
     """
 
-    __slots__ = ("agent", "bucket", "expires_at", "granted_at", "is_settled", "key", "permit", "seat", "timeout_s")
+    __slots__ = (
+        "agent", "bucket", "expires_at", "granted_at", "is_moved", "is_settled", "key", "permit", "seat", "timeout_s",
+    )  # fmt: skip
 
     def __init__(
         self, seat: Seat, bucket: int, permit: int, timeout_s: float, granted_at: float, expires_at: float
@@ -47,7 +50,16 @@ class Lease:
         self.timeout_s = timeout_s
         self.granted_at = granted_at
         self.expires_at = expires_at
+        self.is_moved = False
         self.is_settled = False
+
+    def is_over(self, now: float) -> bool:
+        """True when it has expired; once, it is moved by the standstills of this process that fell into it."""
+        limit = standstill.TimeLimit(self.granted_at, self.expires_at)
+        limit.is_moved, self.is_moved = self.is_moved, True
+        is_over = limit.is_over(max(now, self.expires_at))
+        self.expires_at = limit.ends_at
+        return is_over
 
 
 class Leases:
@@ -65,7 +77,7 @@ class Leases:
         self._clock = clock
         self._on_expiry = on_expiry
         self._by_second: dict[int, dict[Lease, None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: standstill.Timer | None = None
         self.expired = 0
 
     def __iter__(self) -> Iterator[Lease]:
@@ -83,11 +95,7 @@ class Leases:
         if lease.is_settled:
             return False
         lease.is_settled = True
-        second = int(lease.expires_at) + 1
-        leases = self._by_second[second]
-        del leases[lease]
-        if not leases:
-            del self._by_second[second]
+        self._forget(lease, int(lease.expires_at) + 1)
         return True
 
     def close(self) -> None:
@@ -96,15 +104,28 @@ class Leases:
             self._timer.cancel()
             self._timer = None
 
+    def _look_at(self, lease: Lease, second: int, now: float) -> None:
+        if lease.is_over(now):
+            self.expired += 1
+            self._on_expiry(lease)
+            return
+        self._forget(lease, second)
+        self._by_second.setdefault(int(lease.expires_at) + 1, {})[lease] = None
+
+    def _forget(self, lease: Lease, second: int) -> None:
+        leases = self._by_second[second]
+        del leases[lease]
+        if not leases:
+            del self._by_second[second]
+
     def _look_again(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK_EVERY_S, self._expire)
+        self._timer = standstill.call_later(LOOK_EVERY_S, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
         now = self._clock.monotonic()
         for second in [second for second in self._by_second if second <= now]:
             for lease in list(self._by_second.get(second, ())):
-                self.expired += 1
-                self._on_expiry(lease)
+                self._look_at(lease, second, now)
         if self._by_second and self._timer is None:
             self._look_again()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from aicp import standstill
 from aicp.model.task import Task
 from aicp.ports import Clock
 from aicp.scheduling.fleet import NOWHERE, Member, Pool, Seat
@@ -78,7 +79,7 @@ class Serving:
         timer = None
         if waiter.deadline < math.inf:
             patience_s = max(0.0, waiter.deadline - self._clock.monotonic())
-            timer = asyncio.get_running_loop().call_later(patience_s, _decide, waiter, Unscheduled.DEADLINE)
+            timer = standstill.call_after(waiter.limit, patience_s, _decide, waiter, Unscheduled.DEADLINE)
         try:
             self._serve_newcomer(waiter)
             return await waiter.seat_future

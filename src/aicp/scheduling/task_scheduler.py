@@ -28,6 +28,7 @@ from aicp.scheduling.serving import Serving
 from aicp.scheduling.standing import Judge
 from aicp.scheduling.status import scheduler_status
 from aicp.scheduling.waiting_line import Waiter, WaitingLine
+from aicp.standstill import TimeLimit
 
 SLOT_LEASE_GRACE_S = 5.0
 PROBE_LEASE_GRACE_S = 1.0
@@ -81,7 +82,7 @@ class TaskScheduler:
         task: Task,
         *,
         ready_at: float | None = None,
-        deadline: float = math.inf,
+        deadline: float | TimeLimit = math.inf,
         tried: frozenset[str] = NOBODY,
         wait: bool = True,
         tenant: str = DEFAULT_TENANT,
@@ -91,7 +92,7 @@ class TaskScheduler:
         Args:
             task: What it is for.
             ready_at: When it could first have run, monotonic seconds; now when None. Decides its place in line.
-            deadline: When to give up, monotonic seconds.
+            deadline: When to give up, monotonic seconds; a limit is shared, and moved where this process stood still.
             tried: Agents it shall not go to.
             wait: False to come back at once when every agent it may go to is out; busy ones are waited for.
             tenant: Whose it is; it goes to agents of that tenant, else to those that serve everybody.
@@ -101,7 +102,7 @@ class TaskScheduler:
             may be used was tried.
         """
         now = self._clock.monotonic()
-        if deadline - now < SHORTEST_ATTEMPT_S:
+        if _is_too_late(deadline, now):
             return Unscheduled.DEADLINE
         key = wanted_key(task.capability)
         fleet = self._roster.fleets.get(key)
@@ -586,6 +587,12 @@ class TaskScheduler:
 _EVIDENCE = frozenset({Outcome.AGENT_FAULT, Outcome.UNAVAILABLE})
 _FAILURES = _EVIDENCE | {Outcome.TASK_FAILED}
 _ANSWERS = frozenset({Outcome.SUCCESS, Outcome.TASK_FAILED, Outcome.CALLER_FAULT, Outcome.OVERLOADED})
+
+
+def _is_too_late(deadline: float | TimeLimit, now: float) -> bool:
+    if isinstance(deadline, TimeLimit):
+        return deadline.ends_at - now < SHORTEST_ATTEMPT_S and deadline.is_over(max(now, deadline.ends_at))
+    return deadline - now < SHORTEST_ATTEMPT_S
 
 
 def rest_s(retry_after_s: float) -> float:

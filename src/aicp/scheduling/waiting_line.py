@@ -17,6 +17,7 @@ from typing import Any
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.task import Priority, Task
 from aicp.scheduling.lease import Lease, Unscheduled
+from aicp.standstill import TimeLimit
 
 SLACK_S = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0}
 KINDS_LOOKED_AT_MAX = 64
@@ -37,7 +38,8 @@ class Waiter:
         task: What it is.
         tenant: Whose.
         since: When it became ready, monotonic seconds.
-        deadline: When it gives up, monotonic seconds.
+        deadline: When it gives up, monotonic seconds; its place in line stays by this when `limit` is moved.
+        limit: When it gives up, moved once when this process stood still meanwhile.
         arrival: Rises with each that joins any line.
         tried: Agents it shall not go to.
         selector: Whom it would take; None when any capable agent will do.
@@ -48,8 +50,8 @@ class Waiter:
     """
 
     __slots__ = (
-        "arrival", "deadline", "gives_up", "held_since", "patient_until", "seat_future", "selector", "since", "task",
-        "tenant", "tried",
+        "arrival", "deadline", "gives_up", "held_since", "limit", "patient_until", "seat_future", "selector", "since",
+        "task", "tenant", "tried",
     )  # fmt: skip
 
     _arrivals = itertools.count()
@@ -58,7 +60,7 @@ class Waiter:
         self,
         task: Task,
         ready_at: float,
-        deadline: float,
+        deadline: float | TimeLimit,
         tried: frozenset[str],
         *,
         gives_up: bool,
@@ -67,7 +69,8 @@ class Waiter:
         self.task = task
         self.tenant = tenant
         self.since = ready_at
-        self.deadline = deadline
+        self.limit = deadline if isinstance(deadline, TimeLimit) else TimeLimit(ready_at, deadline)
+        self.deadline = self.limit.ends_at
         self.arrival = next(self._arrivals)
         self.tried = tried
         self.selector = _selector(task, tried)

@@ -2,6 +2,7 @@
 
 uvicorn closes connections that are idle and bounds nothing else: whoever sends one byte of a header and then nothing
 holds a connection for ever. Here each connection is looked at ten times a second, by the server's own tick.
+No limit counts what this process stood still (`aicp.standstill`).
 
 | what                                                  | limit       | then                                        |
 |-------------------------------------------------------|-------------|---------------------------------------------|
@@ -17,6 +18,7 @@ import asyncio
 import logging
 import math
 import resource
+import time
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -35,6 +37,7 @@ from aicp.server.problems import (
     header_fields,
     problem_of,
 )
+from aicp.standstill import TimeLimit, let_loop_read
 
 CONNECTIONS_MAX = 4_000
 SPARE_CONNECTIONS = 64
@@ -42,6 +45,7 @@ OPEN_FILES_WANTED = 65_536
 RETRY_AFTER_S = 1.0
 LEAVE_S = 2.0
 _HEALTH = frozenset({"/livez", "/readyz"})
+_NO_LIMIT = TimeLimit(-math.inf, math.inf)
 
 # What clients do wrong is answered and not logged: anybody could fill the disk with it.
 _log = logging.getLogger("uvicorn.error.requests")
@@ -82,8 +86,8 @@ class Connection(OneAtATime):
         self._is_leaving = False
         self._closes = False
         self._unsent = 0
-        self._taken_at = self.loop.time()
-        self._due_at = self._taken_at + self.limits.header_s
+        self._stall = _NO_LIMIT
+        self._limit = _from_now(self.limits.header_s)
         beyond = len(self.connections) - self.limits.connections_max
         if beyond > 0:
             self.app = _RefusingAll(self.app, TooManyConnections(RETRY_AFTER_S), _HEALTH)
@@ -94,8 +98,8 @@ class Connection(OneAtATime):
         """More bytes; outside of a request they begin a header, whatever they are."""
         if self._is_leaving:
             return
-        if self._due_at == math.inf and self._is_between_requests():
-            self._due_at = self.loop.time() + self.limits.header_s
+        if self._limit is _NO_LIMIT and self._is_between_requests():
+            self._limit = _from_now(self.limits.header_s)
         self._head_bytes += len(data)
         super().data_received(data)
         if self._is_in_head and self._head_bytes > self.limits.head_bytes_max:
@@ -105,8 +109,8 @@ class Connection(OneAtATime):
         """The first byte of a request."""
         super().on_message_begin()
         self._is_in_head = True
-        if self._due_at == math.inf:
-            self._due_at = self.loop.time() + self.limits.header_s
+        if self._limit is _NO_LIMIT:
+            self._limit = _from_now(self.limits.header_s)
 
     def on_headers_complete(self) -> None:
         """The header is whole: the request runs, and its body has its time from now on."""
@@ -114,7 +118,7 @@ class Connection(OneAtATime):
             self.app, self.url = _RefusingAll(self.app, HeaderTooLarge()), b"/"
         self._is_in_head = False
         self._head_bytes = 0
-        self._due_at = self.loop.time() + self.limits.body_s
+        self._limit = _from_now(self.limits.body_s)
         super().on_headers_complete()
         # Closed before the body has come, an answer that did not wait for it would be lost on the way.
         self._closes = not self.cycle.keep_alive
@@ -124,16 +128,20 @@ class Connection(OneAtATime):
         """The body is whole: nothing more is expected of the client."""
         super().on_message_complete()
         self._head_bytes = 0
-        self._due_at = math.inf
+        self._limit = _NO_LIMIT
         if self._closes:
             self.cycle.keep_alive = False
             if self.cycle.response_complete:
                 self.transport.close()
 
+    def timeout_keep_alive_handler(self) -> None:
+        """It was idle for too long, unless its next request lies unread: this process may have stood still."""
+        let_loop_read(self._close_if_idle, self.timeout_keep_alive_task)
+
     def resume_writing(self) -> None:
         """The client took most of what waited for it."""
         super().resume_writing()
-        self._taken_at = self.loop.time()
+        self._stall = _from_now(self.limits.stall_s)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's sentence tells nothing
         """What came is not HTTP."""
@@ -144,18 +152,23 @@ class Connection(OneAtATime):
         self._is_leaving = True
         self.forget_held()
         self._unset_keepalive_if_required()
-        self._due_at = self.loop.time() + LEAVE_S
+        self._limit = _from_now(LEAVE_S)
         self.transport.write_eof()
 
     def look(self, now: float) -> None:
-        """Give up what takes too long; `now` is the loop's time."""
+        """Give up what takes too long; `now` is monotonic seconds."""
         if self._is_stalled(now):
             self._cut_off()
         elif self.pipeline or self.is_held_by_answer:
             # Nothing is read from the client while an earlier request of it is answered: that is not its fault.
-            self._due_at = max(self._due_at, now + self.limits.body_s)
-        elif now >= self._due_at and not self.transport.is_closing():
+            self._limit = TimeLimit(now, now + self.limits.body_s)
+        elif not self.transport.is_closing() and self._limit.is_over(now):
             self._give_up()
+
+    def _close_if_idle(self, timer: object) -> None:
+        # What is parsed ends the timer; what arrived may wait for its turn.
+        if self.timeout_keep_alive_task is timer and not self.is_holding:
+            super().timeout_keep_alive_handler()
 
     def _give_up(self) -> None:
         if self._is_leaving:
@@ -170,10 +183,10 @@ class Connection(OneAtATime):
     def _is_stalled(self, now: float) -> bool:
         """True when an answer waits for the client, and it took nothing of that for too long."""
         unsent = self.transport.get_write_buffer_size()
-        if not unsent or unsent < self._unsent:
-            self._taken_at = now
+        if unsent and not 0 < self._unsent <= unsent:
+            self._stall = TimeLimit(now, now + self.limits.stall_s)
         self._unsent = unsent
-        return unsent > 0 and now - self._taken_at > self.limits.stall_s
+        return unsent > 0 and self._stall.is_over(now)
 
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -226,6 +239,11 @@ async def refuse(error: AicpError, send: Any) -> None:
     fields = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": problem_of(error).status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
+
+
+def _from_now(seconds: float) -> TimeLimit:
+    now = time.monotonic()
+    return TimeLimit(now, now + seconds)
 
 
 def connections_within(limits: Limits) -> type[Connection]:

@@ -6,13 +6,16 @@ import errno
 import gc
 import importlib
 import logging
+import math
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
 
+from aicp import standstill
 from aicp.errors import SettingsError
 from aicp.forks import close_socket_in_child, closed_in_child, signals_reset_in_child
 from aicp.model.endpoint import is_loopback_host
@@ -34,6 +37,7 @@ STOP_S_MAX = GRACE_S + 5.0
 SILENT_DRAIN_S = 0.5
 BACKLOG = 2048
 SWITCH_INTERVAL_S = 0.001
+LOOKED_LATE_S = 0.15
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("aicp.server")
 
@@ -205,6 +209,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.has_started = asyncio.Event()
         closed_in_child(self, _descriptors)
+        self._looked_at = math.inf
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -215,7 +220,10 @@ class _Server(uvicorn.Server):
         self.has_started.set()
 
     async def on_tick(self, counter: int) -> bool:
-        look_at(self.server_state.connections, asyncio.get_running_loop().time())
+        if time.monotonic() - self._looked_at > LOOKED_LATE_S:
+            await standstill.read_first()
+        self._looked_at = now = time.monotonic()
+        look_at(self.server_state.connections, now)
         return await super().on_tick(counter)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from aicp import standstill
 from aicp.model.agent import AgentProfile, Capability
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Call
@@ -196,7 +197,7 @@ class ScriptedAgent:
         self._script = iter(script)
         self._otherwise = otherwise or ok()
         self._is_alive = True
-        self._scopes: dict[asyncio.Timeout, None] = {}
+        self._scopes: dict[standstill.Timeout, None] = {}
 
     @property
     def is_alive(self) -> bool:
@@ -214,10 +215,8 @@ class ScriptedAgent:
 
     def cut_off(self) -> None:
         """End every call under way now."""
-        now = asyncio.get_running_loop().time()
         for scope in self._scopes:
-            if not scope.expired():
-                scope.reschedule(now)
+            scope.expire()
 
     async def invoke(self, call: Call) -> Reply:
         """Do the next step, for at most `call.timeout_s`."""
@@ -225,7 +224,7 @@ class ScriptedAgent:
             return _REFUSED
         self.calls.append(RecordedCall(self.profile.agent_id, call, asyncio.get_running_loop().time()))
         step = next(self._script, self._otherwise)
-        scope = asyncio.timeout(call.timeout_s)
+        scope = standstill.timeout(call.timeout_s)
         self._scopes[scope] = None
         try:
             with self.under_way.one_more():

@@ -21,6 +21,11 @@ What is virtual and what is not:
 - Sockets, pipes and subprocesses are refused: no jump could tell a slow peer from a dead one.
 - `time.monotonic()` and `time.sleep()` know nothing of it. Code under test takes a clock.
 
+A process that stands still is simulated too. `running_loop().hold(2.0)` is a callback that holds the loop for two
+seconds: time passes at once and nothing runs. `running_loop().stop_process(50.0, after_s=1.0)` is SIGSTOP one second
+from now and SIGCONT 50 seconds later: whatever became due meanwhile runs then, in the order it was due. The timers of
+`aicp.standstill` know of both.
+
 Same seed, same trace: tasks are numbered from 1 in each run and hash by that number, so that a set of tasks (a
 `TaskGroup` keeps one) has the same order every time. What remains is the code's own: sets of strings follow
 PYTHONHASHSEED, sets of plain objects their addresses, and threads that run side by side end in any order. Two `Trace`
@@ -33,6 +38,7 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import heapq
 import itertools
 import random
 import selectors
@@ -42,6 +48,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, TypeVarTuple
+
+from aicp.standstill import KNOWN_FROM_S, Standstills, set_standstills_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -134,6 +142,8 @@ class _Timeline:
     def __init__(self, start_s: float, limit_s: float, steps_max: int, instant_steps_max: int, trace: Trace) -> None:
         self.now_s = start_s
         self.trace = trace
+        self.standstills = Standstills(lambda: self.now_s, ticks=False)
+        self._stops: list[tuple[float, float]] = []
         self._limit_s = limit_s
         self._steps_max = steps_max
         self._instant_steps_max = instant_steps_max
@@ -158,12 +168,31 @@ class _Timeline:
         """Pass the time until the next timer; None says that there is none."""
         if timeout_s is None:
             raise DeadlockError(f"Deadlock: every task waits for something that cannot happen; waiting: {_names()}")
-        if self.now_s + timeout_s > self._end_s:
+        if self._stops and self._stops[0][0] <= self.now_s + timeout_s:
+            stopped_at, for_s = heapq.heappop(self._stops)
+            self._pass(max(0.0, stopped_at - self.now_s))
+            self.stand_still(for_s)
+        else:
+            self._pass(timeout_s)
+
+    def stand_still(self, for_s: float) -> None:
+        """Pass the time without anything running, as a held or stopped process does."""
+        began_at = self.now_s
+        self._pass(for_s)
+        if for_s > KNOWN_FROM_S:
+            self.standstills.passed(began_at, self.now_s)
+
+    def stop_at(self, when: float, for_s: float) -> None:
+        """Stand still at that moment, or as soon as time passes after it."""
+        heapq.heappush(self._stops, (when, for_s))
+
+    def _pass(self, seconds: float) -> None:
+        if self.now_s + seconds > self._end_s:
             end = f"{self._end_s:.15g} s on its clock (limit_s)"
             raise TimeLimitError(
                 f"Time limit: the run may last until {end}, the next timer is later; waiting: {_names()}"
             )
-        self.now_s += timeout_s
+        self.now_s += seconds
         self._instant_steps = 0
 
     def _refuse_steps(self, count: str) -> None:
@@ -265,6 +294,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._pool: ThreadPoolExecutor | None = None
         super().__init__(_JumpingSelector(self._timeline, self._real_work, real_wait_s))
         self.set_task_factory(_task_factory())
+        set_standstills_of(self, self._timeline.standstills)
 
     def time(self) -> float:
         """Virtual seconds; begins at `start_s`.
@@ -272,6 +302,34 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         A timer may find this up to 1 ns short of its due time, as on a real loop (the clock's resolution).
         """
         return self._timeline.now_s
+
+    def hold(self, seconds: float) -> None:
+        """Hold the loop, as `time.sleep(seconds)` in a callback does: time passes, and nothing else runs meanwhile.
+
+        What becomes due meanwhile runs afterwards, in the order it was due. More than 0.1 s is a standstill.
+
+        Args:
+            seconds: How long, virtual seconds.
+
+        Raises:
+            ValueError: `seconds` is negative or not a number.
+            TimeLimitError: The run would last beyond `limit_s`.
+        """
+        self._timeline.stand_still(_checked_span(seconds))
+
+    def stop_process(self, seconds: float, *, after_s: float = 0.0) -> None:
+        """Stop the process some time from now and let it go on later, as SIGSTOP and SIGCONT do.
+
+        It stops while the loop waits, between two callbacks. What becomes due meanwhile runs afterwards.
+
+        Args:
+            seconds: How long it stays stopped, virtual seconds.
+            after_s: When it stops, virtual seconds from now.
+
+        Raises:
+            ValueError: `seconds` or `after_s` is negative or not a number.
+        """
+        self._timeline.stop_at(self.time() + _checked_span(after_s), _checked_span(seconds))
 
     def renew_limits(self) -> None:
         """Grant the limits of time and steps again from here, as cleaning up after a run that used them up needs."""
@@ -539,6 +597,12 @@ def _check_bounds(start_s: float, limit_s: float) -> None:
     if not (start_s >= 0 and limit_s > 0 and start_s + limit_s <= _TIME_MAX_S):
         span = f"start_s {start_s!r} and limit_s {limit_s!r}"
         raise ValueError(f"{span} must be >= 0 and > 0, and together at most {_TIME_MAX_S:.0f} s (194 days)")
+
+
+def _checked_span(seconds: float) -> float:
+    if not seconds >= 0:
+        raise ValueError(f"{seconds!r} seconds: a standstill lasts 0 seconds or more")
+    return seconds
 
 
 def _loop_here() -> asyncio.AbstractEventLoop | None:

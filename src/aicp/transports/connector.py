@@ -15,6 +15,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
+from aicp import standstill
 from aicp.forks import close_socket_in_child
 from aicp.model.endpoint import AddressPolicy
 
@@ -30,6 +31,7 @@ class Dial:
     """How far one call has come.
 
     Attributes:
+        began_at: When the call began, monotonic seconds.
         dialled: True when a new connection was begun; False with `connected` means a re-used one.
         connected: True from the moment there was a connection to send on.
         answering: True when the head of an answer has arrived.
@@ -40,12 +42,12 @@ class Dial:
     """
 
     __slots__ = (
-        "_began_at", "_transport", "answering", "connected", "dialled", "key", "refusal", "reuse_within_s", "waited_s",
+        "_transport", "answering", "began_at", "connected", "dialled", "key", "refusal", "reuse_within_s", "waited_s",
     )  # fmt: skip
 
     def __init__(self, reuse_within_s: float = math.inf) -> None:
         self.reuse_within_s = reuse_within_s
-        self._began_at = time.monotonic()
+        self.began_at = time.monotonic()
         self.waited_s = 0.0
         self.dialled = False
         self.connected = False
@@ -58,13 +60,13 @@ class Dial:
         """An address is dialled; the first of several counts."""
         if not self.dialled:
             self.dialled = True
-            self.waited_s = time.monotonic() - self._began_at
+            self.waited_s = time.monotonic() - self.began_at
 
     def connect(self, transport: asyncio.Transport | None, key: ConnectionKey) -> None:
         """There is a connection to a place, re-used if none was dialled."""
         self.key = key
         if not self.dialled:
-            self.waited_s = time.monotonic() - self._began_at
+            self.waited_s = time.monotonic() - self.began_at
         self.connected = True
         self._transport = transport
 
@@ -107,9 +109,18 @@ class PolicedConnector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Take a connection from the pool or make one, and note on the call's dial that there is one."""
+        """Take a connection from the pool or make one, and note on the call's dial that there is one.
+
+        Raises:
+            TimeoutError: There was none in time. Where this process stood still meanwhile, once more was no help.
+        """
         dial = current_dial.get()
-        connection = await super().connect(req, traces, timeout)
+        try:
+            connection = await super().connect(req, traces, timeout)
+        except TimeoutError:
+            if not standstill.since(dial.began_at):
+                raise
+            connection = await super().connect(req, traces, timeout)
         dial.connect(connection.transport, req.connection_key)
         if dial.dialled and connection.protocol is not None and self._is_crowded():
             connection.protocol.force_close()

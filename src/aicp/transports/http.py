@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from aicp import standstill
 from aicp.errors import Fault, InvalidAgent
 from aicp.model.agent import AgentAuth, AgentProfile
 from aicp.model.document_desk import DocumentDesk
@@ -166,7 +167,7 @@ class HttpTransport:
         if isinstance(error, Unusable):
             return fault(str(error), symptom=error.symptom)
         if not isinstance(error, TimeoutError):
-            return verdict.of_exception(error, dial, timeout_s)
+            return _unless_we_stood_still(verdict.of_exception(error, dial, timeout_s), dial)
         limit_s = self._connect_timeout_s if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s
         reply = verdict.of_exception(error, dial, limit_s)
         # Time that went by before the agent was even dialled is our own trouble.
@@ -182,7 +183,8 @@ class HttpTransport:
             if begun(response).status == 200:
                 answer = await read_json(response, ANSWER_BYTES_MAX)
                 return await self._documents.read(answer, lambda: verdict.of_answer(answer, call), waits=True)
-            return verdict.of_status(*await read_refusal(response), self._clock.utcnow())
+            reply = verdict.of_status(*await read_refusal(response), self._clock.utcnow())
+            return _unless_we_stood_still(reply, current_dial.get()) if response.status == 408 else reply
         finally:
             let_go(response)
 
@@ -223,6 +225,13 @@ class HttpTransport:
             auto_decompress=False,
             trust_env=False,
         )
+
+
+def _unless_we_stood_still(reply: Reply, dial: Dial) -> Reply:
+    """An agent that gave up a call while this process stood still may have waited in vain: no evidence against it."""
+    if reply is verdict.DEAD_CONNECTION or not (dial.connected and standstill.since(dial.began_at)):
+        return reply
+    return msgspec.structs.replace(reply, evidence=False)
 
 
 def _read_description(body: bytes) -> Reply:

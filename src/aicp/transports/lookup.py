@@ -5,6 +5,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
+from aicp import standstill
 from aicp.errors import Fault, InvalidAgent
 from aicp.model.endpoint import AddressPolicy, Endpoint, IPAddress
 
@@ -51,7 +52,7 @@ class EndpointCheck:
             self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="aicp look-up")
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+            async with standstill.timeout(LOOKUP_TIMEOUT_S):
                 return await loop.run_in_executor(self._threads, _addresses_of, endpoint.host, endpoint.port)
         except TimeoutError:
             raise _unknown(endpoint, f"no answer within {LOOKUP_TIMEOUT_S:g} s") from None

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from aicp import standstill
+
 CLOSE_TIMEOUT_S = 2.0
 
 
@@ -18,7 +20,7 @@ class UnderWay:
 
     def __init__(self) -> None:
         # A dict for its order: what is cut short is cut in the order it began.
-        self._scopes: dict[asyncio.Timeout, None] = {}
+        self._scopes: dict[standstill.Timeout, None] = {}
         self._closed = False
         self._emptied: asyncio.Future[None] | None = None
 
@@ -27,13 +29,13 @@ class UnderWay:
         """True once `close` was called: begin nothing, and blame nobody."""
         return self._closed
 
-    def begin(self, timeout_s: float) -> asyncio.Timeout:
-        """A scope for a call that may take so many seconds from now."""
-        scope = asyncio.timeout(timeout_s)
+    def begin(self, timeout_s: float) -> standstill.Timeout:
+        """A scope for a call that may take so many seconds, not counted while this process stands still."""
+        scope = standstill.timeout(timeout_s)
         self._scopes[scope] = None
         return scope
 
-    def end(self, scope: asyncio.Timeout) -> None:
+    def end(self, scope: standstill.Timeout) -> None:
         """The call has ended, however it did."""
         del self._scopes[scope]
         if self._emptied is not None and not self._scopes and not self._emptied.done():
@@ -44,11 +46,9 @@ class UnderWay:
         self._closed = True
         if not self._scopes:
             return
-        loop = asyncio.get_running_loop()
-        self._emptied = loop.create_future()
+        self._emptied = asyncio.get_running_loop().create_future()
         for scope in self._scopes:
-            if not scope.expired():
-                scope.reschedule(loop.time())
+            scope.expire()
         await asyncio.wait([self._emptied], timeout=CLOSE_TIMEOUT_S)
 
 
