@@ -92,6 +92,10 @@ class Standstills:
         """One watcher less; without any, the tick ends."""
         self._watchers -= 1
 
+    def begin_again(self) -> None:
+        """Take what the process just did for work of its own rather than a standstill, as when it builds a server."""
+        self._alive_at = self.clock()
+
     def since(self, began_at: float) -> float:
         """Seconds of standstill from the moment `began_at` of the clock until now.
 

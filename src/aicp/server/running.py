@@ -95,6 +95,7 @@ async def _serving(
     server = _Server(_config(Door(express, access.auditing), limits, settings.tls))
     stop_observing, stop_listening = node.observe(waits), node.listen(waits)
     onlookers.begin()
+    standstill.standstills_of(asyncio.get_running_loop()).begin_again()
     serving = asyncio.create_task(server.serve(sockets=[bound]), name="http server")
     try:
         await _until_started(server, serving)
@@ -217,6 +218,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        standstill.standstills_of(asyncio.get_running_loop()).begin_again()
         self.has_started.set()
 
     async def on_tick(self, counter: int) -> bool:
