@@ -27,7 +27,7 @@ from aicp.routing.work import Work
 from aicp.standstill import TimeLimit
 
 DEADLINE_TOLERANCE_S = 0.001
-STARTED_AT_ONCE = 64
+STARTED_AT_ONCE = 16
 _STALE = TaskError("stale_token", "the agent says that this task has a newer owner, and it has none")
 _TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
 _log = logging.getLogger(__name__)
@@ -226,11 +226,7 @@ class ChainRun:
             await self._recorder.record([self._end_fact()])
         ready = self.readiness.ready()
         self._ready_since = {task: self._recorded_ready(task) for task in ready}
-        for first in range(0, len(ready), STARTED_AT_ONCE):
-            if first:
-                # Ten thousand at once would keep everything else waiting for half a second.
-                await asyncio.sleep(0)
-            self._start(ready[first : first + STARTED_AT_ONCE], tasks)
+        self._start(ready, tasks)
 
     def _recorded_ready(self, task: str) -> datetime:
         """The later of its submit and the last end it waited for."""
@@ -254,9 +250,20 @@ class ChainRun:
         finally:
             self._cancel_runners(fact.task for fact in cut_off)
 
-    def _start(self, ready: Iterable[str], tasks: asyncio.TaskGroup) -> None:
-        for task in ready:
+    def _start(self, ready: Sequence[str], tasks: asyncio.TaskGroup) -> None:
+        """Start the first, and the others a few a turn: ten thousand at once would hold the loop for half a second."""
+        for task in ready[:STARTED_AT_ONCE]:
             self._runners[task] = tasks.create_task(self._follow(task, tasks))
+        if len(ready) > STARTED_AT_ONCE:
+            tasks.create_task(self._start_others(ready[STARTED_AT_ONCE:], tasks))
+
+    async def _start_others(self, ready: Sequence[str], tasks: asyncio.TaskGroup) -> None:
+        for first in range(0, len(ready), STARTED_AT_ONCE):
+            await asyncio.sleep(0)
+            if self.readiness.is_over():
+                return
+            for task in ready[first : first + STARTED_AT_ONCE]:
+                self._runners[task] = tasks.create_task(self._follow(task, tasks))
 
     async def _follow(self, task: str, tasks: asyncio.TaskGroup) -> None:
         """Run a task, then one that became ready through it, and so on; the others get runners of their own."""

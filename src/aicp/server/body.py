@@ -19,7 +19,7 @@ from litestar.handlers import BaseRouteHandler
 from aicp.errors import Fault, InvalidInput
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.nesting import is_too_deep
-from aicp.model.pieces import VALUES_MAX, DoubledKey, decode_in_pieces, holds_more_values, is_large
+from aicp.model.pieces import VALUES_MAX, DoubledKey, decode_in_pieces, holds_more_values, is_large, values_at_most
 from aicp.model.reading import type_faults
 from aicp.model.validation import ChainGraph
 from aicp.model.wire import KEY_HEADER
@@ -34,6 +34,7 @@ BODY_BYTES_MAX = 1024 * 1024
 CHAIN_BYTES_MAX = 8 * 1024 * 1024
 NOTHING_BYTES_MAX = 64
 KEY_CHARS_MAX = 256
+FAULTS_ON_THE_LOOP = 250
 
 CallerRequest = Request[Caller, KeyHolder, State]
 T = TypeVar("T")
@@ -84,14 +85,15 @@ async def read_submit(
         AicpError: As `read_document` does; the document cannot be used; or there are too many large ones.
     """
     body = await _json_body(request)
-    is_off_the_loop = is_large(body)
+    # Of a small one, too, each value may be a fault, and a fault costs more than a hundred values that are good.
+    is_off_the_loop = is_large(body) or values_at_most(body) > FAULTS_ON_THE_LOOP
 
     def read() -> tuple[T | ChainGraph, SubmitKey | None]:
         document = _document_of(body)
         wanted = parse_and_check(document) if is_off_the_loop else parse(document)
         return wanted, submit_key(request, document)
 
-    return await desk_of(request).read(body, read)
+    return await desk_of(request).run(len(body), read) if is_off_the_loop else read()
 
 
 def desk_of(request: Request[Any, Any, Any]) -> DocumentDesk:

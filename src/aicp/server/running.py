@@ -139,7 +139,7 @@ async def _serve_until_signal(settings: Settings) -> None:
             static_agents(settings.agents_file, node.ains, say),
             running_server(settings, node) as server,
         ):
-            _collect_garbage_rarely()
+            quieten_collector()
             key = settings.data_dir / ADMIN_KEY_FILE
             say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()
@@ -164,7 +164,7 @@ async def _drain(node: Node, within_s: float, hurried: asyncio.Event, say: Calla
         await asyncio.wait((draining, hurrying))
 
 
-def _collect_garbage_rarely() -> None:
+def quieten_collector() -> None:
     """Little of what a server holds is in cycles, and looking through 80,000 waiting tasks stops it for a second.
 
     A young collection looks at 25,000 objects at most, about 4 ms. Threads that work on large documents give the
