@@ -26,6 +26,7 @@
     ├── CircuitBreakerOpen      503
     ├── OwnershipLost           503  another owner has claimed the chain
     ├── StorageError            503
+    │   └── RecordDamaged       500  a row of the database is not what was written
     ├── ForkedProcess                an object of the parent process was used in a forked child
     └── SettingsError           what the process was started with cannot be used
 
@@ -323,6 +324,28 @@ class StorageError(AicpError):
 
     code = "storage_error"
     retryable = True
+
+
+class RecordDamaged(StorageError):
+    """A row of the database is damaged, and is not used.
+
+    Attributes:
+        table: Of the row.
+        row: The row's key, for people; of a fact its chain and its place in it.
+        why: What is wrong with it.
+    """
+
+    code = "record_damaged"
+    retryable = False
+
+    def __init__(self, table: str, row: str, why: str) -> None:
+        self.table = table
+        self.row = row
+        self.why = why
+        super().__init__(
+            f"Row {row} of table {table} is damaged and is not used: {why}. Check the database with `aicp db check`, "
+            "and restore a backup with `aicp db restore`."
+        )
 
 
 class ForkedProcess(AicpError):

@@ -131,7 +131,7 @@ def test_chain_that_cannot_be_read_is_left_and_keeps_no_other_from_being_claimed
         async with opened(url) as journal:
             (record,) = await claim_all(journal, 1)
             assert record.submitted.chain_id == "c2"
-            assert "an unfinished chain cannot be read, and stays as it is" in caplog.text
+            assert "an unfinished chain is damaged, and stays on record without being run" in caplog.text
 
     run(main())
 

@@ -14,6 +14,7 @@ from aicp.model.event import (
     CircuitChanged,
     Event,
     JournalCommitted,
+    RowDamaged,
     TaskEnded,
     TaskStarted,
 )
@@ -65,6 +66,7 @@ def every_event() -> list[Event]:
         ChainCancelled(CHAIN, AT),
         ChainEnded(CHAIN, TaskStatus.FAILED, later(3), FAILED),
         JournalCommitted(0.002, 3),
+        RowDamaged("facts", "c1/1", "its checksum is another"),
     ]
 
 

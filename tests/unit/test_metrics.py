@@ -16,6 +16,7 @@ from aicp.runtime.onlookers import Onlookers
 from tests.unit.onlooker_kit import AT, CHAIN, ECHO, attempted, busy_page, ended, every_event, later, reading, submitted
 
 NAMES = {
+    "aicp_damaged_rows_total",
     "aicp_tasks_total",
     "aicp_attempts_total",
     "aicp_task_duration_seconds",

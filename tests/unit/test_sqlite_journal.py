@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, StorageError
+from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, RecordDamaged, StorageError
 from aicp.model.event import ChainCancelled, Fact, TaskStarted
 from aicp.model.task import TaskStatus
 from aicp.ports import KEYS_KEPT, ChainQuery, Journal, SubmitKey
@@ -285,12 +285,14 @@ class TestClaim:
                     await journal.submit(submitted(name))
             connection = sqlite3.connect(tmp_path / "a.db")
             with connection:
-                connection.execute("UPDATE facts SET fact = '{\"kind\":\"of tomorrow\"}' WHERE chain_id = 'c2'")
+                connection.execute(
+                    "UPDATE facts SET checksum = NULL, fact = '{\"kind\":\"of tomorrow\"}' WHERE chain_id = 'c2'"
+                )
             connection.close()
             async with opened(tmp_path / "a.db") as journal:
                 assert [record.submitted.chain_id for record in await journal.claim(10)] == ["c1", "c3"]
                 assert "cannot read" in await refused(journal.read("c2"), Exception)
-            assert "an unfinished chain cannot be read" in caplog.text
+            assert "an unfinished chain is damaged, and stays on record without being run" in caplog.text
 
         run(main())
 
@@ -325,7 +327,7 @@ class TestLargeResults:
                 await journal.submit(submitted("c1"))
                 await journal.append([task_ended("c1", "t0", LARGE)])
                 await journal._database.write(lambda book: book.execute("DELETE FROM results").close())
-                assert "a result that is not there" in await refused(journal.read("c1"), Exception)
+                assert "of table results is damaged" in await refused(journal.read("c1"), RecordDamaged)
 
         run(main())
 

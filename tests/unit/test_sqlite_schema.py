@@ -108,7 +108,8 @@ def take_back(path: Path, revision: str) -> None:
         older.execute("ATTACH ? AS newer", (str(newer),))
         tables = older.execute("SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name != 'alembic_version'")
         for (table,) in tables.fetchall():
-            older.execute(f"INSERT INTO main.{table} SELECT * FROM newer.{table}")
+            columns = ", ".join(f'"{name}"' for _, name, *_ in older.execute(f"PRAGMA main.table_info({table})"))
+            older.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}")
         assert recognise(older).standing is Standing.OLDER
 
 

@@ -14,7 +14,7 @@ from aicp.coordination.chain_status import InFlight, fold, view_task
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import has_ended
 from aicp.coordination.run import ChainRun
-from aicp.errors import ChainNotFound, TaskNotFound
+from aicp.errors import ChainNotFound, RecordDamaged, TaskNotFound
 from aicp.model.chain import ChainSpec
 from aicp.model.event import ChainSubmitted
 from aicp.model.task import TaskStatus
@@ -170,8 +170,11 @@ class Listing:
 
     async def _check_place(self, chain_id: str, tenant: str | None) -> None:
         """An empty page behind a chain that is not there would say that the list has ended."""
-        found = await self._journal.outlines([chain_id])
-        if not found or tenant not in {None, found[0].submitted.tenant}:
+        try:
+            found = await self._journal.read(chain_id)
+        except RecordDamaged:
+            return  # It is there, and its row was listed.
+        if found is None or tenant not in {None, found.submitted.tenant}:
             raise _forgotten(chain_id)
 
     def _listed(self, summary: ChainSummary) -> ListedChain:

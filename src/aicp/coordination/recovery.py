@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from aicp.coordination.stranding import Stranding
-from aicp.errors import AicpError, StorageError
+from aicp.errors import AicpError, RecordDamaged, StorageError
 from aicp.model.event import ChainEnded
 from aicp.ports import ChainRecord, Journal, Replicas
 from aicp.routing.defects import Defects
@@ -130,11 +130,19 @@ class Recovery:
 
     async def _resolve_doubts(self) -> None:
         for chain_id in list(self._doubts):
-            record = await self._journal.read(chain_id)
+            record = await self._read(chain_id)
             del self._doubts[chain_id]
             # With a higher epoch it was claimed meanwhile, and runs there.
             if record is not None and not has_ended(record) and record.epoch == SUBMITTED_EPOCH:
                 self._take_one(record)
+
+    async def _read(self, chain_id: str) -> ChainRecord | None:
+        """What came of a submit in doubt; one that is damaged is not run, and keeps no other from going on."""
+        try:
+            return await self._journal.read(chain_id)
+        except RecordDamaged as damage:
+            _log.error("chain %s is damaged, and stays on record without being run: %s", chain_id, damage)
+            return None
 
     def _take_one(self, record: ChainRecord) -> None:
         try:

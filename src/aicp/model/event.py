@@ -210,5 +210,28 @@ class JournalCommitted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", 
     writes: int
 
 
+class RowDamaged(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="row_damaged"):
+    """Event: a row of the database is not what was written, and is not used.
+
+    Attributes:
+        table: Of the row.
+        row: Its key, for people.
+        why: What is wrong with it.
+    """
+
+    table: str
+    row: str
+    why: str
+
+
 Fact = ChainSubmitted | TaskStarted | TaskEnded | ChainCancelled | ChainEnded
-Event = Fact | AttemptStarted | AttemptEnded | CircuitChanged | AgentChanged | CapabilityChanged | JournalCommitted
+Event = (
+    Fact
+    | AttemptStarted
+    | AttemptEnded
+    | CircuitChanged
+    | AgentChanged
+    | CapabilityChanged
+    | JournalCommitted
+    | RowDamaged
+)

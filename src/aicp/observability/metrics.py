@@ -26,6 +26,7 @@ from aicp.model.event import (
     CircuitChanged,
     Event,
     JournalCommitted,
+    RowDamaged,
     TaskEnded,
 )
 from aicp.model.task import Priority, TaskStatus
@@ -123,6 +124,7 @@ class Metrics:
         self._chain_s = self._histogram(
             "aicp_chain_duration_seconds", "From the submit to the end.", CHAIN_BUCKETS_S, "status"
         )
+        self._damaged_rows = self._counter("aicp_damaged_rows", "Rows of the database found damaged.", "table")
         self._commit_s = Histogram(
             "aicp_journal_commit_seconds", "A transaction of the journal, on its disk.", buckets=COMMIT_BUCKETS_S,
             registry=self._registry,
@@ -134,6 +136,7 @@ class Metrics:
             ChainEnded: self._chain_ended,
             CircuitChanged: self._circuit_changed,
             JournalCommitted: self._journal_committed,
+            RowDamaged: self._row_damaged,
         }
 
     def notify(self, event: Event) -> None:
@@ -152,6 +155,9 @@ class Metrics:
 
     def _circuit_changed(self, event: CircuitChanged) -> None:
         self._transitions(self._named(event.capability), event.state).inc()
+
+    def _row_damaged(self, event: RowDamaged) -> None:
+        self._damaged_rows(event.table).inc()
 
     def _journal_committed(self, event: JournalCommitted) -> None:
         self._commit_s.observe(event.elapsed_s)

@@ -14,12 +14,12 @@ from aicp import standstill
 from aicp.coordination.progress import Progress
 from aicp.coordination.retention import DEFAULT_RETENTION_S
 from aicp.coordination.task_coordinator import TaskCoordinator
-from aicp.errors import AicpError, InvalidAgent
+from aicp.errors import AicpError, InvalidAgent, RecordDamaged
 from aicp.forks import HomeProcess
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Registration
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.endpoint import AddressPolicy
-from aicp.model.event import CapabilityChanged, CircuitChanged, JournalCommitted
+from aicp.model.event import CapabilityChanged, CircuitChanged, JournalCommitted, RowDamaged
 from aicp.model.live import LiveEvent
 from aicp.model.notice import Order
 from aicp.model.views import FleetHealth
@@ -102,7 +102,9 @@ class Node:
     ) -> None:
         self._clock = clock or SystemClock()
         self._observers = Observers()
-        self.stores = make_stores(database, self._clock, partial(_secret_key, data_dir), self._committed)
+        self.stores = make_stores(
+            database, self._clock, partial(_secret_key, data_dir), self._committed, self._found_damaged
+        )
         rng = random.Random(seed)
         monotonic = self._clock.monotonic
         self.documents = DocumentDesk()
@@ -429,6 +431,9 @@ class Node:
                 self.ains.tenant_of(agent_id),
             )
         )  # fmt: skip
+
+    def _found_damaged(self, damage: RecordDamaged) -> None:
+        self._observers.notify(RowDamaged(damage.table, damage.row, damage.why))
 
     def _committed(self, elapsed_s: float, writes: int) -> None:
         self._observers.notify(JournalCommitted(elapsed_s, writes))

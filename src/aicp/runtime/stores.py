@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import msgspec
 
-from aicp.errors import SettingsError
+from aicp.errors import RecordDamaged, SettingsError
 from aicp.ports import (
     ApiKeys,
     AuditLog,
@@ -26,6 +26,8 @@ from aicp.storage.memory_access import MemoryApiKeys, MemoryAuditLog
 
 OnCommit = Callable[[float, int], None]
 """Told of each transaction of a journal on a disk: its seconds, and how many writes shared it."""
+OnDamage = Callable[[RecordDamaged], None]
+"""Called with each row of a database that was found damaged."""
 IN_MEMORY = "memory"
 
 
@@ -60,7 +62,11 @@ class Stores(msgspec.Struct, frozen=True):
 
 
 def make_stores(
-    database: str | DatabaseUrl | None, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit
+    database: str | DatabaseUrl | None,
+    clock: Clock,
+    secret_key: Callable[[], bytes],
+    on_commit: OnCommit,
+    on_damage: OnDamage | None = None,
 ) -> Stores:
     """The stores of a database, not open yet; what they need is imported only when one is named.
 
@@ -70,6 +76,7 @@ def make_stores(
         secret_key: Gives the key that seals secrets of agents in a file; asked when there is one. For PostgreSQL it is
             `AICP_SECRET_KEY`, since every server on that database needs the same.
         on_commit: Told of each transaction, in the event loop.
+        on_damage: Called with each row that was found damaged, once, in the event loop.
 
     Raises:
         SettingsError: The URL is of no database that AICP can use, or what PostgreSQL needs is not installed.
@@ -78,8 +85,8 @@ def make_stores(
         return Stores(IN_MEMORY, IN_MEMORY, MemoryJournal(clock=clock), MemoryApiKeys(), MemoryAuditLog())
     named = parse_database_url(database) if isinstance(database, str) else database
     if isinstance(named, PostgresServerUrl):
-        return _postgres_stores(named, clock, on_commit)
-    return _sqlite_stores(named, clock, secret_key, on_commit)
+        return _postgres_stores(named, clock, on_commit, on_damage)
+    return _sqlite_stores(named, clock, secret_key, on_commit, on_damage)
 
 
 def require_postgres_driver() -> None:
@@ -92,7 +99,9 @@ def require_postgres_driver() -> None:
         raise SettingsError("PostgreSQL needs a driver that is not installed: pip install 'aicp[postgres]'")
 
 
-def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit) -> Stores:
+def _sqlite_stores(
+    file: SqliteFile, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit, on_damage: OnDamage | None
+) -> Stores:
     from aicp.storage.sqlite import SqliteJournal  # noqa: PLC0415 - whoever names no database pays for none
     from aicp.storage.sqlite_access import SqliteApiKeys, SqliteAuditLog  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_clock import SqliteClockRecord  # noqa: PLC0415 - as above
@@ -100,7 +109,7 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
     from aicp.storage.sqlite_orders import SqliteOrders  # noqa: PLC0415 - as above
     from aicp.storage.sqlite_registrations import SqliteRegistrations  # noqa: PLC0415 - as above
 
-    database = SqliteDatabase(file.path, on_commit=on_commit)
+    database = SqliteDatabase(file.path, on_commit=on_commit, on_damage=on_damage)
     registrations = SqliteRegistrations(
         database, seal=functools.partial(_seal, secret_key), unseal=functools.partial(_unseal, secret_key), clock=clock
     )
@@ -113,7 +122,9 @@ def _sqlite_stores(file: SqliteFile, clock: Clock, secret_key: Callable[[], byte
     )  # fmt: skip
 
 
-def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommit) -> Stores:
+def _postgres_stores(
+    server: PostgresServerUrl, clock: Clock, on_commit: OnCommit, on_damage: OnDamage | None
+) -> Stores:
     require_postgres_driver()
     from aicp.storage.postgres import PostgresJournal  # noqa: PLC0415 - as above
     from aicp.storage.postgres_access import PostgresApiKeys, PostgresAuditLog  # noqa: PLC0415 - as above
@@ -123,12 +134,12 @@ def _postgres_stores(server: PostgresServerUrl, clock: Clock, on_commit: OnCommi
     from aicp.storage.postgres_orders import PostgresOrders  # noqa: PLC0415 - as above
     from aicp.storage.postgres_registrations import PostgresRegistrations  # noqa: PLC0415 - as above
 
-    database = PostgresDatabase(server.url, on_commit=on_commit)
+    database = PostgresDatabase(server.url, on_commit=on_commit, on_damage=on_damage)
     seal, unseal = functools.partial(_seal, shared_secret_key), functools.partial(_unseal, shared_secret_key)
     registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
     journal = PostgresJournal(database)
     api_keys, audit_log = PostgresApiKeys(database), PostgresAuditLog(database)
-    orders, bulletin = PostgresOrders(database), PostgresBulletin(database, unseal=unseal)
+    orders, bulletin = PostgresOrders(database, clock=clock), PostgresBulletin(database, unseal=unseal)
     return Stores(
         "postgresql", database.place, journal, api_keys, audit_log, registrations, orders, database.replicas, bulletin,
         PostgresClockRecord(database),

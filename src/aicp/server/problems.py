@@ -50,6 +50,7 @@ STATUS_OF_CODE = {
     "too_many_readers": 429,
     "too_many_requests": 429,
     "header_too_large": 431,
+    "record_damaged": 500,
     "all_agents_failed": 502,
     "attempt_timed_out": 502,
     "routing_error": 502,

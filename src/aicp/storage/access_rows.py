@@ -1,11 +1,14 @@
-"""API keys as rows and back. When a key was revoked stands in a column of its own, since that alone changes."""
+"""API keys and audit records as rows and back. When a key was revoked has a column of its own: it alone changes."""
 
 from datetime import datetime
 
 import msgspec
 
-from aicp.model.access import ApiKey
+from aicp.errors import RecordDamaged
+from aicp.model.access import ApiKey, AuditRecord
 from aicp.ports import StoredKey
+from aicp.storage.row_checksums import checksum, described, is_intact
+from aicp.storage.rows import timestamp
 
 _decoder = msgspec.json.Decoder(ApiKey)
 
@@ -15,10 +18,94 @@ def encode_key(key: ApiKey) -> str:
     return msgspec.json.encode(msgspec.structs.replace(key, revoked_at=None)).decode()
 
 
-def decode_key(described: str, digest: bytes, revoked_at: datetime | None) -> StoredKey:
-    """A key from its row.
+def key_checksum(key: ApiKey, digest: bytes) -> int:
+    """Of what a key's row says from its creation on."""
+    expires_at = None if key.expires_at is None else timestamp(key.expires_at)
+    return checksum(key.key_id, digest, encode_key(key), timestamp(key.created_at), expires_at)
 
-    Raises:
-        msgspec.MsgspecError: It is not what was written, or of a newer version.
-    """
-    return StoredKey(msgspec.structs.replace(_decoder.decode(described), revoked_at=revoked_at), digest)
+
+def revoked_checksum(key_id: str, revoked_at: str | None) -> int:
+    """Of when a key was revoked."""
+    return checksum(key_id, revoked_at)
+
+
+class StoredApiKey(msgspec.Struct, frozen=True):
+    """A key's row as a database returns it; times are RFC 3339 in UTC. Fields are as in the table."""
+
+    key_id: str
+    digest: bytes
+    described: str
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    checksum: int | None
+    revoked_checksum: int | None
+
+    def decode(self) -> StoredKey:
+        """The key.
+
+        Raises:
+            RecordDamaged: The row is damaged, or of a newer version: it must open nothing.
+        """
+        self.check()
+        try:
+            revoked_at = None if self.revoked_at is None else datetime.fromisoformat(self.revoked_at)
+            return StoredKey(
+                msgspec.structs.replace(_decoder.decode(self.described), revoked_at=revoked_at), self.digest
+            )
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise self._damaged(f"this version of AICP cannot read it ({error})") from error
+
+    def check(self) -> None:
+        """Compare the row with its checksums. That of the revocation is missing when an older version revoked the key.
+
+        Raises:
+            RecordDamaged: It is damaged.
+        """
+        values = (self.key_id, self.digest, self.described, self.created_at, self.expires_at)
+        if not (is_intact(self.checksum, *values) and is_intact(self.revoked_checksum, self.key_id, self.revoked_at)):
+            raise self._damaged("its checksum is another")
+
+    def _damaged(self, why: str) -> RecordDamaged:
+        return RecordDamaged("api_keys", described(self.key_id), why)
+
+
+class StoredAudit(msgspec.Struct, frozen=True):
+    """The row of an audit record as a database returns it; `at` is RFC 3339 in UTC. Fields are as in the table."""
+
+    at: str
+    key_id: str
+    tenant: str
+    action: str
+    object_id: str
+    status: int
+    count: int
+    number: int
+    checksum: int | None
+
+    def decode(self) -> AuditRecord:
+        """The record.
+
+        Raises:
+            RecordDamaged: The row is damaged.
+        """
+        values = (self.at, self.key_id, self.tenant, self.action, self.object_id, self.status, self.count)
+        if not is_intact(self.checksum, *values):
+            raise RecordDamaged("audit", described(self.number), "its checksum is another")
+        try:
+            return AuditRecord(datetime.fromisoformat(self.at), *values[1:], self.number)
+        except (TypeError, ValueError) as error:
+            raise RecordDamaged("audit", described(self.number), f"it cannot be read ({error})") from error
+
+
+def audit_checksum(record: AuditRecord) -> int:
+    """Of the row of a record."""
+    return checksum(
+        timestamp(record.at),
+        record.key_id,
+        record.tenant,
+        record.action,
+        record.object_id,
+        int(record.status),
+        int(record.count),
+    )

@@ -1,11 +1,14 @@
-"""Registered agents as rows and back: the profile as JSON, its secret sealed and apart."""
+"""Registered agents, and orders for them, as rows and back: a profile as JSON, its secret sealed and apart."""
 
 from collections.abc import Callable
 
 import msgspec
 
-from aicp.errors import SettingsError
+from aicp.errors import RecordDamaged, SettingsError
 from aicp.model.agent import AgentAuth, AgentProfile
+from aicp.model.notice import Order
+from aicp.ports import Ordered
+from aicp.storage.row_checksums import checksum, described, is_intact_stamped, stamped
 
 Cipher = Callable[[bytes], bytes]
 
@@ -23,6 +26,75 @@ class AgentRow(msgspec.Struct, frozen=True):
 
     profile: str
     sealed_auth: bytes | None
+
+    def checksum(self, agent_id: str, saved_at: str) -> int:
+        """Of the row of an agent that is saved now."""
+        return stamped(checksum(agent_id, self.profile, self.sealed_auth), saved_at)
+
+
+class StoredAgent(msgspec.Struct, frozen=True):
+    """An agent's row as a database returns it; `saved_at` is RFC 3339 in UTC."""
+
+    agent_id: str
+    profile: str
+    sealed_auth: bytes | None
+    saved_at: str
+    checksum: int | None
+
+    def decode(self, unseal: Cipher | None) -> AgentProfile:
+        """The agent.
+
+        Raises:
+            RecordDamaged: The row is damaged, or of a newer version.
+            SettingsError: The agent's secret cannot be unsealed.
+        """
+        return self._decode(AgentRow(self.profile, self.sealed_auth), unseal)
+
+    def decode_public(self) -> AgentProfile:
+        """The agent without its secret.
+
+        Raises:
+            RecordDamaged: The row is damaged, or of a newer version.
+        """
+        return self._decode(AgentRow(self.profile, None), None)
+
+    def _decode(self, row: AgentRow, unseal: Cipher | None) -> AgentProfile:
+        if not is_intact_stamped(self.checksum, self.saved_at, self.agent_id, self.profile, self.sealed_auth):
+            raise RecordDamaged("registrations", described(self.agent_id), "its checksum is another")
+        try:
+            return decode_agent(row, unseal)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            why = f"this version of AICP cannot read it ({error})"
+            raise RecordDamaged("registrations", described(self.agent_id), why) from error
+
+
+class StoredOrder(msgspec.Struct, frozen=True):
+    """The row of an operator's order as a database returns it; `ordered_at` is RFC 3339 in UTC."""
+
+    agent_id: str
+    subject: str
+    command: str
+    ordered_at: str
+    checksum: int | None
+
+    def decode(self, number: int) -> Ordered:
+        """The order, with a number that tells it from another one.
+
+        Raises:
+            RecordDamaged: The row is damaged, or of a newer version.
+        """
+        if not is_intact_stamped(self.checksum, self.ordered_at, self.agent_id, self.subject, self.command):
+            raise RecordDamaged("agent_orders", described(self.agent_id, self.subject), "its checksum is another")
+        try:
+            return Ordered(self.agent_id, Order(self.command), number)
+        except ValueError as error:
+            why = f"this version of AICP cannot read it ({error})"
+            raise RecordDamaged("agent_orders", described(self.agent_id, self.subject), why) from error
+
+
+def order_checksum(agent_id: str, order: Order, ordered_at: str) -> int:
+    """Of the row of an order that is recorded now."""
+    return stamped(checksum(agent_id, order.subject, order.value), ordered_at)
 
 
 def encode_agent(profile: AgentProfile, seal: Cipher | None) -> AgentRow:

@@ -1,20 +1,22 @@
 """The journal on PostgreSQL: what it acknowledged is on the server's disk, and any replica may go on with it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 
+from aicp.errors import RecordDamaged
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
-from aicp.storage.postgres_batch import FIRST_EPOCH, KEY_USES, Append, Submit, chain_of, storable
+from aicp.storage.postgres_batch import FIRST_EPOCH, KEY_USES, Append, Submit, chain_of, key_use, storable
 from aicp.storage.postgres_claiming import ANY_DEAD, Claimed, claim_chains
 from aicp.storage.postgres_database import PostgresDatabase
-from aicp.storage.postgres_faults import storage_error
-from aicp.storage.postgres_pruning import KEYS, REMOVED_AGENTS, prune_chains
+from aicp.storage.postgres_pruning import REMOVED_AGENTS, prune_chains, prune_keys
 from aicp.storage.postgres_reading import read_outline, read_record, read_summaries
 from aicp.storage.postgres_server import Connection
+from aicp.storage.pruned import Pruned
 from aicp.storage.rows import encode_facts, encode_submitted
 
 _log = logging.getLogger(__name__)
@@ -54,11 +56,13 @@ class PostgresJournal:
 
         Raises:
             IdempotencyConflict: The key was used with another body.
+            RecordDamaged: What is on record of the key is damaged.
             StorageError: It could not be read.
         """
         self._database.require_open()
         rows = await self._database.sessions.read(KEY_USES, [storable(key.tenant)], [storable(key.key)])
-        return chain_of((rows[0]["digest"], rows[0]["chain_id"]) if rows else None, key)
+        with self._database.damage.reporting():
+            return chain_of(key_use(rows[0]), key) if rows else None
 
     async def submit(self, submitted: ChainSubmitted, key: SubmitKey | None = None, facts: Sequence[Fact] = ()) -> str:
         """Record a new chain, with further facts of it, and return its id.
@@ -69,12 +73,14 @@ class PostgresJournal:
         Raises:
             IdempotencyConflict: The key was used with another body.
             Conflict: There is a chain of this id.
+            RecordDamaged: What is on record of the key is damaged; nothing was recorded.
             StorageError: It could not be recorded, or this replica is not alive.
         """
         first = encode_submitted(submitted)
         rows = encode_facts(facts) if facts else None
         size = len(first.fact) + (rows.size if rows else 0)
-        return await self._database.writer.write(Submit(submitted, first, rows, key), size)
+        with self._database.damage.reporting():
+            return await self._database.writer.write(Submit(submitted, first, rows, key), size)
 
     async def append(self, facts: Sequence[Fact], epoch: int = FIRST_EPOCH) -> None:
         """Record facts of one chain, all or none, in the order of the calls.
@@ -95,8 +101,8 @@ class PostgresJournal:
     async def claim(self, limit: int) -> Sequence[ChainRecord]:
         """Become the owner of unfinished chains whose owner died or left, epoch + 1; oldest first.
 
-        At most `limit` of them, and fewer when they are large. One that cannot be read, as a newer version may have
-        left it, is logged and left as it is.
+        At most `limit` of them, and fewer when they are large. One that is damaged, or that this version cannot read,
+        is logged and left as it is.
 
         Raises:
             StorageError: They could not be claimed or read; a later claim returns them.
@@ -106,43 +112,46 @@ class PostgresJournal:
         if not doubts and not await self._database.sessions.execute(ANY_DEAD):
             return ()
         claimed = await self._claim(limit, doubts)
-        for trouble in claimed.unreadable:
-            _log.error("an unfinished chain cannot be read, and stays as it is: %s", trouble)
+        for damage in claimed.damaged:
+            self._database.damage.report(damage)
+            _log.error("an unfinished chain is damaged, and stays on record without being run: %s", damage)
         return claimed.records
 
     async def read(self, chain_id: str) -> ChainRecord | None:
         """Everything recorded of a chain, as of one moment; None when there is no such chain.
 
         Raises:
+            RecordDamaged: Something of it is damaged or missing.
             StorageError: It could not be read.
         """
         self._database.require_open()
-        try:
+        with self._database.damage.reporting():
             return await read_record(self._database.sessions, storable(chain_id))
-        except msgspec.MsgspecError as error:
-            raise storage_error(error, self._database.place) from error
 
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
-        """What `read` gives of several chains, in this order, without results of tasks; unknown ones are left out.
+        """What `read` gives of several chains, in this order, without results of tasks.
+
+        Unknown ones are left out; damaged ones are, too, and are reported.
 
         Raises:
             StorageError: They could not be read.
         """
         self._database.require_open()
-        try:
-            found = [await self._outline(chain_id) for chain_id in chain_ids]
-        except msgspec.MsgspecError as error:
-            raise storage_error(error, self._database.place) from error
-        return [record for record in found if record is not None]
+        found = [await self._outline(chain_id) for chain_id in chain_ids]
+        return [record for record in self._database.damage.intact(found) if record is not None]
 
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
-        """Newest first, one page. Costs the page, however many chains there are.
+        """Newest first, one page. Costs the page, however many chains there are. Damaged rows are reported, not listed.
 
         Raises:
             StorageError: They could not be read.
         """
         self._database.require_open()
-        return await read_summaries(self._database.sessions, query)
+
+        async def read(limit: int) -> list[ChainSummary | RecordDamaged]:
+            return await read_summaries(self._database.sessions, msgspec.structs.replace(query, limit=limit))
+
+        return await self._database.damage.page(read, max(0, query.limit))
 
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
@@ -156,7 +165,7 @@ class PostgresJournal:
         self._database.require_open()
         pruned = 0
         while pruned < limit:
-            count = await self._prune_some(before, limit - pruned)
+            count = await self._prune_some(partial(prune_chains, before=before, limit=limit - pruned))
             if not count:
                 break
             pruned += count
@@ -165,19 +174,22 @@ class PostgresJournal:
     async def prune_keys(self, before: datetime) -> int:
         """Forget at most 1,000 submit keys that were first used before then, oldest first; returns how many.
 
-        What is remembered of agents that were removed before then goes as well.
+        What is remembered of agents that were removed before then goes as well. Damaged rows are reported, and stay.
 
         Raises:
             StorageError: They could not be forgotten.
         """
         self._database.require_open()
         await self._database.sessions.execute(REMOVED_AGENTS, before)
-        return len(await self._database.sessions.execute(KEYS, before))
+        return await self._prune_some(partial(prune_keys, before=before))
 
-    async def _outline(self, chain_id: str) -> ChainRecord | None:
-        return await self._database.sessions.in_transaction(
-            lambda connection: read_outline(connection, storable(chain_id)), snapshot=True
-        )
+    async def _outline(self, chain_id: str) -> ChainRecord | RecordDamaged | None:
+        try:
+            return await self._database.sessions.in_transaction(
+                lambda connection: read_outline(connection, storable(chain_id)), snapshot=True
+            )
+        except RecordDamaged as damage:
+            return damage
 
     async def _claim(self, limit: int, doubts: list[str]) -> Claimed:
         """Claim some; when the answer gets lost, what may have been claimed is in doubt."""
@@ -197,5 +209,7 @@ class PostgresJournal:
         self._database.writer.give_doubts_back(claimed.locked)
         return claimed
 
-    async def _prune_some(self, before: datetime, limit: int) -> int:
-        return await self._database.sessions.in_transaction(lambda connection: prune_chains(connection, before, limit))
+    async def _prune_some(self, work: Callable[[Connection], Awaitable[Pruned]]) -> int:
+        pruned = await self._database.sessions.in_transaction(work)
+        self._database.damage.intact(pruned.damaged)
+        return pruned.count

@@ -13,10 +13,11 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from aicp.errors import AicpError, ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
+from aicp.errors import AicpError, ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, RecordDamaged
 from aicp.model.event import ChainSubmitted
 from aicp.model.task import TaskStatus
 from aicp.ports import SubmitKey
+from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, status_checksum
 from aicp.storage.rows import AppendRows, FactRow, ResultRow, timestamp
 
 FIRST_EPOCH = 1
@@ -29,56 +30,70 @@ _ME = """
         SELECT number FROM replicas WHERE number = $1 AND session = $2 AND died_at IS NULL FOR SHARE
     )
 """
+# Behind a fact that is missing stays a gap: the next one must not take its place. Of a NULL, `greatest` thinks nothing.
 _APPENDS = """
     heads AS MATERIALIZED (
-        SELECT given.*, chain.* FROM unnest($3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[])
-            AS given (chain_id, given_epoch, facts, digests, new_status, new_end)
+        SELECT given.*, chain.* FROM unnest(
+            $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[]
+        ) AS given
+            (chain_id, given_epoch, facts, digests, checksums, new_status, new_end, new_status_checksum)
         CROSS JOIN LATERAL (
-            SELECT epoch, owner, status, ended_at FROM chains WHERE chains.chain_id = given.chain_id
+            SELECT epoch, owner, status, ended_at, facts_min FROM chains WHERE chains.chain_id = given.chain_id
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS chain
         WHERE EXISTS (SELECT 1 FROM me)
     ), fit AS MATERIALIZED (
-        SELECT heads.*, (SELECT max(seq) FROM facts WHERE facts.chain_id = heads.chain_id) AS seq
+        SELECT heads.*,
+            greatest((SELECT max(seq) FROM facts WHERE facts.chain_id = heads.chain_id), facts_min - 1, -1) AS seq
         FROM heads WHERE owner = $1 AND epoch <= given_epoch AND ended_at IS NULL
     ), appended AS (
-        INSERT INTO facts (chain_id, seq, fact, result_digest)
-        SELECT fit.chain_id, fit.seq + each.place, each.fact, decode(nullif(each.digest, ''), 'hex')
-        FROM fit CROSS JOIN LATERAL unnest(string_to_array(fit.facts, E'\\n'), string_to_array(fit.digests, E'\\n'))
-            WITH ORDINALITY AS each (fact, digest, place)
+        INSERT INTO facts (chain_id, seq, fact, result_digest, checksum)
+        SELECT fit.chain_id, fit.seq + each.place, each.fact, decode(nullif(each.digest, ''), 'hex'),
+            each.checksum::bigint + ((fit.seq + each.place) << 32)
+        FROM fit CROSS JOIN LATERAL unnest(
+            string_to_array(fit.facts, E'\\n'), string_to_array(fit.digests, E'\\n'),
+            string_to_array(fit.checksums, E'\\n')
+        ) WITH ORDINALITY AS each (fact, digest, checksum, place)
     ), stood AS (
-        UPDATE chains SET status = fit.new_status, ended_at = fit.new_end::timestamptz,
+        UPDATE chains SET status = coalesce(fit.new_status, chains.status), ended_at = fit.new_end::timestamptz,
+            status_checksum = coalesce(fit.new_status_checksum, chains.status_checksum),
+            facts_min = fit.seq + 1 + cardinality(string_to_array(fit.checksums, E'\\n')),
             owner = CASE WHEN fit.new_end IS NULL THEN chains.owner END
-        FROM fit WHERE chains.chain_id = fit.chain_id AND fit.new_status <> fit.status
+        FROM fit WHERE chains.chain_id = fit.chain_id
     )
 """
 _SUBMITS = """
     keyed AS (
-        INSERT INTO submit_keys (tenant, key, digest, chain_id, at)
-        SELECT tenant, key, digest, chain_id, at::timestamptz
-        FROM unnest($9::text[], $21::text[], $11::text[], $12::bytea[], $13::text[])
-            AS given (chain_id, tenant, key, digest, at)
+        INSERT INTO submit_keys (tenant, key, digest, chain_id, at, checksum)
+        SELECT tenant, key, digest, chain_id, at::timestamptz, checksum
+        FROM unnest($11::text[], $23::text[], $13::text[], $14::bytea[], $15::text[], $25::bigint[])
+            AS given (chain_id, tenant, key, digest, at, checksum)
         WHERE key IS NOT NULL AND EXISTS (SELECT 1 FROM me) ORDER BY tenant, key
         ON CONFLICT DO NOTHING RETURNING chain_id
     ), fresh AS MATERIALIZED (
         SELECT given.* FROM unnest(
-            $9::text[], $10::text[], $11::text[], $13::text[], $14::text[], $15::text[], $16::int[], $17::text[],
-            $18::text[], $19::text[], $20::text[]
+            $11::text[], $12::text[], $13::text[], $15::text[], $16::text[], $17::text[], $18::int[], $19::text[],
+            $20::text[], $21::text[], $22::text[], $24::text[], $25::bigint[], $26::bigint[], $27::bigint[]
         ) WITH ORDINALITY
-            AS given (chain_id, tenant, key, at, name, status, total_tasks, ended_at, retry_of, facts, digests, place)
+            AS given (chain_id, tenant, key, at, name, status, total_tasks, ended_at, retry_of, facts, digests,
+                checksums, key_checksum, checksum, status_checksum, place)
         WHERE EXISTS (SELECT 1 FROM me) AND (key IS NULL OR chain_id IN (SELECT chain_id FROM keyed))
     ), made AS (
         INSERT INTO chains
-            (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, ended_at, retry_of, owner)
+            (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, ended_at, retry_of, owner, checksum,
+            status_checksum, key_checksum, facts_min)
         SELECT chain_id, tenant, name, status, total_tasks, 1, at::timestamptz, ended_at::timestamptz, retry_of,
-            CASE WHEN ended_at IS NULL THEN $1 END
+            CASE WHEN ended_at IS NULL THEN $1 END, checksum, status_checksum, key_checksum,
+            cardinality(string_to_array(checksums, E'\\n'))
         FROM fresh ORDER BY place
     ), begun AS (
-        INSERT INTO facts (chain_id, seq, fact, result_digest)
-        SELECT fresh.chain_id, each.place - 1, each.fact, decode(nullif(each.digest, ''), 'hex')
-        FROM fresh CROSS JOIN LATERAL
-            unnest(string_to_array(fresh.facts, E'\\n'), string_to_array(fresh.digests, E'\\n'))
-            WITH ORDINALITY AS each (fact, digest, place)
+        INSERT INTO facts (chain_id, seq, fact, result_digest, checksum)
+        SELECT fresh.chain_id, each.place - 1, each.fact, decode(nullif(each.digest, ''), 'hex'),
+            each.checksum::bigint + ((each.place - 1) << 32)
+        FROM fresh CROSS JOIN LATERAL unnest(
+            string_to_array(fresh.facts, E'\\n'), string_to_array(fresh.digests, E'\\n'),
+            string_to_array(fresh.checksums, E'\\n')
+        ) WITH ORDINALITY AS each (fact, digest, checksum, place)
     )
 """
 # A result that is there already is locked all the same: whoever prunes must not take it away meanwhile.
@@ -104,12 +119,13 @@ _LOCKED = """
         SELECT chain_id FROM chains WHERE chain_id = ANY($3::text[]) AND chain_id NOT IN (SELECT chain_id FROM heads)
     ) END
 """
-_STALE = "CASE WHEN (SELECT count(*) FROM fresh) < cardinality($9::text[]) THEN ARRAY(SELECT chain_id FROM fresh) END"
-_SUBMITS_FROM, _SUBMIT_COLUMNS = 9, 13
-KEY_USES = """
-    SELECT tenant, key, digest, chain_id FROM submit_keys
+_STALE = "CASE WHEN (SELECT count(*) FROM fresh) < cardinality($11::text[]) THEN ARRAY(SELECT chain_id FROM fresh) END"
+_SUBMITS_FROM, _SUBMIT_COLUMNS = 11, 17
+KEY_USE_COLUMNS = "tenant, key, digest, chain_id, at, checksum"
+KEY_USES = f"""
+    SELECT {KEY_USE_COLUMNS} FROM submit_keys
     WHERE (tenant, key) IN (SELECT tenant, key FROM unnest($1::text[], $2::text[]) AS asked (tenant, key))
-"""
+"""  # noqa: S608 - constants
 """What keys were used for, by arrays of tenants and keys."""
 
 
@@ -246,18 +262,42 @@ def verdicts_of(row: asyncpg.Record) -> Verdicts:
     )
 
 
-def chain_of(use: Sequence[Any] | None, key: SubmitKey) -> str | None:
-    """The chain that a key leads to, by what it was used for: digest and chain id; None when it was not used.
+Key = tuple[str, str]
+KeyUse = tuple[bytes, str]
+
+
+def key_use(row: asyncpg.Record) -> KeyUse:
+    """What a key was used for, by its row of `KEY_USE_COLUMNS`: the body's digest and the chain.
+
+    Raises:
+        RecordDamaged: The row is damaged.
+    """
+    check_key_use(row)
+    return row["digest"], row["chain_id"]
+
+
+def check_key_use(row: asyncpg.Record) -> Key:
+    """Tenant and key of a row of `KEY_USE_COLUMNS`, which is as it was written.
+
+    Raises:
+        RecordDamaged: It is not.
+    """
+    tenant, key, digest, chain_id, at, stored = row
+    if not is_intact(stored, tenant, key, digest, chain_id, timestamp(at)):
+        raise RecordDamaged("submit_keys", described(tenant, key), "its checksum is another")
+    return tenant, key
+
+
+def chain_of(use: KeyUse, key: SubmitKey) -> str:
+    """The chain that a key leads to, by what it was used for.
 
     Raises:
         IdempotencyConflict: It was used with another body.
     """
-    if use is None:
-        return None
     digest, chain_id = use
     if digest != key.digest:
         raise IdempotencyConflict
-    return str(chain_id)
+    return chain_id
 
 
 _misfits_decoder = msgspec.json.Decoder(dict[str, tuple[int, bool, bool]])
@@ -288,7 +328,7 @@ def _statement(has_appends: bool, has_submits: bool, has_results: bool) -> str: 
 
 
 def _renumbered(sql: str, less: int) -> str:
-    """The same with parameters from $9 on counted from a lower number; $1 stays."""
+    """The same with parameters from $11 on counted from a lower number; $1 stays."""
     for number in range(_SUBMITS_FROM, _SUBMITS_FROM + _SUBMIT_COLUMNS):
         sql = sql.replace(f"${number}::", f"${number - less}::")
     return sql
@@ -304,10 +344,11 @@ def _append_row(appends: list[Append]) -> tuple[Any, ...]:
         facts: Sequence[FactRow] = appends[0].rows.facts
     else:
         facts = [row for append in appends for row in append.rows.facts]
-    statuses = [append.rows.status.value for append in appends if append.rows.status is not None]
+    told = [append.rows for append in appends if append.rows.status is not None]
+    status, of_status = (told[-1].status, told[-1].status_checksum) if told else (None, None)
     return (
-        appends[0].chain_id, appends[0].epoch, *_joined(facts), statuses[-1] if statuses else None,
-        appends[-1].rows.ended_at,
+        appends[0].chain_id, appends[0].epoch, *_joined(facts), None if status is None else status.value,
+        appends[-1].rows.ended_at, of_status,
     )  # fmt: skip
 
 
@@ -317,14 +358,26 @@ def _columns_of_submits(submits: Sequence[Submit]) -> list[list[Any]]:
 
 def _submit_row(submit: Submit) -> tuple[Any, ...]:
     submitted, spec, rows, key = submit.submitted, submit.submitted.spec, submit.rows, submit.key
-    status = (rows.status if rows is not None else None) or TaskStatus.PENDING
-    facts = [submit.first] if rows is None else [submit.first, *rows.facts]
+    chain_id, tenant, name = submitted.chain_id, storable(submitted.tenant), storable(spec.name)
+    at, total_tasks, retry_of = timestamp(submitted.at), len(spec.tasks), submitted.retry_of
+    status = ((rows.status if rows is not None else None) or TaskStatus.PENDING).value
+    facts, digests, checksums = _joined([submit.first] if rows is None else [submit.first, *rows.facts])
     ended_at = None if rows is None else rows.ended_at
-    name, digest, of_key = (None, None, None) if key is None else (storable(key.key), key.digest, storable(key.tenant))
+    of_key, key_name, digest, key_checksum = _key_columns(key, chain_id, at)
+    of_chain = chain_checksum(chain_id, tenant, name, total_tasks, at, retry_of, key_checksum)
     return (
-        submitted.chain_id, storable(submitted.tenant), name, digest, timestamp(submitted.at), storable(spec.name),
-        status.value, len(spec.tasks), ended_at, submitted.retry_of, *_joined(facts), of_key,
+        chain_id, tenant, key_name, digest, at, name, status, total_tasks, ended_at, retry_of, facts, digests, of_key,
+        checksums, key_checksum, of_chain, status_checksum(chain_id, status, ended_at),
     )  # fmt: skip
+
+
+def _key_columns(
+    key: SubmitKey | None, chain_id: str, at: str
+) -> tuple[str | None, str | None, bytes | None, int | None]:
+    if key is None:
+        return None, None, None, None
+    tenant, name = storable(key.tenant), storable(key.key)
+    return tenant, name, key.digest, checksum(tenant, name, key.digest, chain_id, at)
 
 
 def _results_of_appends(appends: Sequence[list[Append]]) -> list[tuple[str, ResultRow]]:
@@ -335,10 +388,10 @@ def _results_of_submits(submits: Sequence[Submit]) -> list[tuple[str, ResultRow]
     return [(submit.chain_id, row) for submit in submits if submit.rows is not None for row in submit.rows.results]
 
 
-def _joined(facts: Sequence[FactRow]) -> tuple[str, str]:
-    """The facts, and in hex the digests of their large results, each line by line."""
+def _joined(facts: Sequence[FactRow]) -> tuple[str, str, str]:
+    """The facts, in hex the digests of their large results, and their checksums, each line by line."""
     digests = _BETWEEN.join("" if row.digest is None else row.digest.hex() for row in facts)
-    return _BETWEEN.join(row.fact for row in facts), digests
+    return _BETWEEN.join(row.fact for row in facts), digests, _BETWEEN.join(str(row.checksum) for row in facts)
 
 
 def storable(text: str) -> str:

@@ -9,19 +9,24 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import partial
 
 import asyncpg
 import msgspec
 
-from aicp.errors import SettingsError
+from aicp.errors import RecordDamaged, SettingsError
 from aicp.model.agent import AgentProfile
-from aicp.model.notice import Notice, Order
+from aicp.model.notice import Notice
 from aicp.ports import News, Ordered, Posted
-from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent
+from aicp.storage.agent_rows import Cipher
+from aicp.storage.damage import decoded
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_faults import storage_error
 from aicp.storage.postgres_lease import BORN, CHANNEL, NOTICE
+from aicp.storage.postgres_orders import stored_order
+from aicp.storage.postgres_registrations import stored_agent
 from aicp.storage.postgres_server import Rows
+from aicp.storage.row_checksums import described, is_intact
 
 KEPT_S = 60.0
 PRUNE_EVERY_S = 10.0
@@ -48,15 +53,18 @@ _POST = f"""
 """  # noqa: S608 - constants
 _LOOK = f"""
     SELECT 'mark' AS kind, {_MARK} AS number, '' AS agent_id, {_LIFE} AS body, NULL::bytea AS sealed,
-        0::float8 AS age_s
+        0::float8 AS age_s, '' AS subject, NULL::timestamptz AS at, NULL::bigint AS checksum
     UNION ALL
-    SELECT 'registered', 0, agent_id, profile, sealed_auth, 0 FROM registrations WHERE changed_in >= $1
+    SELECT 'registered', 0, agent_id, profile, sealed_auth, 0, '', saved_at, checksum FROM registrations
+    WHERE changed_in >= $1
     UNION ALL
-    SELECT 'removed', 0, agent_id, NULL, NULL, 0 FROM removed_agents WHERE changed_in >= $1
+    SELECT 'removed', 0, agent_id, NULL, NULL, 0, '', NULL, checksum FROM removed_agents WHERE changed_in >= $1
     UNION ALL
-    SELECT 'ordered', changed_in, agent_id, command, NULL, 0 FROM agent_orders WHERE changed_in >= $2
+    SELECT 'ordered', changed_in, agent_id, command, NULL, 0, subject, ordered_at, checksum FROM agent_orders
+    WHERE changed_in >= $2
     UNION ALL
-    SELECT 'told', number, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8
+    SELECT 'told', number, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8, '',
+        NULL, NULL
     FROM notices WHERE posted_in >= $1 AND replica <> $3
 """  # noqa: S608 - constants
 _PRUNE = f"""
@@ -158,19 +166,21 @@ class PostgresBulletin:
         kinds: dict[str, list[asyncpg.Record]] = {}
         for row in rows:
             kinds.setdefault(row["kind"], []).append(row)
+        intact = self._database.damage.intact
         return News(
-            registered=tuple(self._agents(kinds.get("registered", []))),
-            removed=tuple(row["agent_id"] for row in kinds.get("removed", [])),
-            orders=tuple(_ordered(row) for row in kinds.get("ordered", [])),
+            registered=tuple(intact(self._agents(kinds.get("registered", [])))),
+            removed=tuple(intact(decoded(partial(_removed, row)) for row in kinds.get("removed", []))),
+            orders=tuple(intact(decoded(partial(_ordered, row)) for row in kinds.get("ordered", []))),
             posted=tuple(self._unseen(kinds.get("told", []))),
             has_gap=has_gap,
         )
 
-    def _agents(self, rows: Rows) -> Iterator[AgentProfile]:
-        """Those whose secrets can be unsealed here."""
+    def _agents(self, rows: Rows) -> Iterator[AgentProfile | RecordDamaged]:
+        """Those whose secrets can be unsealed here, and how others are damaged."""
         for row in rows:
+            stored = stored_agent(row["agent_id"], row["body"], row["sealed"], row["at"], row["checksum"])
             try:
-                yield decode_agent(AgentRow(row["body"], row["sealed"]), self._unseal)
+                yield decoded(partial(stored.decode, self._unseal))
             except SettingsError as error:
                 _log.warning("an agent that another replica registered cannot be used here: %s", error)
 
@@ -195,8 +205,16 @@ def _mark_of(rows: Rows) -> asyncpg.Record:
     return next(row for row in rows if row["kind"] == "mark")
 
 
+def _removed(row: asyncpg.Record) -> str:
+    agent_id = str(row["agent_id"])
+    if not is_intact(row["checksum"], agent_id):
+        raise RecordDamaged("removed_agents", described(agent_id), "its checksum is another")
+    return agent_id
+
+
 def _ordered(row: asyncpg.Record) -> Ordered:
-    return Ordered(row["agent_id"], Order(row["body"]), row["number"])
+    stored = stored_order(row["agent_id"], row["subject"], row["body"], row["at"], row["checksum"])
+    return stored.decode(row["number"])
 
 
 def _now() -> float:

@@ -8,6 +8,7 @@ import asyncpg
 from aicp.storage.postgres_address import PostgresAddress
 from aicp.storage.postgres_faults import Trouble, opening_error
 from aicp.storage.postgres_reports import CheckedPostgres
+from aicp.storage.postgres_row_checks import find_damaged_rows
 from aicp.storage.postgres_schema import PostgresSchema, recognise
 from aicp.storage.postgres_server import Connection, Look, PostgresServer, close_connection
 from aicp.storage.sqlite_schema import REVISIONS, Standing
@@ -18,7 +19,7 @@ GOODBYE_WAIT_S = 1.0
 TABLES = (
     "chains", "facts", "results", "submit_keys", "registrations", "replicas", "server_life", "cancel_requests",
     "schema_needs", "alembic_version", "api_keys", "api_keys_version", "audit", "agent_orders", "removed_agents",
-    "notices",
+    "notices", "clock_state",
 )  # fmt: skip
 """Every table of AICP, as of the newest revision; a test holds it to the schema."""
 
@@ -60,7 +61,7 @@ _MAY_MAKE_TABLES = "SELECT current_schema(), has_schema_privilege(current_schema
 _READ_ALL, _GO_ON = "SET LOCAL enable_seqscan = on; SAVEPOINT reading", "ROLLBACK TO SAVEPOINT reading"
 _DAMAGE = (
     asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError, asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError,
-    asyncpg.InternalServerError, asyncpg.CharacterNotInRepertoireError,
+    asyncpg.InternalServerError, asyncpg.CharacterNotInRepertoireError, UnicodeDecodeError,
 )  # fmt: skip
 """What PostgreSQL says when a page cannot be read, a value is none, or a table is not as the revision says."""
 
@@ -91,7 +92,8 @@ async def _check(connection: Connection, place: str, look: Look) -> CheckedPostg
     counts: dict[str, int] = {}
     if found.standing in {Standing.OLDER, Standing.CURRENT}:
         await _refuse_too_few_rights(connection)
-        counts, problems = await _read(connection, _wanted(found))
+        has_checksums = found.standing is Standing.CURRENT
+        counts, problems = await _read(connection, _wanted(found), has_checksums=has_checksums)
     else:
         if found.standing is Standing.EMPTY:
             await _refuse_no_place(connection)
@@ -107,16 +109,24 @@ def _wanted(found: PostgresSchema) -> dict[str, str]:
     return counts | _ACCESS if found.standing is Standing.CURRENT else counts
 
 
-async def _read(connection: Connection, wanted: dict[str, str]) -> tuple[dict[str, int], list[str]]:
+async def _read(
+    connection: Connection, wanted: dict[str, str], *, has_checksums: bool
+) -> tuple[dict[str, int], list[str]]:
     """How many of each thing there are, and what is wrong with them."""
     await connection.execute(_READ_ALL)
     try:
         counts = {name: await connection.fetchval(sql) for name, sql in wanted.items()}
-        missing = {told: await connection.fetchval(sql) for told, sql in _REFERENCES.items()}
+        problems = await (find_damaged_rows(connection) if has_checksums else _find_missing(connection))
     except _DAMAGE as error:
         await connection.execute(_GO_ON)
         return {}, [f"it is damaged ({error})"]
-    return counts, [f"{count} {told}" for told, count in missing.items() if count]
+    return counts, problems
+
+
+async def _find_missing(connection: Connection) -> list[str]:
+    """What a database without checksums shows: rows that others refer to."""
+    missing = {told: await connection.fetchval(sql) for told, sql in _REFERENCES.items()}
+    return [f"{count} {told}" for told, count in missing.items() if count]
 
 
 async def _refuse_no_place(connection: Connection) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
 from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
@@ -34,7 +35,7 @@ _CLAIM = """
         ) AS counted
         WHERE before < $4 ORDER BY number LIMIT greatest($2 - (SELECT count(*) FROM own), 0)
     )
-    UPDATE chains SET owner = $1, epoch = epoch + 1
+    UPDATE chains SET owner = $1, epoch = greatest(epoch, epoch_min) + 1, epoch_min = greatest(epoch, epoch_min) + 1
     FROM (SELECT number FROM few UNION SELECT number FROM own) AS taken WHERE chains.number = taken.number
     RETURNING chains.chain_id
 """
@@ -53,14 +54,14 @@ class Claimed(msgspec.Struct, frozen=True):
 
     Attributes:
         chain_ids: Of all chains that are this replica's now.
-        records: Those that can be read.
-        unreadable: Why each of the others is left as it is.
+        records: Those that are intact.
+        damaged: How each of the others is damaged, which is left as it is.
         locked: The chains in doubt that are this replica's, and that another session has locked: still in doubt.
     """
 
     chain_ids: list[str]
     records: list[ChainRecord]
-    unreadable: list[str]
+    damaged: list[RecordDamaged]
     locked: list[str]
 
 
@@ -82,7 +83,7 @@ async def claim_chains(connection: Connection, number: int, limit: int, doubts: 
     # A statement of its own: it sees what the last owner recorded while this one waited for its lock.
     found = list(decode_records(await connection.fetch(OF_CHAINS, chain_ids)))
     records = [each for each in found if isinstance(each, ChainRecord)]
-    return Claimed(chain_ids, records, [str(each) for each in found if not isinstance(each, ChainRecord)], locked)
+    return Claimed(chain_ids, records, [each for each in found if isinstance(each, RecordDamaged)], locked)
 
 
 async def _still_own(connection: Connection, number: int, left: Collection[str]) -> list[str]:

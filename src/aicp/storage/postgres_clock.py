@@ -8,7 +8,10 @@ from aicp.storage.postgres_server import Connection
 
 _LOCK = "LOCK TABLE clock_state IN SHARE ROW EXCLUSIVE MODE"
 _NOW = "SELECT clock_timestamp()"
-_WRITE = "INSERT INTO clock_state VALUES (1, $1) ON CONFLICT (number) DO UPDATE SET body = excluded.body"
+_WRITE = """
+    INSERT INTO clock_state (number, body, checksum) VALUES (1, $1, $2)
+    ON CONFLICT (number) DO UPDATE SET body = excluded.body, checksum = excluded.checksum
+"""
 
 
 class PostgresClockRecord:
@@ -30,9 +33,9 @@ class PostgresClockRecord:
 
         async def update(connection: Connection) -> ClockState:
             await connection.execute(_LOCK)
-            recorded = decode_clock_state(await connection.fetchval(READ))
+            recorded = decode_clock_state(await connection.fetchrow(READ))
             state = change(recorded, await connection.fetchval(_NOW))
-            await connection.execute(_WRITE, encode_clock_state(state))
+            await connection.execute(_WRITE, *encode_clock_state(state))
             return state
 
         self._database.require_open()

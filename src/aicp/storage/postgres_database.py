@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from aicp.errors import AicpError, StorageError
+from aicp.storage.damage import DamageReports, OnDamage
 from aicp.storage.postgres_address import PostgresAddress, parse_postgres_url
 from aicp.storage.postgres_faults import is_read_only
 from aicp.storage.postgres_lease import LEASE_S, RENEW_EVERY_S
@@ -39,8 +40,10 @@ class PostgresDatabase:
         write_timeout_s: How long a transaction of the journal may take, seconds.
         timeout_s: How long anything else may take, seconds.
         on_commit: Told of each transaction of the journal: its seconds, and how many writes shared it.
+        on_damage: Called with each row that was found damaged, once.
 
     Attributes:
+        damage: Reports damaged rows.
         place: For people: no user, no password.
         sessions: For everything but the writes of the journal.
         replicas: This process among its peers.
@@ -61,14 +64,16 @@ class PostgresDatabase:
         write_timeout_s: float = WRITE_TIMEOUT_S,
         timeout_s: float = TIMEOUT_S,
         on_commit: Callable[[float, int], None] | None = None,
+        on_damage: OnDamage | None = None,
     ) -> None:
+        self.damage = DamageReports(on_damage)
         address = parse_postgres_url(url) if isinstance(url, str) else url
         self.place = address.place
         self._open_wait_s = open_wait_s
         self._server = PostgresServer(address)
         self.sessions = Sessions(self._server, timeout_s=timeout_s)
         self.replicas = PostgresReplicas(
-            self._server, self.sessions, name=name, lease_s=lease_s, renew_every_s=renew_every_s
+            self._server, self.sessions, self.damage, name=name, lease_s=lease_s, renew_every_s=renew_every_s
         )
         self.writer = GroupWriter(self._server, self.replicas, timeout_s=write_timeout_s, on_commit=on_commit)
         self.replicas.watch_writer(lambda: self.writer.is_well)

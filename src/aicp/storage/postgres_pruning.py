@@ -2,22 +2,17 @@
 
 from datetime import datetime
 
+from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
+from aicp.storage.damage import IntactRows, checked
+from aicp.storage.postgres_batch import KEY_USE_COLUMNS, Key, check_key_use
+from aicp.storage.postgres_reading import check_summaries
 from aicp.storage.postgres_server import Connection
+from aicp.storage.pruned import CHAINS_AT_ONCE_MAX, KEYS_AT_ONCE_MAX, Pruned, few_enough
 
-CHAINS_AT_ONCE_MAX = 100
-TASKS_AT_ONCE_MAX = 2_000
-KEYS_AT_ONCE_MAX = 1_000
-"""What one transaction may forget, so that others wait some milliseconds for it at most."""
-
-_ENDED = """
-    WITH old AS MATERIALIZED (
-        SELECT chain_id, total_tasks, ended_at FROM chains WHERE ended_at IS NOT NULL AND ended_at < $1
-        ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
-    ), few AS (
-        SELECT chain_id, sum(total_tasks) OVER (ORDER BY ended_at, chain_id) - total_tasks AS before FROM old
-    )
-    SELECT chain_id FROM few WHERE before < $3
-"""
+_ENDED = f"""
+    SELECT {SUMMARY_COLUMNS} FROM chains WHERE ended_at IS NOT NULL AND ended_at < $1
+    ORDER BY ended_at, chain_id LIMIT $2 FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 - constants
 _DIGESTS = """
     SELECT DISTINCT chain_id, result_digest FROM facts WHERE chain_id = ANY($1::text[]) AND result_digest IS NOT NULL
 """
@@ -30,13 +25,12 @@ _RESULTS = """
     DELETE FROM results WHERE digest = ANY($1::bytea[])
         AND NOT EXISTS (SELECT 1 FROM facts WHERE result_digest = results.digest AND result_digest IS NOT NULL)
 """
-KEYS = f"""
-    DELETE FROM submit_keys WHERE (tenant, key) IN (
-        SELECT tenant, key FROM submit_keys WHERE at < $1 ORDER BY at LIMIT {KEYS_AT_ONCE_MAX} FOR UPDATE SKIP LOCKED
-    )
-    RETURNING 1
-"""  # noqa: S608 - a constant
-"""Forgets some keys that were first used before then."""
+_OLD_KEYS = f"""
+    SELECT {KEY_USE_COLUMNS} FROM submit_keys WHERE at < $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 - constants
+_KEYS = """
+    DELETE FROM submit_keys WHERE (tenant, key) IN (SELECT * FROM unnest($1::text[], $2::text[]))
+"""
 
 REMOVED_AGENTS = f"""
     DELETE FROM removed_agents WHERE agent_id IN (
@@ -46,20 +40,34 @@ REMOVED_AGENTS = f"""
 """Forgets some agents that were removed before then: replicas that were away for longer do not hear of it."""
 
 
-async def prune_chains(connection: Connection, before: datetime, limit: int) -> int:
-    """Forget some finished chains that ended before then; returns how many, 0 when there are none left.
+async def prune_chains(connection: Connection, before: datetime, limit: int) -> Pruned:
+    """Forget some finished chains that ended before then; to be called in a transaction.
 
-    To be called in a transaction.
+    Damaged rows stay: when those chains ended is in doubt.
     """
-    rows = await connection.fetch(_ENDED, before, min(limit, CHAINS_AT_ONCE_MAX), TASKS_AT_ONCE_MAX)
-    chain_ids, digests = await _unlocked(connection, [chain_id for (chain_id,) in rows])
-    if not chain_ids:
-        return 0
-    await connection.execute(_FACTS, chain_ids)
-    await connection.execute(_CHAINS, chain_ids)
-    if digests:
+    rows = IntactRows[StoredSummary](min(limit, CHAINS_AT_ONCE_MAX))
+    while not rows.take(await check_summaries(connection.fetch, await connection.fetch(_ENDED, before, rows.looks))):
+        pass
+    chain_ids = few_enough([(stored.chain_id, stored.total_tasks) for stored in rows.kept])
+    chain_ids, digests = await _unlocked(connection, chain_ids)
+    if chain_ids:
+        await connection.execute(_FACTS, chain_ids)
+        await connection.execute(_CHAINS, chain_ids)
+    if chain_ids and digests:
         await connection.execute(_RESULTS, digests)
-    return len(chain_ids)
+    return Pruned(len(chain_ids), tuple(rows.damaged))
+
+
+async def prune_keys(connection: Connection, before: datetime) -> Pruned:
+    """Forget some keys that were first used before then; to be called in a transaction.
+
+    Damaged rows stay: when those were used is in doubt.
+    """
+    rows = IntactRows[Key](KEYS_AT_ONCE_MAX)
+    while not rows.take(checked(check_key_use, await connection.fetch(_OLD_KEYS, before, rows.looks))):
+        pass
+    await connection.execute(_KEYS, [tenant for tenant, _ in rows.kept], [key for _, key in rows.kept])
+    return Pruned(len(rows.kept), tuple(rows.damaged))
 
 
 async def _unlocked(connection: Connection, chain_ids: list[str]) -> tuple[list[str], list[bytes]]:

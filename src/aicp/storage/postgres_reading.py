@@ -1,35 +1,51 @@
 """What a PostgreSQL database says of chains. Each answer is one statement, and so as of one moment."""
 
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from itertools import product
-from typing import Any
 
+import asyncpg
+
+from aicp.errors import RecordDamaged
 from aicp.model.event import Fact
-from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
+from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
+from aicp.storage.damage import checked, decoded
 from aicp.storage.postgres_batch import storable
-from aicp.storage.postgres_server import Connection
+from aicp.storage.postgres_server import Connection, Rows
 from aicp.storage.postgres_sessions import Sessions
-from aicp.storage.rows import decode_outline, decode_record, record_of
+from aicp.storage.row_checksums import described
+from aicp.storage.rows import FACT_COLUMNS, StoredChain, decode_record, outline_fact, timestamp
+
+Ask = Callable[..., Awaitable[Rows]]
+"""Reads the rows of a statement with its parameters."""
 
 FACTS_AT_ONCE = 100
 """How many facts of an outline are in memory at a time."""
 
-_FACTS = """
-    SELECT chains.chain_id, chains.epoch, facts.fact, facts.result_digest, results.body
+# Bytes, as JSON is decoded from.
+_FACT = f"{FACT_COLUMNS}, convert_to(facts.fact, 'UTF8')"
+_FACTS = f"""
+    SELECT {_FACT}, convert_to(results.body, 'UTF8')
     FROM chains
-    JOIN facts ON facts.chain_id = chains.chain_id
+    LEFT JOIN facts ON facts.chain_id = chains.chain_id
     LEFT JOIN results ON results.digest = facts.result_digest
-"""
+"""  # noqa: S608 - constants
 _OF_CHAIN = f"{_FACTS} WHERE chains.chain_id = $1 ORDER BY facts.seq"
 OF_CHAINS = f"{_FACTS} WHERE chains.chain_id = ANY($1::text[]) ORDER BY chains.number, facts.seq"
 """The rows of several chains, for `decode_records`."""
 
-_OUTLINES = """
-    SELECT chains.epoch, facts.seq, facts.fact FROM chains JOIN facts ON facts.chain_id = chains.chain_id
-    WHERE chains.chain_id = $1 AND facts.seq > $2 ORDER BY facts.seq LIMIT $3
+_ORPHANS = "SELECT 1 FROM facts WHERE chain_id = $1 LIMIT 1"
+_OUTLINES = f"""
+    SELECT {_FACT} FROM chains LEFT JOIN facts ON facts.chain_id = chains.chain_id AND facts.seq > $2
+    WHERE chains.chain_id = $1 ORDER BY facts.seq LIMIT $3
+"""  # noqa: S608 - constants
+_LAST_FACTS = """
+    SELECT DISTINCT ON (chain_id) chain_id, convert_to(fact, 'UTF8') FROM facts
+    WHERE chain_id = ANY($1::text[]) ORDER BY chain_id, seq DESC
 """
 _LIST = """
-    SELECT chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, retry_of FROM chains
+    SELECT {columns} FROM chains
     WHERE ($1::text IS NULL OR $1 = tenant) AND ($2::text IS NULL OR $2 = status) AND {filters}
         number < CASE WHEN $3::text IS NULL THEN 9223372036854775807 ELSE (
             SELECT number FROM chains WHERE chain_id = $3 AND ($1::text IS NULL OR tenant = $1)) END
@@ -39,7 +55,8 @@ _LIST = """
 
 def _list(*, has_tenant: bool, has_status: bool, unfinished: bool) -> str:
     filters = [("tenant = $1", has_tenant), ("status = $2", has_status), ("ended_at IS NULL", unfinished)]
-    return _LIST.replace("{filters}", "".join(f"{condition} AND " for condition, is_meant in filters if is_meant))
+    conditions = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
+    return _LIST.format(columns=SUMMARY_COLUMNS, filters=conditions)
 
 
 LIST_BY_FILTERS = {
@@ -53,28 +70,37 @@ async def read_record(sessions: Sessions, chain_id: str) -> ChainRecord | None:
     """Everything recorded of a chain; None when there is no such chain.
 
     Raises:
+        RecordDamaged: Something of it is damaged or missing.
         StorageError: It could not be read.
-        msgspec.MsgspecError: What is there is not what was written, or of a newer version.
     """
     rows = await sessions.read(_OF_CHAIN, chain_id)
-    return decode_record(rows) if rows else None
+    if rows:
+        return decode_record(rows)
+    if await sessions.read(_ORPHANS, chain_id):
+        raise RecordDamaged("chains", described(chain_id), "it is missing, and facts of the chain are there")
+    return None
 
 
 async def read_outline(connection: Connection, chain_id: str) -> ChainRecord | None:
     """What `read_record` gives, without results of tasks; to be called in a transaction that is a snapshot.
 
     Raises:
-        msgspec.MsgspecError: What is there is not what was written, or of a newer version.
+        RecordDamaged: Something of it is damaged or missing.
     """
-    epoch, last, facts = 0, -1, list[Fact]()
-    while rows := await connection.fetch(_OUTLINES, chain_id, last, FACTS_AT_ONCE):
-        epoch, last = rows[-1]["epoch"], rows[-1]["seq"]
-        facts += [decode_outline(row["fact"]) for row in rows]
-    return record_of(chain_id, epoch, facts) if facts else None
+    chain: StoredChain | None = None
+    facts: list[Fact] = []
+    while True:
+        rows = await connection.fetch(_OUTLINES, chain_id, len(facts) - 1, FACTS_AT_ONCE)
+        if chain is None and rows:
+            chain = StoredChain(rows[0])
+        found = [row for row in rows if row["seq"] is not None]
+        facts += [outline_fact(chain, row) for row in found if chain is not None]
+        if len(found) < FACTS_AT_ONCE:
+            return None if chain is None else chain.record(facts)
 
 
-async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSummary]:
-    """Newest first, one page.
+async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSummary | RecordDamaged]:
+    """Newest first, one page; for a row that is damaged, how.
 
     Raises:
         StorageError: They could not be read.
@@ -82,9 +108,37 @@ async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSum
     sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished]
     status = None if query.status is None else query.status.value
     before = None if query.before is None else storable(query.before)
-    return [_summary(row) for row in await sessions.read(sql, query.tenant, status, before, max(0, query.limit))]
+    rows = await sessions.read(sql, query.tenant, status, before, max(0, query.limit))
+    found = await check_summaries(sessions.read, rows)
+    return [each if isinstance(each, RecordDamaged) else decoded(each.summary) for each in found]
 
 
-def _summary(row: Any) -> ChainSummary:
-    chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, retry_of = row
-    return ChainSummary(chain_id, name, tenant, TaskStatus(status), total_tasks, submitted_at, ended_at, retry_of)
+async def check_summaries(ask: Ask, rows: Rows) -> list[StoredSummary | RecordDamaged]:
+    """Rows of chains that are as they were written, and how others are damaged; `ask` reads what decides it.
+
+    Raises:
+        StorageError: That could not be read; or what `ask` raises.
+    """
+    found = [stored_summary(row) for row in rows]
+    in_doubt = [each.chain_id for each in found if each.is_in_doubt]
+    last_facts = dict(map(tuple, await ask(_LAST_FACTS, in_doubt))) if in_doubt else {}
+    return checked(partial(check_summary, last_facts), found)
+
+
+def stored_summary(row: asyncpg.Record) -> StoredSummary:
+    """A chain's row, its times as texts."""
+    chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, *others = row
+    end = None if ended_at is None else timestamp(ended_at)
+    return StoredSummary(chain_id, name, tenant, status, total_tasks, timestamp(submitted_at), end, *others)
+
+
+def check_summary(last_facts: Mapping[str, bytes], stored: StoredSummary) -> StoredSummary:
+    """A chain's row, which is as it was written; `last_facts` has the JSON of the last fact where that decides it.
+
+    Raises:
+        RecordDamaged: It is not.
+    """
+    stored.check()
+    if stored.is_in_doubt:
+        stored.check_progress(last_facts.get(stored.chain_id))
+    return stored

@@ -7,14 +7,29 @@ until those that meet the lock are alone.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 
 import asyncpg
 import msgspec
 
-from aicp.errors import AicpError, StorageError
-from aicp.storage.postgres_batch import KEY_USES, Append, Batch, Item, Submit, Verdicts, chain_of, storable, verdicts_of
+from aicp.errors import AicpError, RecordDamaged, StorageError
+from aicp.storage.damage import decoded
+from aicp.storage.postgres_batch import (
+    KEY_USES,
+    Append,
+    Batch,
+    Item,
+    Key,
+    KeyUse,
+    Submit,
+    Verdicts,
+    chain_of,
+    key_use,
+    storable,
+    verdicts_of,
+)
 from aicp.storage.postgres_faults import Trouble, is_held_up, is_lost, is_read_only, storage_error
 from aicp.storage.postgres_link import Link
 from aicp.storage.postgres_replicas import PostgresReplicas
@@ -40,6 +55,8 @@ _LOOK = """
     SELECT number FROM me
 """
 """Changes nothing, and fails where a batch would: on a read-only server, on a locked table."""
+KeyUses = Mapping[Key, KeyUse | RecordDamaged]
+"""By tenant and key: what it was used for, or how its row is damaged."""
 _log = logging.getLogger(__name__)
 
 
@@ -212,9 +229,7 @@ class BatchRecorder:
         uses = await self._key_uses(connection, batch, verdicts)
         return [self._verdict(item, verdicts, uses) for item in items]
 
-    async def _key_uses(
-        self, connection: Connection, batch: Batch, verdicts: Verdicts
-    ) -> dict[tuple[str, str], tuple[bytes, str]]:
+    async def _key_uses(self, connection: Connection, batch: Batch, verdicts: Verdicts) -> KeyUses:
         """What the keys of those submits were used for that made no chain. Seldom any."""
         keys = [each.key for each in batch.submits.values() if each.key is not None and not verdicts.is_fresh(each)]
         if not keys or not verdicts.is_alive:
@@ -225,9 +240,9 @@ class BatchRecorder:
         except Trouble:
             self._link.drop()
             return {}
-        return {(row["tenant"], row["key"]): (row["digest"], row["chain_id"]) for row in rows}
+        return {(row["tenant"], row["key"]): decoded(partial(key_use, row)) for row in rows}
 
-    def _verdict(self, item: Item, verdicts: Verdicts, uses: dict[tuple[str, str], tuple[bytes, str]]) -> Verdict:
+    def _verdict(self, item: Item, verdicts: Verdicts, uses: KeyUses) -> Verdict:
         if isinstance(item, Append):
             if item.chain_id in verdicts.locked and verdicts.is_alive:
                 return Verdict(error=self._locked_error(item.chain_id), is_locked=True)
@@ -239,15 +254,17 @@ class BatchRecorder:
     def _locked_error(self, chain_id: str) -> StorageError:
         return StorageError(f"Chain {chain_id} is locked by another session of {self._server.place}: try again.")
 
-    def _earlier(self, submit: Submit, uses: dict[tuple[str, str], tuple[bytes, str]]) -> Verdict:
+    def _earlier(self, submit: Submit, uses: KeyUses) -> Verdict:
         key = submit.key
+        use = None if key is None else uses.get((storable(key.tenant), storable(key.key)))
+        if key is None or use is None:
+            return Verdict(error=StorageError(f"Chain {submit.chain_id} is not recorded: submit it again."))
+        if isinstance(use, RecordDamaged):
+            return Verdict(error=use)
         try:
-            found = chain_of(uses.get((storable(key.tenant), storable(key.key))), key) if key is not None else None
+            return Verdict(chain_of(use, key))
         except AicpError as conflict:
             return Verdict(error=conflict)
-        if found is None:
-            return Verdict(error=StorageError(f"Chain {submit.chain_id} is not recorded: submit it again."))
-        return Verdict(found)
 
     async def _could_write(self) -> bool:
         connection = await self._current_connection()

@@ -2,25 +2,26 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-
-import msgspec
+from functools import partial
 
 from aicp.model.agent import AgentProfile
 from aicp.ports import Claim, Clock, SystemClock
-from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent, encode_agent
+from aicp.storage.agent_rows import Cipher, StoredAgent, encode_agent
+from aicp.storage.damage import decoded
 from aicp.storage.postgres_database import PostgresDatabase
-from aicp.storage.postgres_faults import storage_error
 from aicp.storage.postgres_lease import CHANNEL, NOTICE
 from aicp.storage.postgres_server import Connection
+from aicp.storage.row_checksums import checksum
+from aicp.storage.rows import timestamp
 
 _SAVE = f"""
     WITH back AS (DELETE FROM removed_agents WHERE agent_id = $1),
         resumed AS (DELETE FROM agent_orders WHERE agent_id = $1 AND subject = 'intake'),
         saved AS (
-            INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at, changed_in)
-            VALUES ($1, $2, $3, $4, pg_current_xact_id()::text::bigint)
+            INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at, checksum, changed_in)
+            VALUES ($1, $2, $3, $4, $5, pg_current_xact_id()::text::bigint)
             ON CONFLICT (agent_id) DO UPDATE SET profile = excluded.profile, sealed_auth = excluded.sealed_auth,
-                saved_at = excluded.saved_at, changed_in = excluded.changed_in
+                saved_at = excluded.saved_at, checksum = excluded.checksum, changed_in = excluded.changed_in
             RETURNING agent_id
         )
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM saved
@@ -29,16 +30,18 @@ _FORGET = f"""
     WITH gone AS (DELETE FROM registrations WHERE agent_id = $1 RETURNING agent_id),
         pardoned AS (DELETE FROM agent_orders WHERE agent_id = $1),
         removed AS (
-            INSERT INTO removed_agents (agent_id, removed_at, changed_in)
-            SELECT agent_id, clock_timestamp(), pg_current_xact_id()::text::bigint FROM gone
-            ON CONFLICT (agent_id) DO UPDATE SET removed_at = excluded.removed_at, changed_in = excluded.changed_in
+            INSERT INTO removed_agents (agent_id, removed_at, checksum, changed_in)
+            SELECT agent_id, clock_timestamp(), $2::bigint, pg_current_xact_id()::text::bigint FROM gone
+            ON CONFLICT (agent_id) DO UPDATE SET removed_at = excluded.removed_at, checksum = excluded.checksum,
+                changed_in = excluded.changed_in
             RETURNING agent_id
         )
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM removed
 """  # noqa: S608 - constants
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('aicp.agent.' || current_schema() || '.' || $1))"
-_FIND = "SELECT profile FROM registrations WHERE agent_id = $1"
-_LOAD = 'SELECT profile, sealed_auth FROM registrations ORDER BY agent_id COLLATE "C"'
+_COLUMNS = "agent_id, profile, sealed_auth, saved_at, checksum"
+_FIND = f"SELECT {_COLUMNS} FROM registrations WHERE agent_id = $1"  # noqa: S608 - constants
+_LOAD = f'SELECT {_COLUMNS} FROM registrations ORDER BY agent_id COLLATE "C"'  # noqa: S608 - constants
 
 
 class PostgresRegistrations:
@@ -92,10 +95,10 @@ class PostgresRegistrations:
             StorageError: It could not be removed.
         """
         self._database.require_open()
-        await self._database.sessions.execute(_FORGET, agent_id)
+        await self._database.sessions.execute(_FORGET, agent_id, checksum(agent_id))
 
     async def load(self) -> Sequence[AgentProfile]:
-        """Every agent, by id.
+        """Every agent, by id. A damaged row is reported, and its agent left out until it registers again.
 
         Raises:
             SettingsError: A secret cannot be unsealed.
@@ -103,20 +106,24 @@ class PostgresRegistrations:
         """
         self._database.require_open()
         rows = await self._database.sessions.read(_LOAD)
-        try:
-            return [decode_agent(AgentRow(profile, sealed), self._unseal) for profile, sealed in rows]
-        except msgspec.MsgspecError as error:
-            raise storage_error(error, self._database.place) from error
+        found = [decoded(partial(stored_agent(*row).decode, self._unseal)) for row in rows]
+        return self._database.damage.intact(found)
 
     async def _claim(self, connection: Connection, profile: AgentProfile, claim: Claim) -> None:
         await connection.execute(_LOCK, profile.agent_id)
-        told = await connection.fetchval(_FIND, profile.agent_id)
-        try:
-            found = None if told is None else decode_agent(AgentRow(told, None), None)
-        except msgspec.MsgspecError as error:
-            raise storage_error(error, self._database.place) from error
-        await connection.execute(_SAVE, *self._row(claim(profile, found)))
+        rows = await connection.fetch(_FIND, profile.agent_id)
+        # One that is damaged is reported, and gives way to whoever registers anew: so it is mended.
+        found = self._database.damage.intact([decoded(stored_agent(*row).decode_public) for row in rows])
+        await connection.execute(_SAVE, *self._row(claim(profile, found[0] if found else None)))
 
-    def _row(self, profile: AgentProfile) -> tuple[str, str, bytes | None, datetime]:
-        row = encode_agent(profile, self._seal)
-        return (profile.agent_id, row.profile, row.sealed_auth, self._clock.utcnow())
+    def _row(self, profile: AgentProfile) -> tuple[str, str, bytes | None, datetime, int]:
+        row, saved_at = encode_agent(profile, self._seal), self._clock.utcnow()
+        of_row = row.checksum(profile.agent_id, timestamp(saved_at))
+        return (profile.agent_id, row.profile, row.sealed_auth, saved_at, of_row)
+
+
+def stored_agent(
+    agent_id: str, profile: str, sealed_auth: bytes | None, saved_at: datetime, of_row: int | None
+) -> StoredAgent:
+    """An agent's row, its time as text."""
+    return StoredAgent(agent_id, profile, sealed_auth, timestamp(saved_at), of_row)

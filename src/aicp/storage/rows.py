@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aicp.errors import StorageError
+from aicp.errors import RecordDamaged, StorageError
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.ports import ChainRecord
+from aicp.storage.row_checksums import described, fact_checksum, placed, status_checksum
 
 INLINE_BYTES_MAX = 64 * 1024
 """A result whose JSON is longer is stored once, by its digest, and its fact holds `null` instead."""
@@ -47,11 +48,18 @@ _outline_decoder = msgspec.json.Decoder(ChainSubmitted | TaskStarted | _EndOutli
 
 
 class StoredFact(Protocol):
-    """A fact as any database gives it back: chain id, epoch, JSON, and of its large result the digest and the JSON."""
+    """A fact with its chain's row: the columns of `FACT_COLUMNS`, the fact's JSON, and that of its large result."""
 
     def __getitem__(self, index: int, /) -> Any: ...
 
     def __iter__(self) -> Iterator[Any]: ...
+
+
+FACT_COLUMNS = """
+    chains.chain_id, chains.epoch, chains.epoch_min, chains.facts_min, chains.ended_at IS NOT NULL,
+    facts.seq, facts.checksum, facts.result_digest
+"""
+"""What `decode_record` needs beside a fact's JSON and its large result; `facts` is left-joined to `chains`."""
 
 
 class FactRow(msgspec.Struct, frozen=True, gc=False):
@@ -59,10 +67,12 @@ class FactRow(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         fact: JSON.
+        checksum: Of chain id, JSON and digest; not of its place, which is not known yet.
         digest: Of its result when that lives apart, else None.
     """
 
     fact: str
+    checksum: int
     digest: bytes | None = None
 
 
@@ -97,6 +107,11 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
     ended_at: str | None
     size: int
 
+    @property
+    def status_checksum(self) -> int | None:
+        """Of `status` and `ended_at`; None to leave it."""
+        return None if self.status is None else status_checksum(self.chain_id, self.status.value, self.ended_at)
+
 
 def encode_submitted(submitted: ChainSubmitted) -> FactRow:
     """The first fact of a chain.
@@ -104,7 +119,7 @@ def encode_submitted(submitted: ChainSubmitted) -> FactRow:
     Raises:
         StorageError: It holds what JSON cannot.
     """
-    return FactRow(_encode(submitted, submitted.chain_id).decode())
+    return _fact_row(submitted.chain_id, _encode(submitted, submitted.chain_id))
 
 
 def encode_facts(facts: Sequence[Fact]) -> AppendRows:
@@ -132,23 +147,23 @@ def encode_facts(facts: Sequence[Fact]) -> AppendRows:
     return AppendRows(chain_id, tuple(rows), tuple(results), status, ended_at, size)
 
 
-def decode_facts(facts: Iterable[str], results: Mapping[int, str]) -> list[Fact]:
+def decode_facts(facts: Iterable[bytes], results: Mapping[int, bytes]) -> list[Fact]:
     """Facts from their JSON, and the large results of some of them by position.
 
     Raises:
-        msgspec.DecodeError: It is not what was written, or of a newer version.
+        msgspec.MsgspecError: It is not what was written, or of a newer version.
     """
-    decoded = _facts_decoder.decode(f"[{','.join(facts)}]")
+    decoded = _facts_decoder.decode(b"[%b]" % b",".join(facts))
     for position, body in results.items():
         decoded[position] = _with_result(decoded[position], body)
     return decoded
 
 
-def decode_outline(fact: str) -> Fact:
+def decode_outline(fact: bytes) -> Fact:
     """A fact from its JSON, without the result of a task: whatever that is, it is skipped and not built.
 
     Raises:
-        msgspec.DecodeError: It is not what was written, or of a newer version.
+        msgspec.MsgspecError: It is not what was written, or of a newer version.
     """
     decoded: ChainSubmitted | TaskStarted | _EndOutline | ChainCancelled | ChainEnded = _outline_decoder.decode(fact)
     if not isinstance(decoded, _EndOutline):
@@ -157,36 +172,118 @@ def decode_outline(fact: str) -> Fact:
     return TaskEnded(decoded.chain_id, decoded.task, TaskResult(**named))
 
 
+class StoredChain:
+    """Checks the rows of one chain, fact by fact in their order, and makes a record of them.
+
+    A fact must be at its place, be what its checksum says, and none may be missing: neither between two facts, nor
+    behind the last one, as the chain's row says how many there are at least. A fact behind that number has been added
+    by code of an older version, which counts none and knows no checksums.
+
+    Args:
+        row: Any of the rows.
+    """
+
+    def __init__(self, row: StoredFact) -> None:
+        self.chain_id, epoch, epoch_min, facts_min, self._is_over, *_ = row
+        self._epoch: int = max(epoch, epoch_min or 0)
+        self._facts_min: int = facts_min or 0
+        self._seq = 0
+
+    def check(self, row: StoredFact) -> bytes:
+        """The JSON of the next fact.
+
+        Raises:
+            RecordDamaged: It is damaged, or one before it is missing.
+        """
+        seq, stored, digest, fact = row[5], row[6], row[7], row[8]
+        if seq != self._seq:
+            raise self._missing()
+        told = fact if isinstance(fact, bytes) else fact.encode()
+        if stored is not None:
+            if stored != placed(fact_checksum(self.chain_id, digest, told), seq):
+                raise self._damaged_fact("its checksum is another")
+            if seq >= self._facts_min:
+                raise RecordDamaged(
+                    "chains", described(self.chain_id), f"it counts less facts than the {seq + 1} found"
+                )
+        self._seq += 1
+        return told
+
+    def record(self, facts: Sequence[Fact]) -> ChainRecord:
+        """All facts together, once each was checked.
+
+        Raises:
+            RecordDamaged: One is missing, or they do not belong together.
+        """
+        if not facts or self._seq < self._facts_min:
+            raise self._missing()
+        submitted = facts[0]
+        if not isinstance(submitted, ChainSubmitted) or submitted.chain_id != self.chain_id:
+            raise RecordDamaged("facts", described(self.chain_id, 0), "the chain does not begin with its submit")
+        if isinstance(facts[-1], ChainEnded) != bool(self._is_over):
+            raise RecordDamaged("chains", described(self.chain_id), "it contradicts the facts on whether it has ended")
+        return ChainRecord(submitted, tuple(facts[1:]), self._epoch)
+
+    def unreadable(self, error: Exception) -> RecordDamaged:
+        """What to raise for facts that are no JSON, or JSON of another version."""
+        why = f"this version of AICP cannot read the chain's facts ({' '.join(str(error).split())[:200]})"
+        return RecordDamaged("facts", described(self.chain_id), why)
+
+    def _missing(self) -> RecordDamaged:
+        return RecordDamaged("facts", described(self.chain_id, self._seq), "it is missing")
+
+    def _damaged_fact(self, why: str) -> RecordDamaged:
+        return RecordDamaged("facts", described(self.chain_id, self._seq), why)
+
+
 def decode_record(rows: Sequence[StoredFact]) -> ChainRecord:
     """A chain from the rows of all its facts, in their order; at least one.
 
     Raises:
-        msgspec.MsgspecError: It is not what was written, or of a newer version.
+        RecordDamaged: Something is not as it was written, is missing, or is of a newer version.
     """
-    chain_id, epoch = rows[0][0], rows[0][1]
-    return record_of(chain_id, epoch, decode_facts((row[2] for row in rows), _results(chain_id, rows)))
+    chain = StoredChain(rows[0])
+    facts = [chain.check(row) for row in rows if row[5] is not None]
+    try:
+        return chain.record(decode_facts(facts, _results(rows)))
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise chain.unreadable(error) from error
 
 
-def decode_records(rows: Iterable[StoredFact]) -> Iterator[ChainRecord | msgspec.MsgspecError]:
-    """Chains from rows that stand together chain by chain; for one that cannot be read, why."""
+def decode_records(rows: Iterable[StoredFact]) -> Iterator[ChainRecord | RecordDamaged]:
+    """Chains from rows that stand together chain by chain; for one that is damaged, how."""
     for _, of_chain in groupby(rows, key=itemgetter(0)):
         try:
             yield decode_record(list(of_chain))
-        except msgspec.MsgspecError as error:
-            yield error
+        except RecordDamaged as damage:
+            yield damage
 
 
-def record_of(chain_id: str, epoch: int, facts: Sequence[Fact]) -> ChainRecord:
-    """A chain from all its facts, at least one.
+def decode_outlines(rows: Iterable[StoredFact]) -> ChainRecord | None:
+    """What `decode_record` makes, without results of tasks and row by row; None when there are no rows.
 
     Raises:
-        msgspec.ValidationError: It does not begin with its submit.
+        RecordDamaged: Something is not as it was written, is missing, or is of a newer version.
     """
-    submitted = facts[0]
-    if not isinstance(submitted, ChainSubmitted):
-        message = f"chain {chain_id} does not begin with its submit"
-        raise msgspec.ValidationError(message)
-    return ChainRecord(submitted, tuple(facts[1:]), epoch)
+    chain: StoredChain | None = None
+    facts: list[Fact] = []
+    for row in rows:
+        chain = chain or StoredChain(row)
+        if row[5] is not None:
+            facts.append(outline_fact(chain, row))
+    return None if chain is None else chain.record(facts)
+
+
+def outline_fact(chain: StoredChain, row: StoredFact) -> Fact:
+    """The next fact of a chain, without the result of a task.
+
+    Raises:
+        RecordDamaged: It is damaged, or one before it is missing.
+    """
+    try:
+        return decode_outline(chain.check(row))
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise chain.unreadable(error) from error
 
 
 def timestamp(at: datetime) -> str:
@@ -197,30 +294,49 @@ def timestamp(at: datetime) -> str:
 def _encode_fact(fact: Fact, results: list[ResultRow]) -> FactRow:
     encoded = _encode(fact, fact.chain_id)
     if len(encoded) <= INLINE_BYTES_MAX or not isinstance(fact, TaskEnded):
-        return FactRow(encoded.decode())
+        return _fact_row(fact.chain_id, encoded)
     body = _encode(fact.result.result, fact.chain_id)
     if len(body) <= INLINE_BYTES_MAX:
-        return FactRow(encoded.decode())
+        return _fact_row(fact.chain_id, encoded)
     digest = hashlib.sha256(body).digest()
     results.append(ResultRow(digest, body.decode()))
     without = msgspec.structs.replace(fact, result=msgspec.structs.replace(fact.result, result=None))
-    return FactRow(_encode(without, fact.chain_id).decode(), digest)
+    return _fact_row(fact.chain_id, _encode(without, fact.chain_id), digest)
 
 
-def _results(chain_id: str, rows: Iterable[StoredFact]) -> dict[int, str]:
-    """The large results by the position of their fact."""
-    results: dict[int, str] = {}
-    for position, (_, _, _, digest, body) in enumerate(rows):
+def _fact_row(chain_id: str, encoded: bytes, digest: bytes | None = None) -> FactRow:
+    return FactRow(encoded.decode(), fact_checksum(chain_id, digest, encoded), digest)
+
+
+def _results(rows: Iterable[StoredFact]) -> dict[int, bytes]:
+    """The large results by the position of their fact; its digest is a result's checksum.
+
+    Raises:
+        RecordDamaged: One is missing, or is not what was written.
+    """
+    results: dict[int, bytes] = {}
+    for position, (*_, digest, _, body) in enumerate(rows):
         if digest is None:
             continue
         if body is None:
-            message = f"chain {chain_id} refers to a result that is not there"
-            raise msgspec.ValidationError(message)
-        results[position] = body
+            raise RecordDamaged("results", digest.hex(), "it is missing")
+        results[position] = intact_result(digest, body)
     return results
 
 
-def _with_result(fact: Fact, body: str) -> Fact:
+def intact_result(digest: bytes, body: bytes | str) -> bytes:
+    """The JSON of a large result.
+
+    Raises:
+        RecordDamaged: It is not what was written.
+    """
+    told = body if isinstance(body, bytes) else body.encode()
+    if hashlib.sha256(told).digest() != digest:
+        raise RecordDamaged("results", digest.hex(), "its content does not fit its digest")
+    return told
+
+
+def _with_result(fact: Fact, body: bytes) -> Fact:
     if not isinstance(fact, TaskEnded):
         message = "A large result belongs to a fact that has none."
         raise msgspec.ValidationError(message)

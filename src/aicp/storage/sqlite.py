@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
-from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
+import msgspec
+
+from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, RecordDamaged
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
+from aicp.storage.pruned import Pruned
 from aicp.storage.rows import AppendRows, FactRow, encode_facts, encode_submitted, timestamp
-from aicp.storage.sqlite_book import FIRST_EPOCH, Book, KeyUse
+from aicp.storage.sqlite_book import FIRST_EPOCH, Book, KeyUse, read_key_use
 from aicp.storage.sqlite_claiming import Claimed, claim_chains, newest_chain
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_pruning import prune_chains, prune_keys
-from aicp.storage.sqlite_reading import read_key_use, read_outlines, read_record, read_summaries
+from aicp.storage.sqlite_reading import read_outlines, read_record, read_summaries
+from aicp.storage.sqlite_writer import Work
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +73,7 @@ class SqliteJournal:
 
         Raises:
             IdempotencyConflict: The key was used with another body.
+            RecordDamaged: What is on record of the key is damaged.
             StorageError: It could not be read.
         """
         use = await self._database.read(lambda connection: read_key_use(connection, (key.tenant, key.key)))
@@ -82,6 +87,7 @@ class SqliteJournal:
         Raises:
             IdempotencyConflict: The key was used with another body.
             Conflict: There is a chain of this id.
+            RecordDamaged: What is on record of the key is damaged; nothing was recorded.
             StorageError: It could not be recorded.
         """
         fact = encode_submitted(submitted)
@@ -108,8 +114,8 @@ class SqliteJournal:
     async def claim(self, limit: int) -> Sequence[ChainRecord]:
         """Become the owner of chains that stood unfinished in the file when it was opened, epoch + 1; oldest first.
 
-        At most `limit` of them, and fewer when they are large. One that cannot be read, as a newer version may have
-        left it, is logged and left as it is.
+        At most `limit` of them, and fewer when they are large. One that is damaged, or that this version cannot read,
+        is logged and left as it is.
 
         Raises:
             StorageError: They could not be claimed or read; the next claim begins with them again.
@@ -118,8 +124,9 @@ class SqliteJournal:
             work = partial(claim_chains, after=self._claimed_up_to, up_to=self._left_up_to, limit=limit)
             claimed: Claimed = await self._database.write(work)
             self._claimed_up_to = claimed.up_to
-            for trouble in claimed.unreadable:
-                _log.error("an unfinished chain cannot be read, and stays as it is: %s", trouble)
+            for damage in claimed.damaged:
+                self._database.damage.report(damage)
+                _log.error("an unfinished chain is damaged, and stays on record without being run: %s", damage)
             if claimed.records:
                 return claimed.records
         return ()
@@ -128,25 +135,34 @@ class SqliteJournal:
         """Everything recorded of a chain, as of one moment; None when there is no such chain.
 
         Raises:
+            RecordDamaged: Something of it is damaged or missing.
             StorageError: It could not be read.
         """
         return await self._database.read(lambda connection: read_record(connection, chain_id))
 
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
-        """What `read` gives of several chains, in this order, without results of tasks; unknown ones are left out.
+        """What `read` gives of several chains, in this order, without results of tasks.
+
+        Unknown ones are left out; damaged ones are, too, and are reported.
 
         Raises:
             StorageError: They could not be read.
         """
-        return await self._database.read(lambda connection: read_outlines(connection, chain_ids))
+        found = await self._database.read(lambda connection: read_outlines(connection, chain_ids))
+        return self._database.damage.intact(found)
 
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
-        """Newest first, one page. Costs the page, however many chains there are.
+        """Newest first, one page. Costs the page, however many chains there are. Damaged rows are reported, not listed.
 
         Raises:
             StorageError: They could not be read.
         """
-        return await self._database.read(lambda connection: read_summaries(connection, query))
+
+        async def read(limit: int) -> list[ChainSummary | RecordDamaged]:
+            asked = msgspec.structs.replace(query, limit=limit)
+            return await self._database.read(lambda connection: read_summaries(connection, asked))
+
+        return await self._database.damage.page(read, max(0, query.limit))
 
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
@@ -160,7 +176,7 @@ class SqliteJournal:
         pruned = 0
         while pruned < limit:
             work = partial(prune_chains, before=timestamp(before), limit=limit - pruned)
-            if not (count := await self._database.write(work)):
+            if not (count := await self._prune_some(work)):
                 break
             pruned += count
         return pruned
@@ -168,10 +184,17 @@ class SqliteJournal:
     async def prune_keys(self, before: datetime) -> int:
         """Forget at most 1,000 submit keys that were first used before then, oldest first; returns how many.
 
+        Damaged rows are reported, and stay.
+
         Raises:
             StorageError: They could not be forgotten.
         """
-        return await self._database.write(partial(prune_keys, before=timestamp(before)))
+        return await self._prune_some(partial(prune_keys, before=timestamp(before)))
+
+    async def _prune_some(self, work: Work[Pruned]) -> int:
+        pruned = await self._database.write(work)
+        self._database.damage.intact(pruned.damaged)
+        return pruned.count
 
 
 def _submit(
@@ -181,11 +204,10 @@ def _submit(
         return _chain_of(use, key)
     chain_id, at, spec = submitted.chain_id, timestamp(submitted.at), submitted.spec
     row = (submitted.tenant, spec.name, TaskStatus.PENDING.value, len(spec.tasks), FIRST_EPOCH, at, submitted.retry_of)
-    head = book.add_chain(chain_id, row, fact.fact)
+    key_checksum = None if key is None else book.add_key((key.tenant, key.key), (key.digest, chain_id), at)
+    head = book.add_chain(chain_id, row, fact, key_checksum)
     if rows is not None:
         book.add_facts(head, rows)
-    if key is not None:
-        book.add_key((key.tenant, key.key), (key.digest, chain_id), at)
     return chain_id
 
 

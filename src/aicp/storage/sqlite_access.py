@@ -1,13 +1,23 @@
 """API keys and the audit log in a SQLite file."""
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 
+from aicp.errors import RecordDamaged
 from aicp.model.access import AuditRecord
 from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
-from aicp.storage.access_rows import decode_key, encode_key
+from aicp.storage.access_rows import (
+    StoredApiKey,
+    StoredAudit,
+    audit_checksum,
+    encode_key,
+    key_checksum,
+    revoked_checksum,
+)
+from aicp.storage.damage import decoded
 from aicp.storage.many_rows import ManyRows
 from aicp.storage.memory_access import too_many_keys
 from aicp.storage.rows import timestamp
@@ -19,24 +29,29 @@ PRUNED_MAX = 10_000
 """What one transaction may forget, so that others wait some milliseconds for it at most."""
 
 _COUNT = "SELECT count(*) FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) >= ?"
-_FORGET = "DELETE FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) < ?"
-_CREATE = "INSERT INTO api_keys (key_id, digest, described, created_at, expires_at) VALUES (?, ?, ?, ?, ?)"
-_REVOKE = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE key_id = ?"
-_READ = "SELECT described, digest, revoked_at FROM api_keys ORDER BY created_at, key_id"
+_CREATE = """
+    INSERT INTO api_keys (key_id, digest, described, created_at, expires_at, checksum) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_REVOKE = """
+    UPDATE api_keys SET revoked_at = ?2, revoked_checksum = ?3 WHERE key_id = ?1 AND revoked_at IS NULL
+"""
+_IS_THERE = "SELECT 1 FROM api_keys WHERE key_id = ?"
+KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
+_READ = f"SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, key_id"  # noqa: S608 - constants
+_DEAD = f"""
+    SELECT {KEY_COLUMNS} FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) < ?
+"""  # noqa: S608 - constants
+_FORGET = "DELETE FROM api_keys WHERE key_id = ?"
 
 _PRUNE = f"""
     DELETE FROM audit WHERE number <= min(
         (SELECT max(number) FROM audit) - ?, (SELECT min(number) FROM audit) + {PRUNED_MAX})
 """  # noqa: S608 - a constant
-_RECORDS = ManyRows("INSERT INTO audit (at, key_id, tenant, action, object_id, status, count) VALUES", 7)
-_PAGE = """
-    SELECT at, key_id, tenant, action, object_id, status, count, number FROM audit
-    WHERE number < ? ORDER BY number DESC LIMIT ?
-"""
-_PAGE_OF_TENANT = """
-    SELECT at, key_id, tenant, action, object_id, status, count, number FROM audit
-    WHERE tenant = ? AND number < ? ORDER BY number DESC LIMIT ?
-"""
+_RECORDS = ManyRows("INSERT INTO audit (at, key_id, tenant, action, object_id, status, count, checksum) VALUES", 8)
+RECORD_COLUMNS = "at, key_id, tenant, action, object_id, status, count, number, checksum"
+_RECORD = f"SELECT {RECORD_COLUMNS} FROM audit"  # noqa: S608 - constants
+_PAGE = f"{_RECORD} WHERE number < ? ORDER BY number DESC LIMIT ?"
+_PAGE_OF_TENANT = f"{_RECORD} WHERE tenant = ? AND number < ? ORDER BY number DESC LIMIT ?"
 _NUMBER_MAX = 2**63 - 1
 
 
@@ -73,13 +88,15 @@ class SqliteApiKeys:
         return is_known
 
     async def read(self, known: int | None = None) -> KeySet | None:
-        """Every key; None when nothing changed since the version `known`.
+        """Every key; None when nothing changed since the version `known`. Damaged rows are reported and left out.
 
         Raises:
             StorageError: They could not be read.
         """
         version = self._version
-        return None if known == version else KeySet(version, await self._database.read(_read))
+        if known == version:
+            return None
+        return KeySet(version, tuple(self._database.damage.intact(await self._database.read(_read))))
 
 
 class SqliteAuditLog:
@@ -102,12 +119,17 @@ class SqliteAuditLog:
         await self._database.write(partial(_append, rows, keep), RECORD_BYTES * len(rows))
 
     async def page(self, tenant: str | None, limit: int, before: int | None = None) -> Sequence[AuditRecord]:
-        """At most `limit` records, newest first.
+        """At most `limit` records, newest first. Damaged rows are reported and left out.
 
         Raises:
             StorageError: They could not be read.
         """
-        return await self._database.read(partial(_page, tenant, limit, _NUMBER_MAX if before is None else before))
+        place = _NUMBER_MAX if before is None else before
+
+        async def read(looks: int) -> list[AuditRecord | RecordDamaged]:
+            return await self._database.read(partial(_page, tenant, looks, place))
+
+        return await self._database.damage.page(read, limit)
 
 
 def _create(stored: StoredKey, before: str, book: Book) -> None:
@@ -115,26 +137,33 @@ def _create(stored: StoredKey, before: str, book: Book) -> None:
     (count,) = book.execute(_COUNT, (before,)).fetchone()
     if count >= KEYS_MAX:
         raise too_many_keys()
-    book.execute(_FORGET, (before,))
+    for row in book.execute(_DEAD, (before,)).fetchall():
+        _forget(StoredApiKey(*row), book)
     expires_at = None if key.expires_at is None else timestamp(key.expires_at)
-    book.execute(_CREATE, (key.key_id, stored.digest, encode_key(key), timestamp(key.created_at), expires_at))
+    values = (key.key_id, stored.digest, encode_key(key), timestamp(key.created_at), expires_at)
+    book.execute(_CREATE, (*values, key_checksum(key, stored.digest)))
+
+
+def _forget(stored: StoredApiKey, book: Book) -> None:
+    """A key whose end is in doubt stays: reading it reports it."""
+    with contextlib.suppress(RecordDamaged):
+        stored.check()
+        book.execute(_FORGET, (stored.key_id,))
 
 
 def _revoke(key_id: str, at: str, book: Book) -> bool:
-    return book.execute(_REVOKE, (at, key_id)).rowcount > 0
+    book.execute(_REVOKE, (key_id, at, revoked_checksum(key_id, at)))
+    return book.execute(_IS_THERE, (key_id,)).fetchone() is not None
 
 
-def _read(connection: sqlite3.Connection) -> tuple[StoredKey, ...]:
-    return tuple(
-        decode_key(described, digest, None if revoked_at is None else datetime.fromisoformat(revoked_at))
-        for described, digest, revoked_at in connection.execute(_READ)
-    )
+def _read(connection: sqlite3.Connection) -> list[StoredKey | RecordDamaged]:
+    return [decoded(StoredApiKey(*row).decode) for row in connection.execute(_READ).fetchall()]
 
 
 def _row(record: AuditRecord) -> Row:
     return (
         timestamp(record.at), record.key_id, record.tenant, record.action, record.object_id, record.status,
-        record.count,
+        record.count, audit_checksum(record),
     )  # fmt: skip
 
 
@@ -143,7 +172,9 @@ def _append(rows: Sequence[Row], keep: int, book: Book) -> None:
     _RECORDS.write(book.connection, rows)
 
 
-def _page(tenant: str | None, limit: int, before: int, connection: sqlite3.Connection) -> list[AuditRecord]:
+def _page(
+    tenant: str | None, limit: int, before: int, connection: sqlite3.Connection
+) -> list[AuditRecord | RecordDamaged]:
     sql, filters = (_PAGE, (before,)) if tenant is None else (_PAGE_OF_TENANT, (tenant, before))
-    rows = connection.execute(sql, (*filters, limit))
-    return [AuditRecord(datetime.fromisoformat(at), *told) for at, *told in rows]
+    rows = connection.execute(sql, (*filters, limit)).fetchall()
+    return [decoded(StoredAudit(*row).decode) for row in rows]

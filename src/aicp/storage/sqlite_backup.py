@@ -16,6 +16,7 @@ from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_connections import connect, connect_reader
 from aicp.storage.sqlite_database import in_use_error, lock_of, make_directory, open_file, sync_directory, try_lock
 from aicp.storage.sqlite_faults import opening_error, primary_code
+from aicp.storage.sqlite_row_checks import find_damaged_rows
 from aicp.storage.sqlite_schema import REVISIONS, Standing, recognise, refuse_unusable
 from aicp.storage.sqlite_soundness import PROBLEMS_MAX, integrity_problems, log_problem, refuse_damaged_log
 
@@ -222,8 +223,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> Checked:
     problems = integrity_problems(connection)
     counts: dict[str, int] = {}
     if found.standing in {Standing.OLDER, Standing.CURRENT}:
-        problems += _missing_results(connection)
-        wanted = _COUNTS | _LATER if found.standing is Standing.CURRENT else _COUNTS
+        is_current = found.standing is Standing.CURRENT
+        wanted = _COUNTS | _LATER if is_current else _COUNTS
+        problems += find_damaged_rows(connection) if is_current else _missing_results(connection)
         counts = {name: connection.execute(sql).fetchone()[0] for name, sql in wanted.items()}
     elif found.standing is Standing.NEWER:
         problems.append(f"it is of a newer version of AICP (revision {found.revision}): upgrade AICP")

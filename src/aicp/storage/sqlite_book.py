@@ -6,29 +6,41 @@ from typing import Any
 
 import msgspec
 
+from aicp.errors import RecordDamaged
 from aicp.model.task import TaskStatus
 from aicp.storage.many_rows import ManyRows
-from aicp.storage.rows import AppendRows
+from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, placed
+from aicp.storage.rows import AppendRows, FactRow
 
 FIRST_EPOCH = 1
 HEADS_KEPT_MAX = 100_000
 
 _CHAINS = ManyRows(
-    "INSERT INTO chains (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, retry_of) VALUES", 8
+    "INSERT INTO chains (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, retry_of, checksum,"
+    " key_checksum, facts_min) VALUES",
+    11,
 )
-_FACTS = ManyRows("INSERT INTO facts (chain_id, seq, fact, result_digest) VALUES", 4)
+_FACTS = ManyRows("INSERT INTO facts (chain_id, seq, fact, result_digest, checksum) VALUES", 5)
 _RESULTS = ManyRows("INSERT INTO results (digest, body) VALUES", 2, "ON CONFLICT DO NOTHING")
-_KEYS = ManyRows("INSERT INTO submit_keys (tenant, key, digest, chain_id, at) VALUES", 5)
+_KEYS = ManyRows("INSERT INTO submit_keys (tenant, key, digest, chain_id, at, checksum) VALUES", 6)
 _STATUSES = ManyRows(
-    "UPDATE chains SET status = given.column2, ended_at = given.column3 FROM (VALUES",
-    3,
+    "UPDATE chains SET status = given.column2, ended_at = given.column3, status_checksum = given.column4,"
+    " facts_min = given.column5 FROM (VALUES",
+    5,
     ") AS given WHERE chains.chain_id = given.column1",
 )
+_COUNTS = ManyRows(
+    "UPDATE chains SET facts_min = given.column2 FROM (VALUES", 2, ") AS given WHERE chains.chain_id = given.column1"
+)
+# Behind a fact that is missing stays a gap: the next one must not take its place.
 _HEAD = """
-    SELECT epoch, status, ended_at IS NOT NULL, (SELECT max(seq) FROM facts WHERE facts.chain_id = chains.chain_id)
+    SELECT max(epoch, coalesce(epoch_min, 0)), status, ended_at IS NOT NULL,
+        max(coalesce(facts_min, 0) - 1, (
+            SELECT coalesce(max(seq), -1) FROM facts WHERE facts.chain_id = chains.chain_id))
     FROM chains WHERE chain_id = ?
 """
-KEY_USE = "SELECT digest, chain_id FROM submit_keys WHERE tenant = ? AND key = ?"
+KEY_USE_COLUMNS = "tenant, key, digest, chain_id, at, checksum"
+_KEY_USE = f"SELECT {KEY_USE_COLUMNS} FROM submit_keys WHERE tenant = ? AND key = ?"  # noqa: S608 - constants
 
 Row = tuple[Any, ...]
 Key = tuple[str, str]
@@ -59,6 +71,7 @@ class _Gathered(msgspec.Struct):
     results: list[Row] = []
     keys: list[Row] = []
     statuses: dict[str, Row] = {}
+    counts: dict[str, int] = {}
 
 
 class Book:
@@ -112,32 +125,38 @@ class Book:
         return head
 
     def key_use(self, key: Key) -> KeyUse | None:
-        """What (tenant, key) was used for: the body's digest and the chain."""
-        row: KeyUse | None = self._keys.get(key) or self._connection.execute(KEY_USE, key).fetchone()
-        return row
+        """What (tenant, key) was used for: the body's digest and the chain.
 
-    def add_chain(self, chain_id: str, row: Row, first_fact: str) -> Head:
+        Raises:
+            RecordDamaged: What is on record of it is damaged.
+        """
+        return self._keys.get(key) or read_key_use(self._connection, key)
+
+    def add_chain(self, chain_id: str, row: Row, first: FactRow, key_checksum: int | None) -> Head:
         """A new chain: tenant, name, status, total_tasks, epoch, submitted_at, retry_of."""
-        self._gathered.chains.append((chain_id, *row))
-        self._gathered.facts.append((chain_id, 0, first_fact, None))
+        tenant, name, _, total_tasks, _, submitted_at, retry_of = row
+        of_chain = chain_checksum(chain_id, tenant, name, total_tasks, submitted_at, retry_of, key_checksum)
+        self._gathered.chains.append((chain_id, *row, of_chain, key_checksum, 1))
+        self._gathered.facts.append((chain_id, 0, first.fact, None, placed(first.checksum, 0)))
         head = self._heads[chain_id] = Head(FIRST_EPOCH, TaskStatus.PENDING.value, is_over=False, seq=0)
         return head
 
-    def add_key(self, key: Key, use: KeyUse, at: str) -> None:
-        """A key that was not used before."""
+    def add_key(self, key: Key, use: KeyUse, at: str) -> int:
+        """A key that was not used before; returns the checksum of its row."""
         self._keys[key] = use
-        self._gathered.keys.append((*key, *use, at))
+        of_key = checksum(*key, *use, at)
+        self._gathered.keys.append((*key, *use, at, of_key))
+        return of_key
 
     def add_facts(self, head: Head, rows: AppendRows) -> None:
         """Facts behind those of a chain that is there, their large results, and what the chain's row is to say."""
-        for row in rows.facts:
-            head.seq += 1
-            self._gathered.facts.append((rows.chain_id, head.seq, row.fact, row.digest))
-        self._gathered.results.extend((row.digest, row.body) for row in rows.results)
-        if rows.status is not None and rows.status != head.status:
-            # One row a chain: the last word of the transaction counts.
-            self._gathered.statuses[rows.chain_id] = (rows.chain_id, rows.status.value, rows.ended_at)
-            head.status, head.is_over = rows.status.value, rows.ended_at is not None
+        chain_id = rows.chain_id
+        for seq, row in enumerate(rows.facts, head.seq + 1):
+            self._gathered.facts.append((chain_id, seq, row.fact, row.digest, placed(row.checksum, seq)))
+        head.seq += len(rows.facts)
+        if rows.results:
+            self._gathered.results.extend((row.digest, row.body) for row in rows.results)
+        self._gather_head(head, rows)
 
     def execute(self, sql: str, params: Row = ()) -> sqlite3.Cursor:
         """Any other statement, after all that was gathered so far."""
@@ -160,7 +179,20 @@ class Book:
         _RESULTS.write(self._connection, rows.results)
         _KEYS.write(self._connection, rows.keys)
         _STATUSES.write(self._connection, list(rows.statuses.values()))
-        self._ended += [chain_id for chain_id, _, ended_at in rows.statuses.values() if ended_at]
+        _COUNTS.write(self._connection, list(rows.counts.items()))
+        self._ended += [chain_id for chain_id, _, ended_at, *_ in rows.statuses.values() if ended_at]
+
+    def _gather_head(self, head: Head, rows: AppendRows) -> None:
+        """One row a chain: the last word of the transaction counts."""
+        chain_id, gathered, count = rows.chain_id, self._gathered, head.seq + 1
+        if rows.status is not None and rows.status != head.status:
+            head.status, head.is_over = rows.status.value, rows.ended_at is not None
+            gathered.counts.pop(chain_id, None)
+            gathered.statuses[chain_id] = (chain_id, head.status, rows.ended_at, rows.status_checksum, count)
+        elif (status := gathered.statuses.get(chain_id)) is not None:
+            gathered.statuses[chain_id] = (*status[:-1], count)
+        else:
+            gathered.counts[chain_id] = count
 
     def _forget_ended(self) -> None:
         """Nobody asks for an ended chain's head in the usual course of things."""
@@ -174,3 +206,30 @@ class Book:
         self._gathered = _Gathered()
         self._keys.clear()
         self._ended.clear()
+
+
+def read_key_use(connection: sqlite3.Connection, key: Key) -> KeyUse | None:
+    """What (tenant, key) was used for: the body's digest and the chain.
+
+    Raises:
+        sqlite3.Error: It could not be read.
+        RecordDamaged: What is on record of it is damaged.
+    """
+    row = connection.execute(_KEY_USE, key).fetchone()
+    if row is None:
+        return None
+    check_key_use(row)
+    _, _, digest, chain_id, *_ = row
+    return digest, chain_id
+
+
+def check_key_use(row: Row) -> Key:
+    """The key of a row of `KEY_USE_COLUMNS`, which is as it was written.
+
+    Raises:
+        RecordDamaged: It is not.
+    """
+    tenant, key, digest, chain_id, at, stored = row
+    if not is_intact(stored, tenant, key, digest, chain_id, at):
+        raise RecordDamaged("submit_keys", described(tenant, key), "its checksum is another")
+    return tenant, key

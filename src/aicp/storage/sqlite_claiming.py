@@ -5,6 +5,7 @@ from itertools import accumulate
 
 import msgspec
 
+from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_reading import read_unfinished
@@ -19,7 +20,8 @@ _LEFT = """
     WHERE ended_at IS NULL AND number > ? AND number <= ? ORDER BY number LIMIT ?
 """
 _CLAIM = """
-    UPDATE chains INDEXED BY chains_unfinished SET epoch = epoch + 1
+    UPDATE chains INDEXED BY chains_unfinished
+    SET epoch = max(epoch, coalesce(epoch_min, 0)) + 1, epoch_min = max(epoch, coalesce(epoch_min, 0)) + 1
     WHERE ended_at IS NULL AND number > ? AND number <= ?
 """
 
@@ -30,12 +32,12 @@ class Claimed(msgspec.Struct, frozen=True):
     Attributes:
         up_to: The number of the last chain it dealt with.
         records: The chains.
-        unreadable: Why each of the others is left as it is.
+        damaged: How each of the others is damaged, which is left as it is.
     """
 
     up_to: int
     records: list[ChainRecord]
-    unreadable: list[str]
+    damaged: list[RecordDamaged]
 
 
 def newest_chain(connection: sqlite3.Connection) -> int:
@@ -56,7 +58,7 @@ def claim_chains(book: Book, after: int, up_to: int, limit: int) -> Claimed:
         book.forget_head(chain_id)
     found = list(read_unfinished(book.connection, after, last))
     records = [each for each in found if isinstance(each, ChainRecord)]
-    return Claimed(last, records, [str(each) for each in found if not isinstance(each, ChainRecord)])
+    return Claimed(last, records, [each for each in found if isinstance(each, RecordDamaged)])
 
 
 def _few_enough(tasks: list[int]) -> int:

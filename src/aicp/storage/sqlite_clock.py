@@ -8,7 +8,10 @@ from aicp.storage.clock_rows import READ, decode_clock_state, encode_clock_state
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_database import SqliteDatabase
 
-_WRITE = "INSERT INTO clock_state VALUES (1, ?) ON CONFLICT (number) DO UPDATE SET body = excluded.body"
+_WRITE = """
+    INSERT INTO clock_state (number, body, checksum) VALUES (1, ?, ?)
+    ON CONFLICT (number) DO UPDATE SET body = excluded.body, checksum = excluded.checksum
+"""
 
 
 class SqliteClockRecord:
@@ -32,6 +35,6 @@ class SqliteClockRecord:
 
 def _update(change: ClockChange, book: Book) -> ClockState:
     row = book.execute(READ).fetchone()
-    state = change(decode_clock_state(row[0] if row else None), None)
-    book.execute(_WRITE, (encode_clock_state(state),))
+    state = change(decode_clock_state(row), None)
+    book.execute(_WRITE, encode_clock_state(state))
     return state

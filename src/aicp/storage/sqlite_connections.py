@@ -27,12 +27,16 @@ _PRAGMAS = (
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection whose transactions begin and end where they are told to, to be used by one thread at a time."""
+    """A connection whose transactions begin and end where they are told to, to be used by one thread at a time.
+
+    Text that is no UTF-8, as a damaged page may hold it, is read all the same: the checksum of its row tells.
+    """
     _refuse_inherited(path)
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False,
         cached_statements=CACHED_STATEMENTS, factory=_Connection,
     )  # fmt: skip
+    connection.text_factory = read_text
     connection.belongs_to(path)
     return connection
 
@@ -65,6 +69,11 @@ def _refuse_inherited(path: Path) -> None:
     for connection in list(_open):
         if connection.path == resolved:
             connection.home.require()
+
+
+def read_text(stored: bytes) -> str:
+    """Text as SQLite stores it; bytes that are no UTF-8 become surrogates."""
+    return stored.decode("utf-8", "surrogateescape")
 
 
 def prepare_writer(connection: sqlite3.Connection, path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import msgspec
 
-from aicp.errors import SettingsError, StorageError
+from aicp.errors import RecordDamaged, SettingsError, StorageError
 from aicp.forks import HomeProcess
+from aicp.storage.damage import DamageReports, OnDamage
 from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_connections import Connect, connect, connect_reader, prepare_writer
@@ -59,6 +60,10 @@ class SqliteDatabase:
         connect_reader: Opens one that reads.
         on_commit: Told of each transaction: its seconds, and how many writes shared it.
         idle_s: After how long without a write the log is emptied, seconds.
+        on_damage: Called with each row that was found damaged, once.
+
+    Attributes:
+        damage: Reports damaged rows.
     """
 
     def __init__(
@@ -70,9 +75,11 @@ class SqliteDatabase:
         connect_writer: Connect = connect,
         connect_reader: Connect = connect_reader,
         on_commit: Callable[[float, int], None] | None = None,
+        on_damage: OnDamage | None = None,
         idle_s: float = IDLE_S,
     ) -> None:
         self.path = path
+        self.damage = DamageReports(on_damage)
         self._idle_s = idle_s
         self._problem = ""
         self._lock_wait_s = lock_wait_s
@@ -135,16 +142,16 @@ class SqliteDatabase:
         """Have `work` done in the next transaction; see `GroupWriter.write`."""
         try:
             return await self._in_use().writer.write(work, size)
-        except FileDamaged as error:
-            self._found(str(error))
+        except (RecordDamaged, FileDamaged) as error:
+            self._report(error)
             raise
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` reads, beside the writer; see `Readers.read`."""
         try:
             return await self._in_use().readers.read(work)
-        except FileDamaged as error:
-            self._found(str(error))
+        except (RecordDamaged, FileDamaged) as error:
+            self._report(error)
             raise
 
     @property
@@ -156,6 +163,12 @@ class SqliteDatabase:
     def problem(self) -> str:
         """What was found damaged in the file since it was opened, a sentence; empty while nothing was."""
         return self._problem
+
+    def _report(self, error: RecordDamaged | FileDamaged) -> None:
+        if isinstance(error, RecordDamaged):
+            self.damage.report(error)
+        else:
+            self._found(str(error))
 
     def _found(self, problem: str) -> None:
         if not self._problem:

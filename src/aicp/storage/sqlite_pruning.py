@@ -1,53 +1,46 @@
 """Forgets what is old: finished chains, keys of submits, and large results that nothing refers to any more."""
 
-from collections.abc import Sequence
-from itertools import accumulate
+from functools import partial
 
-from aicp.storage.sqlite_book import Book
+from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
+from aicp.storage.damage import IntactRows, checked
+from aicp.storage.pruned import CHAINS_AT_ONCE_MAX, KEYS_AT_ONCE_MAX, Pruned, few_enough
+from aicp.storage.sqlite_book import KEY_USE_COLUMNS, Book, Key, check_key_use
+from aicp.storage.sqlite_reading import check_summary
 
-CHAINS_AT_ONCE_MAX = 100
-TASKS_AT_ONCE_MAX = 2_000
-KEYS_AT_ONCE_MAX = 1_000
-"""What one transaction may forget, so that others wait some milliseconds for it at most."""
-
-_ENDED = """
-    SELECT chain_id, total_tasks FROM chains WHERE ended_at IS NOT NULL AND ended_at < ?
-    ORDER BY ended_at LIMIT ?
-"""
+_ENDED = f"""
+    SELECT {SUMMARY_COLUMNS} FROM chains WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at LIMIT ?
+"""  # noqa: S608 - constants
 _DIGESTS = "SELECT DISTINCT result_digest FROM facts WHERE chain_id = ? AND result_digest IS NOT NULL"
 _RESULT = """
     DELETE FROM results
     WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM facts WHERE result_digest = ?1 AND result_digest IS NOT NULL)
 """
-_KEYS = """
-    DELETE FROM submit_keys
-    WHERE (tenant, key) IN (SELECT tenant, key FROM submit_keys WHERE at < ? ORDER BY at LIMIT ?)
-"""
+_OLD_KEYS = f"SELECT {KEY_USE_COLUMNS} FROM submit_keys WHERE at < ? ORDER BY at LIMIT ?"  # noqa: S608 - constants
+_KEY = "DELETE FROM submit_keys WHERE tenant = ? AND key = ?"
 
 
-def prune_chains(book: Book, before: str, limit: int) -> int:
-    """Forget some finished chains that ended before then; returns how many, 0 when there are none left."""
-    ended = book.execute(_ENDED, (before, min(limit, CHAINS_AT_ONCE_MAX))).fetchall()
-    some = _few_enough(ended)
+def prune_chains(book: Book, before: str, limit: int) -> Pruned:
+    """Forget some finished chains that ended before then. Damaged rows stay: when those chains ended is in doubt."""
+    rows = IntactRows[StoredSummary](min(limit, CHAINS_AT_ONCE_MAX))
+    check = partial(check_summary, book.connection)
+    while not rows.take(checked(check, book.execute(_ENDED, (before, rows.looks)).fetchall())):
+        pass
+    some = few_enough([(stored.chain_id, stored.total_tasks) for stored in rows.kept])
     digests = {digest for chain_id in some for (digest,) in book.execute(_DIGESTS, (chain_id,)).fetchall()}
     for chain_id in some:
         book.execute("DELETE FROM facts WHERE chain_id = ?", (chain_id,))
         book.execute("DELETE FROM chains WHERE chain_id = ?", (chain_id,))
     for digest in digests:
         book.execute(_RESULT, (digest,))
-    return len(some)
+    return Pruned(len(some), tuple(rows.damaged))
 
 
-def prune_keys(book: Book, before: str) -> int:
-    """Forget some keys that were first used before then; returns how many, 0 when there are none left."""
-    return book.execute(_KEYS, (before, KEYS_AT_ONCE_MAX)).rowcount
-
-
-def _few_enough(ended: Sequence[tuple[str, int]]) -> list[str]:
-    """The first chains, at least one, with so many tasks together that a transaction may forget them."""
-    tasks = accumulate(total for _, total in ended)
-    return [
-        chain_id
-        for index, ((chain_id, _), so_far) in enumerate(zip(ended, tasks, strict=True))
-        if index == 0 or so_far <= TASKS_AT_ONCE_MAX
-    ]
+def prune_keys(book: Book, before: str) -> Pruned:
+    """Forget some keys that were first used before then. Damaged rows stay: when those were used is in doubt."""
+    rows = IntactRows[Key](KEYS_AT_ONCE_MAX)
+    while not rows.take(checked(check_key_use, book.execute(_OLD_KEYS, (before, rows.looks)).fetchall())):
+        pass
+    for key in rows.kept:
+        book.execute(_KEY, key)
+    return Pruned(len(rows.kept), tuple(rows.damaged))

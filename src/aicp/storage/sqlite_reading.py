@@ -2,42 +2,44 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from itertools import product
+from typing import Any
 
 import msgspec
 
-from aicp.model.event import Fact
+from aicp.errors import RecordDamaged
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
-from aicp.storage.rows import decode_outline, decode_record, decode_records, record_of
-from aicp.storage.sqlite_book import KEY_USE, Key, KeyUse
+from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
+from aicp.storage.damage import decoded
+from aicp.storage.row_checksums import described
+from aicp.storage.rows import FACT_COLUMNS, decode_outlines, decode_record, decode_records
 
-_FACTS = """
-    SELECT chains.chain_id, chains.epoch, facts.fact, facts.result_digest, results.body
+# Bytes, as JSON is decoded from; and what is no UTF-8 any more does not fail the statement.
+_FACT = f"{FACT_COLUMNS}, CAST(facts.fact AS BLOB)"
+_FACTS = f"""
+    SELECT {_FACT}, CAST(results.body AS BLOB)
     FROM chains
-    JOIN facts ON facts.chain_id = chains.chain_id
+    LEFT JOIN facts ON facts.chain_id = chains.chain_id
     LEFT JOIN results ON results.digest = facts.result_digest
-"""
+"""  # noqa: S608 - constants
 _OF_CHAIN = f"{_FACTS} WHERE chains.chain_id = ? ORDER BY facts.seq"
 _UNFINISHED = f"""
     {_FACTS} WHERE chains.ended_at IS NULL AND chains.number > ? AND chains.number <= ?
     ORDER BY chains.number, facts.seq
 """
-
-_OUTLINE = """
-    SELECT chains.epoch, facts.fact FROM chains JOIN facts ON facts.chain_id = chains.chain_id
+_ORPHANS = "SELECT 1 FROM facts WHERE chain_id = ? LIMIT 1"
+_OUTLINE = f"""
+    SELECT {_FACT} FROM chains LEFT JOIN facts ON facts.chain_id = chains.chain_id
     WHERE chains.chain_id = ? ORDER BY facts.seq
-"""
+"""  # noqa: S608 - constants
+_LAST_FACT = "SELECT CAST(fact AS BLOB) FROM facts WHERE chain_id = ? ORDER BY seq DESC LIMIT 1"
 
 _LIST = """
-    SELECT json_group_array(json_object(
-        'chain_id', chain_id, 'name', name, 'tenant', tenant, 'status', status, 'total_tasks', total_tasks,
-        'submitted_at', submitted_at, 'ended_at', ended_at, 'retry_of', retry_of))
-    FROM (
-        SELECT * FROM chains {index}
-        WHERE {filters} number < CASE WHEN :before IS NULL THEN 9223372036854775807 ELSE (
-            SELECT number FROM chains WHERE chain_id = :before AND (:tenant IS NULL OR tenant = :tenant)) END
-        ORDER BY number DESC LIMIT :limit
-    )
+    SELECT {columns} FROM chains {index}
+    WHERE {filters} number < CASE WHEN :before IS NULL THEN 9223372036854775807 ELSE (
+        SELECT number FROM chains WHERE chain_id = :before AND (:tenant IS NULL OR tenant = :tenant)) END
+    ORDER BY number DESC LIMIT :limit
 """
 
 
@@ -46,7 +48,7 @@ def _list(*, has_tenant: bool, has_status: bool, unfinished: bool) -> str:
     told = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
     # Named, since there may be a million finished chains of the tenant between two unfinished ones.
     index = "INDEXED BY chains_unfinished" if unfinished else ""
-    return _LIST.replace("{filters}", told).replace("{index}", index)
+    return _LIST.format(columns=SUMMARY_COLUMNS, filters=told, index=index)
 
 
 LIST_BY_FILTERS = {
@@ -56,34 +58,23 @@ LIST_BY_FILTERS = {
 """The statement for whether a query names a tenant and a status and wants unfinished chains only; each walks an index
 and sorts nothing. Among the unfinished, those of other tenants are looked at too."""
 
-_summaries_decoder = msgspec.json.Decoder(list[ChainSummary])
-
 
 def read_record(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | None:
     """Everything recorded of a chain; None when there is no such chain.
 
     Raises:
         sqlite3.Error: It could not be read.
-        msgspec.MsgspecError: What is there is not what was written, or of a newer version.
+        RecordDamaged: Something of it is damaged or missing.
     """
     rows = connection.execute(_OF_CHAIN, (chain_id,)).fetchall()
-    return decode_record(rows) if rows else None
+    if not rows:
+        _refuse_orphans(connection, chain_id)
+        return None
+    return decode_record(rows)
 
 
-def read_key_use(connection: sqlite3.Connection, key: Key) -> KeyUse | None:
-    """What (tenant, key) was used for: the body's digest and the chain.
-
-    Raises:
-        sqlite3.Error: It could not be read.
-    """
-    row: KeyUse | None = connection.execute(KEY_USE, key).fetchone()
-    return row
-
-
-def read_unfinished(
-    connection: sqlite3.Connection, after: int, up_to: int
-) -> Iterator[ChainRecord | msgspec.MsgspecError]:
-    """Chains without an end whose numbers are in (after, up_to], oldest first; for one that cannot be read, why.
+def read_unfinished(connection: sqlite3.Connection, after: int, up_to: int) -> Iterator[ChainRecord | RecordDamaged]:
+    """Chains without an end whose numbers are in (after, up_to], oldest first; for one that is damaged, how.
 
     Raises:
         sqlite3.Error: They could not be read.
@@ -91,32 +82,64 @@ def read_unfinished(
     return decode_records(connection.execute(_UNFINISHED, (after, up_to)))
 
 
-def read_outlines(connection: sqlite3.Connection, chain_ids: Iterable[str]) -> list[ChainRecord]:
+def read_outlines(connection: sqlite3.Connection, chain_ids: Iterable[str]) -> list[ChainRecord | RecordDamaged]:
     """What `read_record` gives of several chains, without results of tasks; those that are not there are left out.
 
     Raises:
         sqlite3.Error: They could not be read.
-        msgspec.MsgspecError: What is there is not what was written, or of a newer version.
     """
-    found = ((chain_id, _outline(connection, chain_id)) for chain_id in chain_ids)
-    return [record_of(chain_id, epoch, facts) for chain_id, (epoch, facts) in found if facts]
+    found = (_outline(connection, chain_id) for chain_id in chain_ids)
+    return [each for each in found if each is not None]
 
 
-def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[ChainSummary]:
-    """Newest first, one page.
+def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[ChainSummary | RecordDamaged]:
+    """Newest first, one page; for a row that is damaged, how.
 
     Raises:
         sqlite3.Error: They could not be read.
-        msgspec.MsgspecError: What is there is not what was written, or of a newer version.
     """
     sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished]
     params = {**msgspec.structs.asdict(query), "limit": max(0, query.limit)}
-    (listed,) = connection.execute(sql, params).fetchone()
-    return _summaries_decoder.decode(listed)
+    return [_summary(connection, row) for row in connection.execute(sql, params).fetchall()]
 
 
-def _outline(connection: sqlite3.Connection, chain_id: str) -> tuple[int, list[Fact]]:
-    epoch, facts = 0, list[Fact]()
-    for epoch, fact in connection.execute(_OUTLINE, (chain_id,)):  # noqa: B007 - the same in every row
-        facts.append(decode_outline(fact))
-    return epoch, facts
+def check_summary(connection: sqlite3.Connection, row: tuple[Any, ...]) -> StoredSummary:
+    """A chain's row, which is as it was written.
+
+    Raises:
+        RecordDamaged: It is not.
+        sqlite3.Error: What decides it could not be read.
+    """
+    stored = StoredSummary(*row)
+    stored.check()
+    if stored.is_in_doubt:
+        stored.check_progress(read_last_fact(connection, stored.chain_id))
+    return stored
+
+
+def read_last_fact(connection: sqlite3.Connection, chain_id: str) -> bytes | None:
+    """The JSON of a chain's last fact; None when it has none.
+
+    Raises:
+        sqlite3.Error: It could not be read.
+    """
+    row: tuple[bytes] | None = connection.execute(_LAST_FACT, (chain_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def _outline(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | RecordDamaged | None:
+    # Closed, whatever comes: a statement that is not read to its end keeps its snapshot.
+    with closing(connection.execute(_OUTLINE, (chain_id,))) as rows:
+        try:
+            return decode_outlines(rows)
+        except RecordDamaged as damage:
+            return damage
+
+
+def _summary(connection: sqlite3.Connection, row: tuple[Any, ...]) -> ChainSummary | RecordDamaged:
+    return decoded(lambda: check_summary(connection, row).summary())
+
+
+def _refuse_orphans(connection: sqlite3.Connection, chain_id: str) -> None:
+    if connection.execute(_ORPHANS, (chain_id,)).fetchone() is not None:
+        raise RecordDamaged("chains", described(chain_id), "it is missing, and facts of the chain are there")

@@ -4,22 +4,25 @@ import sqlite3
 from collections.abc import Sequence
 from functools import partial
 
+from aicp.errors import RecordDamaged
 from aicp.model.agent import AgentProfile
 from aicp.ports import Claim, Clock, SystemClock
-from aicp.storage.agent_rows import AgentRow, Cipher, decode_agent, encode_agent
+from aicp.storage.agent_rows import Cipher, StoredAgent, encode_agent
+from aicp.storage.damage import decoded
 from aicp.storage.rows import timestamp
 from aicp.storage.sqlite_book import Book, Row
 from aicp.storage.sqlite_database import SqliteDatabase
 
 _SAVE = """
-    INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at) VALUES (?, ?, ?, ?)
+    INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at, checksum) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (agent_id) DO UPDATE
-    SET profile = excluded.profile, sealed_auth = excluded.sealed_auth, saved_at = excluded.saved_at
+    SET profile = excluded.profile, sealed_auth = excluded.sealed_auth, saved_at = excluded.saved_at,
+        checksum = excluded.checksum
 """
 _RESUME = "DELETE FROM agent_orders WHERE agent_id = ? AND subject = 'intake'"
 _FORGET = "DELETE FROM registrations WHERE agent_id = ?"
 _PARDON = "DELETE FROM agent_orders WHERE agent_id = ?"
-_LOAD = "SELECT profile, sealed_auth FROM registrations ORDER BY agent_id"
+_LOAD = "SELECT agent_id, profile, sealed_auth, saved_at, checksum FROM registrations ORDER BY agent_id"
 
 
 class SqliteRegistrations:
@@ -53,7 +56,9 @@ class SqliteRegistrations:
             StorageError: It could not be recorded.
         """
         row = encode_agent(profile, self._seal)
-        values = (profile.agent_id, row.profile, row.sealed_auth, timestamp(self._clock.utcnow()))
+        saved_at = timestamp(self._clock.utcnow())
+        of_row = row.checksum(profile.agent_id, saved_at)
+        values = (profile.agent_id, row.profile, row.sealed_auth, saved_at, of_row)
         await self._database.write(partial(_save, values), len(row.profile))
 
     async def forget(self, agent_id: str) -> None:
@@ -65,13 +70,13 @@ class SqliteRegistrations:
         await self._database.write(partial(_forget, agent_id))
 
     async def load(self) -> Sequence[AgentProfile]:
-        """Every agent, by id.
+        """Every agent, by id. A damaged row is reported, and its agent left out until it registers again.
 
         Raises:
             SettingsError: A secret cannot be unsealed.
             StorageError: They could not be read.
         """
-        return await self._database.read(partial(_load, self._unseal))
+        return self._database.damage.intact(await self._database.read(partial(_load, self._unseal)))
 
 
 def _save(values: Row, book: Book) -> None:
@@ -84,6 +89,6 @@ def _forget(agent_id: str, book: Book) -> None:
     book.execute(_PARDON, (agent_id,))
 
 
-def _load(unseal: Cipher | None, connection: sqlite3.Connection) -> list[AgentProfile]:
+def _load(unseal: Cipher | None, connection: sqlite3.Connection) -> list[AgentProfile | RecordDamaged]:
     rows = connection.execute(_LOAD).fetchall()
-    return [decode_agent(AgentRow(profile, sealed), unseal) for profile, sealed in rows]
+    return [decoded(partial(StoredAgent(*row).decode, unseal)) for row in rows]

@@ -12,7 +12,7 @@ CREATE TABLE chains (
   epoch INTEGER NOT NULL,
   submitted_at TEXT NOT NULL,
   ended_at TEXT,
-  retry_of TEXT,
+  retry_of TEXT, checksum INTEGER, status_checksum INTEGER, key_checksum INTEGER, facts_min INTEGER, epoch_min INTEGER,
   PRIMARY KEY (number),
   UNIQUE (chain_id)
 );
@@ -25,7 +25,7 @@ CREATE TABLE facts (
   chain_id TEXT NOT NULL,
   seq INTEGER NOT NULL,
   fact TEXT NOT NULL,
-  result_digest BLOB,
+  result_digest BLOB, checksum INTEGER,
   PRIMARY KEY (chain_id, seq)
 );
 CREATE INDEX facts_by_result ON facts (result_digest) WHERE result_digest IS NOT NULL;
@@ -39,7 +39,7 @@ CREATE TABLE submit_keys (
   "key" TEXT NOT NULL,
   digest BLOB NOT NULL,
   chain_id TEXT NOT NULL,
-  at TEXT NOT NULL,
+  at TEXT NOT NULL, checksum INTEGER,
   PRIMARY KEY (tenant, "key")
 )
  WITHOUT ROWID
@@ -49,7 +49,7 @@ CREATE TABLE registrations (
   agent_id TEXT NOT NULL,
   profile TEXT NOT NULL,
   sealed_auth BLOB,
-  saved_at TEXT NOT NULL,
+  saved_at TEXT NOT NULL, checksum INTEGER,
   PRIMARY KEY (agent_id)
 );
 CREATE TABLE api_keys (
@@ -58,7 +58,7 @@ CREATE TABLE api_keys (
   described TEXT NOT NULL,
   created_at TEXT NOT NULL,
   expires_at TEXT,
-  revoked_at TEXT,
+  revoked_at TEXT, checksum INTEGER, revoked_checksum INTEGER,
   PRIMARY KEY (key_id),
   UNIQUE (digest)
 );
@@ -70,7 +70,7 @@ CREATE TABLE audit (
   action TEXT NOT NULL,
   object_id TEXT NOT NULL,
   status INTEGER NOT NULL,
-  count INTEGER NOT NULL,
+  count INTEGER NOT NULL, checksum INTEGER,
   PRIMARY KEY (number)
 );
 CREATE INDEX audit_of_tenant ON audit (tenant, number);
@@ -78,12 +78,12 @@ CREATE TABLE agent_orders (
   agent_id TEXT NOT NULL,
   subject TEXT NOT NULL,
   command TEXT NOT NULL,
-  ordered_at TEXT NOT NULL,
+  ordered_at TEXT NOT NULL, checksum INTEGER,
   PRIMARY KEY (agent_id, subject)
 );
 CREATE TABLE clock_state (
   number INTEGER NOT NULL,
-  body TEXT NOT NULL,
+  body TEXT NOT NULL, checksum INTEGER,
   PRIMARY KEY (number)
 );
-INSERT INTO alembic_version VALUES ('0007');
+INSERT INTO alembic_version VALUES ('0008');

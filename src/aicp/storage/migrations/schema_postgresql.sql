@@ -152,3 +152,20 @@ CREATE TABLE clock_state (
     PRIMARY KEY (number)
 );
 UPDATE alembic_version SET version_num='0007' WHERE alembic_version.version_num = '0006';
+-- Running upgrade 0007 -> 0008
+ALTER TABLE chains ADD COLUMN checksum BIGINT;
+ALTER TABLE chains ADD COLUMN status_checksum BIGINT;
+ALTER TABLE chains ADD COLUMN key_checksum BIGINT;
+ALTER TABLE chains ADD COLUMN facts_min BIGINT;
+ALTER TABLE chains ADD COLUMN epoch_min BIGINT;
+ALTER TABLE facts ADD COLUMN checksum BIGINT;
+ALTER TABLE submit_keys ADD COLUMN checksum BIGINT;
+ALTER TABLE registrations ADD COLUMN checksum BIGINT;
+ALTER TABLE api_keys ADD COLUMN checksum BIGINT;
+ALTER TABLE api_keys ADD COLUMN revoked_checksum BIGINT;
+ALTER TABLE audit ADD COLUMN checksum BIGINT;
+ALTER TABLE agent_orders ADD COLUMN checksum BIGINT;
+ALTER TABLE clock_state ADD COLUMN checksum BIGINT;
+ALTER TABLE cancel_requests ADD COLUMN checksum BIGINT;
+ALTER TABLE removed_agents ADD COLUMN checksum BIGINT;
+UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007';

@@ -1,0 +1,96 @@
+"""Rows of chains as lists show them, each checked by itself: one that is damaged takes none of the others along."""
+
+from datetime import datetime
+
+import msgspec
+
+from aicp.errors import RecordDamaged
+from aicp.model.event import ChainEnded
+from aicp.model.task import TaskStatus
+from aicp.ports import ChainSummary
+from aicp.storage.row_checksums import chain_checksum, described, status_checksum
+from aicp.storage.rows import decode_outline, timestamp
+
+SUMMARY_COLUMNS = (
+    "chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, retry_of, checksum, status_checksum, "
+    "key_checksum"
+)
+"""The columns of a `StoredSummary`, in the order of its fields."""
+
+_OTHER = "its checksum is another"
+
+
+class StoredSummary(msgspec.Struct, frozen=True):
+    """A chain's row as it is stored; times are RFC 3339 in UTC. Fields are as in the table."""
+
+    chain_id: str
+    name: str
+    tenant: str
+    status: str
+    total_tasks: int
+    submitted_at: str
+    ended_at: str | None
+    retry_of: str | None
+    checksum: int | None
+    status_checksum: int | None
+    key_checksum: int | None
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """True when status and end have another checksum: `check_progress` decides, by the chain's last fact.
+
+        Without one, a chain of this version has not begun. Code of a version before 0008 changes both and no checksum.
+        """
+        if self.status_checksum is None:
+            has_begun = self.status != TaskStatus.PENDING.value or self.ended_at is not None
+            return has_begun and self.checksum is not None
+        return self.status_checksum != status_checksum(self.chain_id, self.status, self.ended_at)
+
+    def check_progress(self, last_fact: bytes | None) -> None:
+        """Compare status and end with the JSON of the chain's last fact; None when there is none.
+
+        Raises:
+            RecordDamaged: They contradict it.
+        """
+        try:
+            fact = decode_outline(last_fact or b"")
+        except (msgspec.MsgspecError, UnicodeError):
+            raise self._damaged("its progress has another checksum, and the last fact cannot be read") from None
+        is_told = (
+            (self.status, self.ended_at) == (fact.status.value, timestamp(fact.at))
+            if isinstance(fact, ChainEnded)
+            else self.ended_at is None and self.status in {TaskStatus.PENDING.value, TaskStatus.RUNNING.value}
+        )
+        if not is_told:
+            raise self._damaged("it contradicts the chain's last fact")
+
+    def summary(self) -> ChainSummary:
+        """The chain in a list.
+
+        Raises:
+            RecordDamaged: The row is damaged.
+        """
+        self.check()
+        try:
+            ended_at = None if self.ended_at is None else datetime.fromisoformat(self.ended_at)
+            return ChainSummary(
+                self.chain_id, self.name, self.tenant, TaskStatus(self.status), self.total_tasks,
+                datetime.fromisoformat(self.submitted_at), ended_at, self.retry_of,
+            )  # fmt: skip
+        except (TypeError, ValueError) as error:
+            raise self._damaged(f"it cannot be read ({error})") from error
+
+    def check(self) -> None:
+        """Compare what never changes with its checksum.
+
+        Raises:
+            RecordDamaged: It has another.
+        """
+        stored = self.checksum
+        if stored is not None and stored != chain_checksum(
+            self.chain_id, self.tenant, self.name, self.total_tasks, self.submitted_at, self.retry_of, self.key_checksum
+        ):
+            raise self._damaged(_OTHER)
+
+    def _damaged(self, why: str) -> RecordDamaged:
+        return RecordDamaged("chains", described(self.chain_id), why)
