@@ -22,11 +22,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Who asks for more steps than usual is willing to wait for them."""
+    """Who asks for more steps or faults than usual is willing to wait for them."""
     if _option(config, "--steps", STEPS) > STEPS:
-        for item in items:
-            if "run_machine" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.timeout(0))
+        _without_timeout(items, "run_machine")
+    if _option(config, "--faults", FAULTS) > FAULTS:
+        _without_timeout(items, "faults")
+
+
+def _without_timeout(items: list[pytest.Item], fixture: str) -> None:
+    for item in items:
+        if fixture in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(0))
 
 
 @dataclass
@@ -69,3 +75,15 @@ def _option(config: pytest.Config, name: str, default: int) -> int:
 def run_machine(request: pytest.FixtureRequest) -> Marathon:
     steps = _option(request.config, "--steps", STEPS)
     return Marathon(steps, _option(request.config, "--seed", SEED))
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest) -> int:
+    """How many faults a test tries."""
+    return _option(request.config, "--faults", FAULTS)
+
+
+@pytest.fixture
+def first_seed(request: pytest.FixtureRequest) -> int:
+    """Where chance begins."""
+    return _option(request.config, "--seed", SEED)
