@@ -215,3 +215,27 @@ def test_log_without_an_index_is_judged_by_itself(tmp_path: Path) -> None:
         await refused(SqliteJournal(database(path)).open(), StorageError)
 
     run(main())
+
+
+def test_schema_with_bytes_that_are_not_text_is_damage_and_not_a_traceback(tmp_path: Path) -> None:
+    """SQLite quotes the name in its error message, which Python cannot decode."""
+
+    async def main() -> None:
+        async with opened(tmp_path / "a.db") as journal:
+            await journal.submit(submitted("c1"))
+        path = copy_of(tmp_path / "a.db", "closed")
+        content = path.read_bytes()
+        path.write_bytes(
+            content.replace(b"indexchains_by_end", b"index\xe8hains_by_end").replace(b"CREATE", b"CRE\xffTE")
+        )
+        assert path.read_bytes() != content
+        sentence = await refused(SqliteJournal(database(path)).open(), StorageError)
+        assert "it is damaged" in sentence
+        await asyncio.sleep(0)  # the lock is let go in the next turn
+        assert "damaged" in check_database(path).problems[0]
+        with pytest.raises(StorageError, match="damaged"):
+            backup_database(path, tmp_path / "copy.db")
+        with pytest.raises(StorageError):
+            salvage_database(path)
+
+    run(main())

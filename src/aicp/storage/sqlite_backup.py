@@ -15,7 +15,7 @@ from aicp.errors import SettingsError
 from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_connections import connect, connect_reader
 from aicp.storage.sqlite_database import in_use_error, lock_of, make_directory, open_file, sync_directory, try_lock
-from aicp.storage.sqlite_faults import opening_error, primary_code
+from aicp.storage.sqlite_faults import SqliteErrors, opening_error, primary_code
 from aicp.storage.sqlite_row_checks import find_damaged_rows
 from aicp.storage.sqlite_schema import REVISIONS, Standing, recognise, refuse_unusable
 from aicp.storage.sqlite_soundness import PROBLEMS_MAX, integrity_problems, log_problem, refuse_damaged_log
@@ -145,7 +145,7 @@ def check_database(path: Path) -> Checked:
     with _reading(path) as connection:
         try:
             return _check(connection, path)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if primary_code(error) not in _OF_THE_SOURCE:
                 raise
             return _unread(path, f"it is damaged ({error})")
@@ -253,7 +253,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         refuse_damaged_log(path, lock_of(path).note())
         with closing(connect_reader(path)) as connection:
             yield connection
-    except (sqlite3.Error, OSError) as error:
+    except (*SqliteErrors, OSError) as error:
         raise opening_error(error, path) from error
 
 
@@ -286,7 +286,7 @@ def _new_file(path: Path) -> Iterator[Path]:
         finally:
             for suffix in ("", "-journal", *LOG_SUFFIXES):
                 made.with_name(made.name + suffix).unlink(missing_ok=True)
-    except (sqlite3.Error, OSError) as error:
+    except (*SqliteErrors, OSError) as error:
         raise opening_error(error, path) from error
 
 
@@ -302,7 +302,7 @@ def _copy(source: sqlite3.Connection, path: Path, made: Path, tell: Tell | None 
             target.execute("PRAGMA journal_mode = DELETE")
             if leap:
                 target.execute(_LEAP, (EPOCHS_LEAPT,))
-    except sqlite3.Error as error:
+    except SqliteErrors as error:
         if primary_code(error) in _OF_THE_SOURCE:
             raise opening_error(error, path) from error
         raise
@@ -326,7 +326,7 @@ def _keep(path: Path) -> Path:
     # Who closes a log last moves it into the main file. While another program reads, it stays, and goes along; so does
     # a damaged one, of which SQLite would keep only the beginning.
     if sqlite_log_problem(path) is None:
-        with contextlib.suppress(sqlite3.Error), closing(connect(path)) as connection:
+        with contextlib.suppress(*SqliteErrors), closing(connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
     kept = next(name for name in _names_to_keep(path) if not name.exists())
     os.link(path, kept)

@@ -18,7 +18,7 @@ from aicp.storage.damage import DamageReports, OnDamage
 from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_connections import Connect, connect, connect_reader, prepare_writer
-from aicp.storage.sqlite_faults import FileDamaged, opening_error
+from aicp.storage.sqlite_faults import FileDamaged, SqliteErrors, opening_error
 from aicp.storage.sqlite_readers import Readers
 from aicp.storage.sqlite_schema import make_current
 from aicp.storage.sqlite_soundness import refuse_damaged_file, refuse_damaged_log
@@ -256,7 +256,7 @@ def open_file(path: Path, lock: FileLock, connect_writer: Connect = connect) -> 
         except BaseException:
             connection.close()
             raise
-    except (sqlite3.Error, OSError) as error:
+    except (*SqliteErrors, OSError) as error:
         raise opening_error(error, path) from error
     return connection, is_checked
 

@@ -29,8 +29,14 @@ _OF_SETTINGS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite
 _OF_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
+# SQLite quotes what it finds in a damaged schema, and Python cannot decode each of its error messages.
+SqliteErrors = (sqlite3.Error, UnicodeDecodeError)
+
+
 def primary_code(error: BaseException) -> int:
     """SQLite's primary result code; 0 when the error has none."""
+    if isinstance(error, UnicodeDecodeError):
+        return sqlite3.SQLITE_CORRUPT
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & _PRIMARY_CODE
 

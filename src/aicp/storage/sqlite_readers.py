@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from aicp.storage.sqlite_connections import Connect
-from aicp.storage.sqlite_faults import storage_error
+from aicp.storage.sqlite_faults import SqliteErrors, storage_error
 from aicp.storage.sqlite_writer import closed_error
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Readers:
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return self._read_on(self._connection(), work)
-        except (sqlite3.Error, msgspec.DecodeError) as error:
+        except (*SqliteErrors, msgspec.DecodeError) as error:
             raise storage_error(error, self._path) from error
 
     def _connection(self) -> sqlite3.Connection:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +11,7 @@ import msgspec
 from aicp.errors import SettingsError, StorageError
 from aicp.storage.sqlite_backup import Checked, check_database, locked, put_in_place
 from aicp.storage.sqlite_connections import connect
-from aicp.storage.sqlite_faults import opening_error
+from aicp.storage.sqlite_faults import SqliteErrors, opening_error
 from aicp.storage.sqlite_soundness import integrity_problems
 from aicp.storage.sqlite_wal import LogDamage, find_log_damage, log_of
 
@@ -55,7 +54,7 @@ def salvage_database(path: Path) -> Salvaged:
             copy = Path(directory, path.name)
             lost = _copy_readable(path, copy, find_log_damage(path, boot_before=lock.note()))
             kept = put_in_place(copy, path).kept or path
-    except (sqlite3.Error, OSError) as error:
+    except (*SqliteErrors, OSError) as error:
         raise opening_error(error, path) from error
     return _salvaged(check_database(path), kept, lost)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from aicp.errors import AicpError
 from aicp.storage.sqlite_connections import Connect
-from aicp.storage.sqlite_faults import BUSY_TIMEOUT_S, storage_error
+from aicp.storage.sqlite_faults import BUSY_TIMEOUT_S, SqliteErrors, storage_error
 from aicp.storage.sqlite_readers import Readers
 from aicp.storage.sqlite_soundness import integrity_problems
 from aicp.storage.sqlite_wal import size_of_log
@@ -144,7 +144,7 @@ class Upkeep:
                 connection = self._checking
                 connection.set_progress_handler(self._pause, _PAUSE_EVERY_STEPS)
                 problems = integrity_problems(connection, table)
-        except sqlite3.Error as error:
+        except SqliteErrors as error:
             if self._stop.is_set():
                 return ""
             raise storage_error(error, self._path) from error

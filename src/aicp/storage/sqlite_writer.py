@@ -9,7 +9,6 @@ write who were just answered; there is no other delay.
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import msgspec
 from aicp.errors import AicpError, StorageError
 from aicp.storage.room import Room
 from aicp.storage.sqlite_book import Book
-from aicp.storage.sqlite_faults import is_disk_trouble, storage_error
+from aicp.storage.sqlite_faults import SqliteErrors, is_disk_trouble, storage_error
 
 T = TypeVar("T")
 
@@ -190,7 +189,7 @@ class GroupWriter:
         return [_Verdict(error=self._told(error)) for _ in works]
 
     def _told(self, error: Exception) -> Exception:
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, SqliteErrors):
             return storage_error(error, self._path)
         _log.error("a write to %s failed by a defect", self._path, exc_info=error)
         return StorageError(f"A write to {self._path} failed: {error!r}; nothing of it was recorded.")
