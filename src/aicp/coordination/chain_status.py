@@ -1,15 +1,17 @@
 """What people see of a chain: derived from its facts, and what its owner has in flight."""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
 
 from aicp.coordination.readiness import Readiness
+from aicp.model.chain import ChainSpec
 from aicp.model.duration import seconds_between
 from aicp.model.event import ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.task import Attempt, TaskResult, TaskStatus
-from aicp.model.validation import ChainGraph, graph_of
+from aicp.model.validation import ChainGraph, dependencies_of, graph_of, graph_with
 from aicp.model.views import ChainView, TaskView, Timings
 from aicp.ports import ChainRecord
 
@@ -28,6 +30,7 @@ class InFlight(msgspec.Struct, frozen=True, gc=False):
     since: datetime | None = None
 
 
+PART = 200
 NOT_BEGUN = InFlight()
 
 
@@ -78,12 +81,50 @@ def results_of(chain_id: str, readiness: Readiness) -> dict[str, TaskResult]:
     }
 
 
-def view_chain(submitted: ChainSubmitted, readiness: Readiness, in_flight: Mapping[str, InFlight]) -> ChainView:
-    """What people see; `in_flight` has each task that runs here. Costs its tasks."""
-    chain_id, graph, end = submitted.chain_id, readiness.graph, readiness.end
-    tasks = {task: view_task(chain_id, task, readiness, in_flight) for task in graph.tasks}
+async def graph_in_parts(spec: ChainSpec) -> ChainGraph:
+    """The graph of a chain that was checked before; the loop has its turn every 200 tasks."""
+    dependencies: dict[str, tuple[str, ...]] = {}
+    for first in range(0, len(spec.tasks), PART):
+        dependencies.update(dependencies_of(spec.tasks[first : first + PART]))
+        await _give_way(len(spec.tasks))
+    return graph_with(spec, dependencies)
+
+
+async def fold_in_parts(record: ChainRecord, graph: ChainGraph) -> Readiness:
+    """As `fold`; the loop has its turn every 200 facts."""
+    readiness = Readiness(graph)
+    for first in range(0, len(record.facts), PART):
+        for fact in record.facts[first : first + PART]:
+            readiness.apply(fact)
+        await _give_way(len(record.facts))
+    return readiness
+
+
+async def view_in_parts(
+    submitted: ChainSubmitted, readiness: Readiness, in_flight: Mapping[str, InFlight]
+) -> ChainView:
+    """What people see of this moment; `in_flight` has what runs here. The loop has its turn every 200 tasks."""
+    names = list(readiness.graph.tasks)
+    standing = readiness.snapshot() if len(names) > PART else readiness
+    tasks: dict[str, TaskView] = {}
+    for first in range(0, len(names), PART):
+        for task in names[first : first + PART]:
+            tasks[task] = view_task(submitted.chain_id, task, standing, in_flight)
+        await _give_way(len(names))
+    return _view(submitted, standing, in_flight, tasks)
+
+
+async def _give_way(count: int) -> None:
+    if count > PART:
+        await asyncio.sleep(0)
+
+
+def _view(
+    submitted: ChainSubmitted, readiness: Readiness, in_flight: Mapping[str, InFlight], tasks: dict[str, TaskView]
+) -> ChainView:
+    graph, end = readiness.graph, readiness.end
     return ChainView(
-        chain_id=chain_id,
+        chain_id=submitted.chain_id,
         name=graph.spec.name,
         status=readiness.status_of_chain(in_flight),
         total_tasks=len(tasks),

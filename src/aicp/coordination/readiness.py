@@ -8,6 +8,7 @@
 | CANCELLED                 | SKIPPED, and theirs      | -                       | -                      |
 """
 
+import copy
 from collections.abc import Collection
 from typing import Any
 
@@ -37,6 +38,13 @@ class Readiness:
         self._skipped: set[str] = set()
         self._started: set[str] = set()
         self._unmet = {task: len(awaited) for task, awaited in graph.dependencies.items()}
+
+    def snapshot(self) -> "Readiness":
+        """Where the chain stands now, for reading: what happens later does not change it."""
+        still = copy.copy(self)
+        still.ended = dict(self.ended)
+        still._skipped, still._started = set(self._skipped), set(self._started)  # noqa: SLF001 - its own class
+        return still
 
     def ready(self) -> list[str]:
         """Every task that may be sent and has not ended, in the order they were written."""

@@ -14,7 +14,16 @@ from typing import Any, Self, TypeVar
 from aicp.coordination.acceptance import Acceptance
 from aicp.coordination.carrying import INTERNAL_ERROR, Carrier
 from aicp.coordination.chain_ids import ChainIds
-from aicp.coordination.chain_status import InFlight, copied_results, facts_once, fold, results_of, view_chain, view_task
+from aicp.coordination.chain_status import (
+    InFlight,
+    copied_results,
+    facts_once,
+    fold_in_parts,
+    graph_in_parts,
+    results_of,
+    view_in_parts,
+    view_task,
+)
 from aicp.coordination.intake import Intake, Submit, Taken
 from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.progress import Progress
@@ -263,7 +272,7 @@ class TaskCoordinator:
         if not has_ended(record):
             raise Conflict(f"Chain {chain_id} has not ended: wait for its end, or cancel it, and then retry it.")
         submitted = record.submitted
-        good = copied_results(fold(record, self._graph(record)))
+        good = copied_results(await self._folded(record))
         submit = Submit(submitted.tenant, key, traceparent, grant, chain_id, good)
         return await self._to_its_end(self._submit(self._intake.chain(submitted.spec, submit), key))
 
@@ -292,9 +301,9 @@ class TaskCoordinator:
         """
         run = self._running(chain_id, tenant)
         if run is not None:
-            return view_chain(run.submitted, run.standing, run.in_flight())
+            return await view_in_parts(run.submitted, run.standing, run.in_flight())
         record = await self._read(chain_id, tenant)
-        return view_chain(record.submitted, fold(record, self._graph(record)), {})
+        return await view_in_parts(record.submitted, await self._folded(record), {})
 
     async def view_task(self, task_id: str, tenant: str | None = None) -> TaskView:
         """Where one task stands, by its global id, from the recorded facts of its chain.
@@ -621,7 +630,7 @@ class TaskCoordinator:
         if run is not None and run.end is not None:
             return run.standing
         record = await self._read(chain_id)
-        return fold(record, self._graph(record))
+        return await self._folded(record)
 
     async def _ask_to_cancel(self, chain_id: str, tenant: str | None, replicas: Replicas) -> None:
         if not has_ended(await self._read(chain_id, tenant)) and await replicas.ask_cancel(chain_id):
@@ -659,18 +668,22 @@ class TaskCoordinator:
         if run is not None:
             return run.standing, run.in_flight()
         record = await self._read(chain_id, tenant)
-        return fold(record, self._graph(record)), {}
+        return await self._folded(record), {}
 
     async def _recorded(self, chain_id: str) -> AsyncIterator[Fact]:
         for fact in facts_once(await self._read(chain_id)):
             yield fact
 
-    def _graph(self, record: ChainRecord) -> ChainGraph:
+    async def _folded(self, record: ChainRecord) -> Readiness:
+        """Where a recorded chain stands."""
+        return await fold_in_parts(record, await self._graph(record))
+
+    async def _graph(self, record: ChainRecord) -> ChainGraph:
         """The graph of a recorded chain; the last 16 are kept."""
         chain_id = record.submitted.chain_id
         graph = self._graphs.get(chain_id)
         if graph is None:
-            graph = self._graphs[chain_id] = graph_of(record.submitted.spec)
+            graph = self._graphs[chain_id] = await graph_in_parts(record.submitted.spec)
             if len(self._graphs) > GRAPHS_KEPT_MAX:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(chain_id)

@@ -157,9 +157,17 @@ def check_chain(spec: ChainSpec) -> ChainGraph:
 
 def graph_of(spec: ChainSpec) -> ChainGraph:
     """The graph of a chain that was checked before; several times as fast as checking it again."""
-    tasks = {task.id: task for task in spec.tasks}
-    dependencies = {task.id: tuple(dict.fromkeys(_awaited(task))) for task in spec.tasks}
-    return ChainGraph(spec, tasks, dependencies, _turned_around(dependencies))
+    return graph_with(spec, dependencies_of(spec.tasks))
+
+
+def dependencies_of(tasks: Iterable[Task]) -> dict[str, tuple[str, ...]]:
+    """Whom each of some tasks waits for; of tasks that were checked before."""
+    return {task.id: tuple(dict.fromkeys(_awaited(task))) for task in tasks}
+
+
+def graph_with(spec: ChainSpec, dependencies: dict[str, tuple[str, ...]]) -> ChainGraph:
+    """The graph of a chain that was checked before, whose dependencies are known."""
+    return ChainGraph(spec, {task.id: task for task in spec.tasks}, dependencies, _turned_around(dependencies))
 
 
 def check_task(task: Task) -> None:
