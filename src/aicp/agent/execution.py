@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from aicp import standstill
 from aicp.agent.answers import UnusableAnswer, encode_failure, encode_refusal
 from aicp.agent.handler import NEVER, Context, Lifetime, Offer, run_async, run_sync
 from aicp.agent.memory import Memory
@@ -93,7 +94,7 @@ class Execution:
         until = self._lifetime.extend(ends_at)
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        timer = None if until == NEVER else loop.call_later(until - time.monotonic(), _wake, waiter)
+        timer = None if until == NEVER else standstill.call_later(until - time.monotonic(), _wake, waiter)
         self._waiters.add(waiter)
         try:
             await waiter

@@ -1,6 +1,5 @@
 """Reads a call from an HTTP request, or says in one sentence why it cannot be read."""
 
-import asyncio
 import re
 import time
 from collections.abc import Mapping
@@ -8,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import ClientError, web
 
+from aicp import standstill
 from aicp.agent.answers import refuse
 from aicp.agent.fencing import Token, parse_token
 from aicp.agent.handler import NEVER
@@ -120,7 +120,7 @@ def _refuse_by_headers(request: web.BaseRequest) -> web.Response | None:
 
 async def _read_slowly(request: web.BaseRequest) -> bytes | web.Response:
     try:
-        async with asyncio.timeout(BODY_S_MAX):
+        async with standstill.timeout(BODY_S_MAX):
             if request.headers.get("Expect", "").lower() == "100-continue":
                 await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.writer.output_size = 0

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from aicp import standstill
 from aicp.agent.keys import KEY_VARIABLE, find_api_key
 from aicp.forks import close_socket_in_child
 from aicp.model.agent import AgentAuth, Capability
@@ -104,7 +105,7 @@ class Registrar:
         self._leaving = False
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(socket_factory=_make_socket),
-            timeout=aiohttp.ClientTimeout(total=REQUEST_S_MAX),
+            timeout=aiohttp.ClientTimeout(),
             headers={"Content-Type": "application/json"},
         )
 
@@ -192,7 +193,7 @@ class Registrar:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         try:
             async with (
-                asyncio.timeout(bound_s),
+                standstill.timeout(bound_s),
                 self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 return response.status, await response.content.read(ANSWER_BYTES_MAX)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
+from aicp import standstill
 from aicp.agent.desk import Desk
 from aicp.agent.execution import Executions
 from aicp.agent.memory import Memory
@@ -71,7 +72,7 @@ class ServedAgent:
             TimeoutError: It does not after `bound_s` seconds; the agent goes on trying.
         """
         if self._registrar is not None:
-            async with asyncio.timeout(bound_s):
+            async with standstill.timeout(bound_s):
                 await self._registrar.registered.wait()
 
     async def start(self) -> None:
@@ -120,6 +121,7 @@ class ServedAgent:
             await self._closing.aclose()
 
     async def _open(self) -> None:
+        self._closing.enter_context(standstill.watching())
         if self._threads is not None:
             self._closing.callback(self._threads.shutdown, wait=False, cancel_futures=True)
         description = self._offering.describe(self.instance_id)

@@ -16,6 +16,8 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from aicp import standstill
+from aicp.client.connector import PatientConnector
 from aicp.client.problems import Problem, ServerUnreachable, error_of, read_problem
 from aicp.client.unreached import reason_of
 from aicp.errors import AicpError, InvalidInput, SettingsError
@@ -160,7 +162,7 @@ class Exchange:
         stream = io.BytesIO(data) if data is not None and len(data) > BYTES_SENT_WHOLE_MAX else data
         try:
             async with (
-                asyncio.timeout(timeout_s),
+                standstill.timeout(timeout_s),
                 self._opened().request(method, target, headers=sent, data=stream, allow_redirects=False) as response,
             ):
                 body = await self._read(response)
@@ -176,7 +178,7 @@ class Exchange:
         self._home.require()
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=PatientConnector(
                     limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_make_socket
                 ),
                 timeout=aiohttp.ClientTimeout(connect=CONNECT_TIMEOUT_S),

@@ -12,6 +12,7 @@ import asyncpg
 import msgspec
 from asyncpg.connect_utils import SessionAttribute
 
+from aicp import standstill
 from aicp.errors import SettingsError, StorageError
 from aicp.forks import HomeProcess, closed_in_child
 from aicp.storage.postgres_address import PostgresAddress, require_files, urls_of
@@ -194,7 +195,7 @@ class PostgresServer:
             Trouble: The server refused, or the connection was lost.
         """
         self._home.require()
-        async with asyncio.timeout(timeout_s):
+        async with standstill.timeout(timeout_s):
             if not self.is_pooled:
                 with self.suspecting():
                     rows: Rows = await connection.fetch(sql, *args)
@@ -220,7 +221,7 @@ class PostgresServer:
         """
         self._home.require()
         begin = _BEGIN_SNAPSHOT if snapshot else _BEGIN
-        async with asyncio.timeout(timeout_s), self._together(connection, begin, snapshot=snapshot):
+        async with standstill.timeout(timeout_s), self._together(connection, begin, snapshot=snapshot):
             yield
 
     @contextlib.contextmanager
@@ -308,9 +309,9 @@ class PostgresServer:
 
     async def _connect_to(self, url: str, patience: Patience | None) -> Connection:
         timeout_s = self._address.connect_timeout_s
-        async with asyncio.timeout(timeout_s):
+        async with standstill.timeout(timeout_s):
             connection: Connection = await asyncpg.connect(
-                url, timeout=timeout_s, statement_cache_size=0 if self.is_pooled else CACHED_STATEMENTS,
+                url, timeout=2 * timeout_s, statement_cache_size=0 if self.is_pooled else CACHED_STATEMENTS,
                 max_cached_statement_lifetime=0, target_session_attrs=SessionAttribute.read_write,
             )  # fmt: skip
             closed_in_child(connection, _descriptors)
@@ -392,7 +393,7 @@ def _descriptors(connection: Connection) -> tuple[int, ...]:
 async def close_connection(connection: Connection, timeout_s: float) -> None:
     """Say goodbye, or cut the connection when that takes too long or fails."""
     try:
-        async with asyncio.timeout(timeout_s):
+        async with standstill.timeout(timeout_s):
             await connection.close()
     except Trouble:
         connection.terminate()

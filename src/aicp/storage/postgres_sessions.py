@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from aicp import standstill
 from aicp.errors import StorageError
 from aicp.storage.postgres_faults import Trouble, is_lost, is_read_only, storage_error
 from aicp.storage.postgres_server import Connection, Patience, PostgresServer, Rows, close_connection
@@ -105,7 +106,7 @@ class Sessions:
 
     async def _use(self, work: Callable[[Connection], Awaitable[T]], *turns: asyncio.Semaphore) -> T:
         try:
-            async with asyncio.timeout(self._timeout_s), contextlib.AsyncExitStack() as taken:
+            async with standstill.timeout(self._timeout_s), contextlib.AsyncExitStack() as taken:
                 for turn in (*turns, self._turns):
                     await taken.enter_async_context(turn)
                 result = await self._used(work)

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from aicp import standstill
 from aicp.errors import RecordDamaged, SettingsError, StorageError
 from aicp.forks import HomeProcess
 from aicp.storage.damage import DamageReports, OnDamage
@@ -130,7 +131,7 @@ class SqliteDatabase:
         if self._closing is None:
             return
         try:
-            async with asyncio.timeout(self._close_wait_s):
+            async with standstill.timeout(self._close_wait_s):
                 await asyncio.shield(self._closing)
         except TimeoutError:
             told = (
