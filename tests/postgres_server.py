@@ -105,7 +105,7 @@ class PostgresServer:
                    "--no-sync")  # fmt: skip
         with (self._data / "postgresql.auto.conf").open("a", encoding="utf-8") as settings:
             named = f"host=127.0.0.1 port={primary.port} user=postgres sslmode=disable application_name={STANDBY}"
-            settings.write(f"primary_conninfo = '{named}'\n")
+            settings.write(f"primary_conninfo = '{named}'\nsynchronous_standby_names = ''\n")
 
     def start(self) -> None:
         """Start it, and return once it answers."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.chaos.deployment import Deployment, SqliteDeployment, sqlite_deployment
+from tests.chaos.failovers import DatabasePaused, Failover, Locked
 from tests.chaos.flipped_bits import FlippedBits
 from tests.chaos.outages import Blackhole, CutMidCommit, Pause, PostgresKilled, RollingRestart, Slow
 from tests.chaos.postgres_deployment import PostgresDeployment, postgres_deployment
@@ -35,6 +36,9 @@ OF_POSTGRESQL: Mapping[str, Callable[[PostgresDeployment], Storm]] = {
     "partition": lambda deployment: Blackhole(deployment, everyone=False),
     "slow": Slow,
     "cut-mid-commit": CutMidCommit,
+    "failover": Failover,
+    "locked": Locked,
+    "database-paused": DatabasePaused,
     ROLLING_RESTART: lambda _: RollingRestart(),
 }
 

@@ -43,7 +43,7 @@ class Pause:
             server.pause()
             await asyncio.sleep(LEASE_S + siege.draw.uniform(*self.longer_s))
             server.go_on()
-        await _serve_again(siege)
+        await serve_again(siege)
 
 
 class PostgresKilled:
@@ -63,7 +63,7 @@ class PostgresKilled:
             await asyncio.to_thread(self._database.stop, SIGKILL)
             await asyncio.sleep(siege.draw.uniform(0.0, GONE_S_MAX))
             await asyncio.to_thread(self._database.start)
-        await _serve_again(siege, back_at=time.monotonic())
+        await serve_again(siege, back_at=time.monotonic())
 
 
 class Blackhole:
@@ -89,7 +89,7 @@ class Blackhole:
             await asyncio.sleep(self._span_s)
             for way in ways:
                 way.swallow(everything=False)
-        await _serve_again(siege, back_at=time.monotonic())
+        await serve_again(siege, back_at=time.monotonic())
 
 
 class Slow:
@@ -106,7 +106,7 @@ class Slow:
         for way in self._ways:
             way.slow_down(DELAY_S)
         await asyncio.sleep(SLOW_S)
-        await _serve_again(siege)
+        await serve_again(siege)
         for way in self._ways:
             way.slow_down(0.0)
 
@@ -133,7 +133,7 @@ class CutMidCommit:
             way.cut_at(what, arrives=siege.draw.random() < 0.5)
             await _passed(CUT_WAIT_S, lambda: way.cuts > known)
         self.cuts += way.cuts - known
-        await _serve_again(siege, back_at=time.monotonic())
+        await serve_again(siege, back_at=time.monotonic())
 
 
 class InTurn:
@@ -165,7 +165,7 @@ async def _passed(bound_s: float, holds: Callable[[], bool]) -> None:
         await asyncio.sleep(TRY_EVERY_S)
 
 
-async def _serve_again(siege: Siege, back_at: float | None = None) -> None:
+async def serve_again(siege: Siege, back_at: float | None = None) -> None:
     """Every server takes an order; when the database was away, note how long that took since it is back."""
     places = range(len(siege.deployment.servers))
     customers = await asyncio.gather(*(_take_order(siege, place) for place in places))

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from aicp.ports import Journal
@@ -10,12 +10,13 @@ from aicp.runtime.database_url import DATABASE_URL_VARIABLE
 from aicp.runtime.settings import SECRET_KEY_VARIABLE
 from aicp.storage.postgres_address import parse_postgres_url
 from aicp.storage.postgres_check import check_database
-from tests.chaos.server_process import ServerProcess
+from tests.chaos.server_process import ServerProcess, wait_until
 from tests.chaos.way_process import WayProcess, ways_to
 from tests.integration.postgres_kit import opened
-from tests.postgres_server import PostgresServer, postgres_server
+from tests.postgres_server import STANDBY, PostgresServer, ask_now, postgres_server, standby_of
 
 SECRET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+_DURABLE = {"fsync": "on"}
 LEASE_S = 3.0
 """How long a replica counts as alive after each sign of life."""
 
@@ -28,20 +29,42 @@ class PostgresDeployment:
         database: Their server.
         ways: From each of them to it; empty when each goes there by itself.
         replicas: How many.
+        scope: For standbys.
 
     Attributes:
-        database: Their server.
+        database: Their server, as of now.
         ways: From each of them to it.
     """
 
-    def __init__(self, directory: Path, database: PostgresServer, ways: Sequence[WayProcess], replicas: int) -> None:
+    def __init__(
+        self, directory: Path, database: PostgresServer, ways: Sequence[WayProcess], replicas: int, scope: ExitStack
+    ) -> None:
         self.name = f"postgresql with {replicas} replicas"
         self.database = database
         self.ways = ways
+        self._standby: PostgresServer | None = None
+        self._scope = scope
         self.servers = [
             ServerProcess(directory, {DATABASE_URL_VARIABLE: url, SECRET_KEY_VARIABLE: SECRET_KEY})
             for url in self._urls(replicas)
         ]
+
+    def stand_by(self) -> None:
+        """Let a standby follow the database; from then on, what it acknowledges is on the standby's disk as well."""
+        assert self._standby is None
+        self._standby = self._scope.enter_context(standby_of(self.database, _DURABLE))
+        ask_now(self.database.url(), f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")
+        ask_now(self.database.url(), "SELECT pg_reload_conf()")
+        following = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_until(lambda: ask_now(self.database.url(), following) == 1, "the standby follows")
+
+    def fail_over(self) -> None:
+        """Make the standby the database, and lead there."""
+        assert self._standby is not None
+        self.database, self._standby = self._standby, None
+        ask_now(self.database.url(), "SELECT pg_promote()")
+        for way in self.ways:
+            way.turn_to(self.database.port)
 
     @property
     def told(self) -> Sequence[ServerProcess]:
@@ -72,8 +95,12 @@ def postgres_deployment(directory: Path, replicas: int, *, with_ways: bool = Fal
         replicas: How many.
         with_ways: True when the way to the database is to be disturbed.
     """
-    with postgres_server({"fsync": "on"}) as database, ways_to(database.port, replicas if with_ways else 0) as ways:
-        deployment = PostgresDeployment(directory / "data", database, ways, replicas)
+    with (
+        postgres_server(_DURABLE) as database,
+        ways_to(database.port, replicas if with_ways else 0) as ways,
+        ExitStack() as scope,
+    ):
+        deployment = PostgresDeployment(directory / "data", database, ways, replicas, scope)
         try:
             yield deployment
         finally:

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.failovers import DatabasePaused, Failover, Locked
 from tests.chaos.outages import CutMidCommit, InTurn, Pause, PostgresKilled, RollingRestart
 from tests.chaos.postgres_deployment import postgres_deployment
 from tests.chaos.siege import Plan, besiege
 
 CUSTOMERS = 4
 OUTAGES = 4
+FAILOVERS = 3
 BACK_WITHIN_S = 15.0  # promised are 5 s, on a machine that has time for it
 pytestmark = pytest.mark.timeout(300)
 
@@ -28,6 +30,20 @@ def test_nothing_is_lost_or_done_twice_when_the_database_dies_commits_get_no_ans
     assert outcome.breaches == [], f"seed {plan.seed}"
     assert "was declared dead by a peer" in told, "the pause was too short"
     assert cuts.cuts > 0, "nothing was cut"
+    assert max(outcome.backs_s) < BACK_WITHIN_S
+
+
+def test_nothing_is_lost_or_done_twice_when_a_standby_takes_over_the_database_stands_still_and_chains_are_locked(
+    tmp_path: Path,
+) -> None:
+    plan = Plan(FAILOVERS, random.SystemRandom().randrange(1_000_000), CUSTOMERS)
+    with postgres_deployment(tmp_path, replicas=2, with_ways=True) as deployment:
+        locked = Locked(deployment)
+        storm = InTurn(Failover(deployment), locked, DatabasePaused(deployment))
+        outcome = besiege(deployment, tmp_path, plan, storm, tell=lambda _: None)
+
+    assert outcome.breaches == [], f"seed {plan.seed}"
+    assert locked.orders > 0
     assert max(outcome.backs_s) < BACK_WITHIN_S
 
 

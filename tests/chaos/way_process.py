@@ -45,6 +45,10 @@ class WayProcess:
         """Cut off who next sends this; the database gets it all the same, or not."""
         self._do(f"cut {int(arrives)} {what}")
 
+    def turn_to(self, target: int) -> None:
+        """Lead to another port from now on; connections there are stay where they lead."""
+        self._do(f"turn {target}")
+
     @property
     def cuts(self) -> int:
         """How often it cut somebody off."""
@@ -83,7 +87,8 @@ async def main(target: str) -> None:
     way = Way(int(target))
     await way.start()
     _tell(way.port)
-    deeds: dict[str, Callable[..., object]] = {"swallow": _swallow, "slow": _slow, "cut": _cut, "cuts": _cuts}
+    deeds: dict[str, Callable[..., object]] = {"swallow": _swallow, "slow": _slow, "cut": _cut, "cuts": _cuts,
+                                           "turn": _turn}  # fmt: skip
     while line := await asyncio.to_thread(sys.stdin.readline):
         word, *rest = line.split()
         _tell(deeds[word](way, *rest))
@@ -102,6 +107,11 @@ def _slow(way: Way, delay_s: str) -> str:
 
 def _cut(way: Way, arrives: str, what: str) -> str:
     way.lets_through, way.cut_at = arrives == "1", what.encode()
+    return "done"
+
+
+def _turn(way: Way, target: str) -> str:
+    way.turn_to(int(target))
     return "done"
 
 

@@ -80,6 +80,10 @@ class Way:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def turn_to(self, target: int) -> None:
+        """Lead to another port from now on, as a name does that resolves elsewhere: connections there are stay."""
+        self._target = target
+
     def cut(self) -> None:
         """Cut everybody off, as a reset does."""
         for writer in self._writers:

@@ -229,7 +229,9 @@ class Lease:
             await self._pause(self._renew_every_s if is_well else TRY_AGAIN_S)
             if not self._may_renew():
                 if is_well:
-                    _log.error("the lease of replica %d runs out: the event loop of this process stands", self._number)
+                    _log.warning(
+                        "the lease of replica %d is not renewed: the event loop has not turned for long", self._number
+                    )
                 is_well = False
                 continue
             was_well, is_well = is_well, await self._tried_to_renew(is_well)
