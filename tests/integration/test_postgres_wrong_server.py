@@ -129,6 +129,31 @@ def test_session_that_an_administrator_ends_has_all_others_replaced_and_the_repl
     run(main())
 
 
+def test_uses_under_way_when_all_connections_are_cut_fail_as_lost_ones_do_or_succeed(server: PostgresServer) -> None:
+    async def main() -> None:
+        async with opened(server.fresh_url()) as journal:
+            await journal.submit(submitted("c1"))
+            parts = journal._database
+            for each in range(20):
+                uses = [asyncio.create_task(parts.sessions.read("SELECT pg_sleep(0.01)")) for _ in range(4)]
+                uses += [asyncio.create_task(parts.sessions.in_transaction(_two_statements)) for _ in range(2)]
+                writing = asyncio.create_task(journal.append([task_ended("c1", f"t{each}")]))
+                for _ in range(each):
+                    await asyncio.sleep(0)
+                parts._server.cut_all()
+                answers = await asyncio.gather(*uses, writing, return_exceptions=True)
+                faults = [answer for answer in answers if isinstance(answer, BaseException)]
+                assert all(isinstance(fault, StorageError) for fault in faults), faults
+            await until_submitted(journal, "c2")
+
+    run(main())
+
+
+async def _two_statements(connection: asyncpg.Connection) -> None:
+    for _ in range(2):
+        await connection.execute("SELECT pg_sleep(0.01)")
+
+
 def test_connections_live_for_minutes_and_are_replaced_one_by_one(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

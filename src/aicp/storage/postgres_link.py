@@ -1,5 +1,6 @@
 """One connection to a PostgreSQL server that is held, replaced now and then, and made again when it was lost."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -7,6 +8,8 @@ from aicp.errors import AicpError
 from aicp.storage.postgres_faults import Trouble, storage_error
 from aicp.storage.postgres_server import Connection, Patience, PostgresServer, close_connection
 
+HAND_OVER_S = 0.05
+"""How long a connection is kept beside the one that replaces it, seconds, unless that is ready before."""
 KEEP_ON_S = 10.0
 """How long an aged connection is used further when no other one can be had, seconds."""
 
@@ -20,7 +23,7 @@ class Link:
 
     Args:
         server: Makes it.
-        prepare: Done with each fresh connection before anything else; the one before is closed by then.
+        prepare: Done with each fresh connection before anything else; the one before is closed at most 50 ms later.
         patience: How long its uses may take; None for no bound by the server.
     """
 
@@ -39,7 +42,7 @@ class Link:
     @property
     def is_up(self) -> bool:
         """True when there is a connection, as far as one knows without asking."""
-        return self._connection is not None and not self._connection.is_closed()
+        return self._connection is not None and not self._server.is_cut(self._connection)
 
     async def connection(self) -> Connection:
         """The connection, made when there is none, or when the one there is has been used for minutes.
@@ -47,7 +50,7 @@ class Link:
         Raises:
             AicpError: It cannot be made or prepared.
         """
-        if self._connection is None or self._connection.is_closed():
+        if self._connection is None or self._server.is_cut(self._connection):
             self.drop()
             return await self._prepared(await self._server.connect(self._patience))
         if self._is_doubted or self._server.is_aged(self._connection):
@@ -75,14 +78,23 @@ class Link:
         try:
             fresh = await self._server.connect(self._patience)
         except AicpError as error:
-            if self._is_doubted or held.is_closed():
+            if self._is_doubted or self._server.is_cut(held):
                 self.drop()
                 raise
             _log.info("an aged connection to %s is used further: %s", self._server.place, error)
             self._server.keep_on(held, KEEP_ON_S)
             return held
-        self.drop()
-        return await self._prepared(fresh)
+        preparing = asyncio.ensure_future(self._prepared(fresh))
+        try:
+            # What the one before holds, and this one is to hold, is handed over: it waits for it already.
+            await asyncio.wait([preparing], timeout=HAND_OVER_S)
+            held.terminate()
+            return await preparing
+        finally:
+            held.terminate()
+            preparing.cancel()
+            if self._connection is held:
+                self.drop()
 
     async def _prepared(self, fresh: Connection) -> Connection:
         try:
@@ -93,5 +105,5 @@ class Link:
             if isinstance(error, Trouble):
                 raise storage_error(error, self._server.place) from error
             raise
-        self._connection = fresh
+        self._connection, self._is_doubted = fresh, False
         return fresh

@@ -96,7 +96,7 @@ class BatchRecorder:
         self._doubted: dict[str, None] = {}
         self._final: dict[str, None] = {}
         self._is_well = True
-        self._is_in_doubt = False
+        self._is_in_doubt = self._met_lock = False
         self._apart_until = 0.0
         self._number = 0
         self._session = 0
@@ -112,6 +112,11 @@ class BatchRecorder:
         return self._is_in_doubt
 
     @property
+    def met_lock(self) -> bool:
+        """True when a lock was in the way of some of the last batch."""
+        return self._met_lock
+
+    @property
     def needs_connection(self) -> bool:
         """True when submits are in doubt until there is a new connection."""
         return bool(self._doubted) and not self._link.is_up
@@ -123,6 +128,7 @@ class BatchRecorder:
             items: In their order.
             batch: Of just these.
         """
+        self._met_lock = False
         self._apart_until = asyncio.get_running_loop().time() + APART_S_MAX
         return await self._verdicts_on(items, batch)
 
@@ -190,7 +196,7 @@ class BatchRecorder:
 
     async def _apart(self, items: Sequence[Item], error: Exception) -> list[Verdict]:
         """Halve what met a lock, so that all others are recorded."""
-        self._is_in_doubt = True
+        self._is_in_doubt = self._met_lock = True
         is_alone = len(items) == 1
         if is_alone or asyncio.get_running_loop().time() >= self._apart_until:
             told = storage_error(error, self._server.place)
@@ -245,6 +251,7 @@ class BatchRecorder:
     def _verdict(self, item: Item, verdicts: Verdicts, uses: KeyUses) -> Verdict:
         if isinstance(item, Append):
             if item.chain_id in verdicts.locked and verdicts.is_alive:
+                self._met_lock = True
                 return Verdict(error=self._locked_error(item.chain_id), is_locked=True)
             return Verdict(item.chain_id, verdicts.on_append(item))
         if not verdicts.is_alive:

@@ -239,8 +239,13 @@ class PostgresServer:
     def cut_all(self) -> None:
         """Cut every connection that was made here: each user of one connects anew."""
         for connection in list(self._made):
-            connection.terminate()
+            # Not `terminate`: whoever uses it right now is to hear of it from the driver.
+            _transport(connection).abort()
         self._made.clear()
+
+    def is_cut(self, connection: Connection) -> bool:
+        """True for a connection that is closed, or is about to be since it was cut."""
+        return connection.is_closed() or connection not in self._made
 
     def is_aged(self, connection: Connection) -> bool:
         """True when a connection has been used for minutes, and is to be replaced when it is free."""
@@ -386,8 +391,12 @@ def _cut(made: "asyncio.Future[Connection]") -> None:
 def _descriptors(connection: Connection) -> tuple[int, ...]:
     """The socket: while a child has it open, the server keeps the session and its locks."""
     # The driver gives no other way to its socket.
-    transport: asyncio.BaseTransport = getattr(connection, "_transport")  # noqa: B009 - its stubs leave it out
-    return (transport.get_extra_info("socket").fileno(),)
+    return (_transport(connection).get_extra_info("socket").fileno(),)
+
+
+def _transport(connection: Connection) -> asyncio.WriteTransport:
+    transport: asyncio.WriteTransport = getattr(connection, "_transport")  # noqa: B009 - its stubs leave it out
+    return transport
 
 
 async def close_connection(connection: Connection, timeout_s: float) -> None:

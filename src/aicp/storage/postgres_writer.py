@@ -170,27 +170,22 @@ class GroupWriter:
 
     def _next_batch(self) -> tuple[list[_Write], Batch]:
         writes, batch, size = list[_Write](), Batch(), 0
+        may_be_held = self._held.has_cases
         while self._line and len(writes) < BATCH_WRITES_MAX:
-            if self._held.has_cases and self._waits_with_its_chain():
-                continue
-            size += self._line[0].size
-            if (writes and (size > BATCH_BYTES_MAX or self._next_is_alone())) or not batch.takes(self._line[0].item):
+            write, is_alone = self._line[0], False
+            if may_be_held:
+                chain_id = write.item.chain_id
+                if self._held.takes(chain_id, write):
+                    self._line.popleft()
+                    continue
+                is_alone = self._held.is_alone(chain_id)
+            size += write.size
+            if (writes and (is_alone or size > BATCH_BYTES_MAX)) or not batch.takes(write.item):
                 break
-            is_alone = self._next_is_alone()
             writes.append(self._line.popleft())
             if is_alone:
                 break
         return writes, batch
-
-    def _waits_with_its_chain(self) -> bool:
-        write = self._line[0]
-        if not self._held.takes(write.item.chain_id, write):
-            return False
-        self._line.popleft()
-        return True
-
-    def _next_is_alone(self) -> bool:
-        return self._held.has_cases and self._held.is_alone(self._line[0].item.chain_id)
 
     async def _commit(self, writes: Sequence[_Write], batch: Batch) -> None:
         """Record a batch, and answer each of it; what met a lock is held instead."""
@@ -202,7 +197,7 @@ class GroupWriter:
                 _tell(write.done, Verdict(error=closed_error(self._server.place)))
             raise
         answers = deque(zip(writes, verdicts, strict=True))
-        if self._held.has_cases or any(verdict.is_locked for verdict in verdicts):
+        if self._held.has_cases or self._recorder.met_lock:
             answers = self._without_locked(answers)
         self._is_recording = False
         self._answering += 1
