@@ -11,6 +11,7 @@ from aicp.errors import SettingsError, StorageError
 from aicp.storage import postgres_server as server_module
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_address import parse_postgres_url, urls_of
+from aicp.storage.postgres_server import Rows
 from tests.integration.postgres_kit import database, opened, run, until, way_to
 from tests.integration.postgres_pooler import pooler_of
 from tests.postgres_server import PostgresServer, ask, free_port, postgres_server, standby_of
@@ -149,9 +150,9 @@ def test_uses_under_way_when_all_connections_are_cut_fail_as_lost_ones_do_or_suc
     run(main())
 
 
-async def _two_statements(connection: asyncpg.Connection) -> None:
-    for _ in range(2):
-        await connection.execute("SELECT pg_sleep(0.01)")
+async def _two_statements(connection: asyncpg.Connection) -> Rows:
+    await connection.fetch("SELECT pg_sleep(0.01)")
+    return await connection.fetch("SELECT pg_sleep(0.01)")
 
 
 def test_connections_live_for_minutes_and_are_replaced_one_by_one(
