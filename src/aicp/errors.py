@@ -200,13 +200,18 @@ class RoutingError(AicpError):
 
 
 class NoCapableAgent(RoutingError):
-    """No agent has ever offered this capability."""
+    """No agent has ever offered this capability.
+
+    Attributes:
+        capability: The capability of the task.
+    """
 
     code = "no_capable_agent"
 
-    def __init__(self, capability: str) -> None:
+    def __init__(self, capability: str, similar: str = "", *, message: str = "") -> None:
         self.capability = capability
-        super().__init__(f"No agent has ever offered '{capability}'; register one that does, or check the name.")
+        advice = f"did you mean '{similar}'?" if similar else "register one that does, or check the name."
+        super().__init__(message or f"No agent has ever offered '{capability}'; {advice}")
 
 
 class NoAgentAvailable(RoutingError):

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 import yaml
 
-from aicp.errors import InvalidTask
-from aicp.model.chain import ChainResult, ChainSpec, ChainTask, FailurePolicy, TaskChain
+from aicp.errors import InvalidChain, InvalidTask
+from aicp.model.chain import ChainResult, ChainSpec, FailurePolicy, TaskChain
+from aicp.model.reference import ChainTask
 from aicp.model.task import OnFailure, Priority, Task, TaskResult, TaskStatus
 from aicp.model.validation import check_chain, parse_chain
 
@@ -114,7 +115,7 @@ def test_an_id_made_up_never_meets_one_that_was_given() -> None:
 def test_an_id_can_be_given_once() -> None:
     chain = TaskChain()
     chain.add_task("nlp", id="read")
-    with pytest.raises(ValueError, match="The chain has a task 'read' already; give this one another id"):
+    with pytest.raises(InvalidChain, match="'read' is the id of an earlier task; give this one another id"):
         chain.add_task("nlp", id="read")
 
 
@@ -150,7 +151,7 @@ def test_priorities_and_policies_may_be_given_by_name_or_as_they_are() -> None:
     by_name.add_task("nlp", priority="low")
     as_they_are.add_task("nlp", priority=Priority.LOW)
     assert by_name.freeze() == as_they_are.freeze()
-    with pytest.raises(ValueError, match="'maybe' is not a valid FailurePolicy"):
+    with pytest.raises(InvalidChain, match="'maybe' is unknown: choose from fail_fast, continue"):
         TaskChain(failure_policy="maybe")
 
 

@@ -92,6 +92,8 @@ class Agent:
         Raises:
             InvalidAgent: The declaration cannot be used, or name and major are taken.
         """
+        if not isinstance(name, str):
+            raise InvalidAgent("@agent.capability needs the capability's name: write @agent.capability('image.label')")
         declared = _checked(Capability(name, version, input_schema, output_schema, timeout_s))
 
         def declare(function: Handler) -> Handler:

@@ -145,6 +145,6 @@ _MAKERS: dict[str, Callable[[Problem], AicpError]] = {
     },
     **{kind.code: _with_faults(kind) for kind in (InvalidAgent, InvalidChain, InvalidInput, InvalidTask)},
     CapabilityRefused.code: lambda problem: CapabilityRefused(problem.capability),
-    NoCapableAgent.code: lambda problem: NoCapableAgent(problem.capability),
+    NoCapableAgent.code: lambda problem: NoCapableAgent(problem.capability, message=problem.detail[:DETAIL_CHARS_MAX]),
     QueueFull.code: _queue_full,
 }

@@ -122,7 +122,7 @@ class Intake:
         done = submit.done
         for key in {wanted_key(task.capability): None for task in graph.spec.tasks if task.id not in done}:
             if not self._router.knows(key, submit.tenant):
-                raise NoCapableAgent(key)
+                raise NoCapableAgent(key, self._router.similar(key, submit.tenant))
 
     def _check_params(self, graph: ChainGraph, submit: Submit) -> None:
         wanted, done = {task.capability for task in graph.spec.tasks}, submit.done

@@ -53,7 +53,7 @@ from aicp.model.duration import seconds_between
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact
 from aicp.model.outcome import TaskError
 from aicp.model.task import Task, TaskResult, TaskStatus
-from aicp.model.validation import ChainGraph, graph_of
+from aicp.model.validation import ChainGraph, check_tasks, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
 from aicp.routing.defects import Defects
@@ -177,6 +177,7 @@ class TaskCoordinator:
             NoCapableAgent: A task asks for what nobody has ever offered; nothing ran.
             QueueFull: Too much accepted work is unfinished; nothing ran.
         """
+        check_tasks(tasks)
         if not tasks:
             return []
         spec = parallel_chain(tasks)

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from aicp.errors import InvalidTask
+from aicp.errors import Fault, InvalidChain, InvalidTask
 from aicp.model.outcome import TaskError
-from aicp.model.reference import Reference, freeze
+from aicp.model.reference import ChainTask, freeze
 from aicp.model.task import OnFailure, Task, TaskResult, TaskStatus
 
 DEFAULT_CHAIN_DEADLINE_S = 86_400.0
@@ -53,21 +53,6 @@ def parallel_chain(tasks: Sequence[Task]) -> ChainSpec:
     return ChainSpec(tuple(named), name=PARALLEL_NAME, failure_policy=FailurePolicy.CONTINUE)
 
 
-class ChainTask(msgspec.Struct, frozen=True):
-    """A task that was added to a `TaskChain`.
-
-    Attributes:
-        id: Its local id.
-    """
-
-    id: str
-
-    @property
-    def output(self) -> Reference:
-        """Its result, for the params of a later task; index it to go deeper."""
-        return Reference(self.id)
-
-
 class TaskChain:
     """Builds a chain in Python.
 
@@ -82,6 +67,9 @@ class TaskChain:
         name: What people call it.
         deadline_s: Seconds from submit to the end; None for a day.
         failure_policy: What a failed task does to the others.
+
+    Raises:
+        InvalidChain: The failure policy is unknown.
     """
 
     def __init__(
@@ -93,7 +81,7 @@ class TaskChain:
     ) -> None:
         self._name = name
         self._deadline_s = deadline_s
-        self._failure_policy = FailurePolicy(failure_policy)
+        self._failure_policy = _policy_of(failure_policy)
         self._tasks: dict[str, Task] = {}
         self._numbers: dict[str, int] = {}
 
@@ -118,13 +106,13 @@ class TaskChain:
             **options: Any other field of `Task`: `priority`, `timeout_s`, `deadline_s`, `idempotent`, `labels`, …
 
         Raises:
-            ValueError: A task with this id was added before.
-            InvalidTask: An option is none, or of the wrong type.
+            InvalidChain: A task with this id was added before.
+            InvalidTask: A parameter is unknown or of the wrong type.
         """
         local_id = id or self._fresh_id(capability)
         if local_id in self._tasks:
-            message = f"The chain has a task '{local_id}' already; give this one another id."
-            raise ValueError(message)
+            place = f"/tasks/{len(self._tasks)}/id"
+            raise InvalidChain([Fault(place, f"'{local_id}' is the id of an earlier task; give this one another id")])
         named = [depends_on] if isinstance(depends_on, ChainTask | str) else depends_on
         awaited = [task.id if isinstance(task, ChainTask) else task for task in named]
         fields = {"capability": capability, "id": local_id, "depends_on": awaited, "on_failure": on_failure, **options}
@@ -150,6 +138,14 @@ class TaskChain:
         # Where the next one begins to look: ten thousand of a kind are named in one go.
         self._numbers[stem] = number
         return f"{stem}-{number}"
+
+
+def _policy_of(name: FailurePolicy | str) -> FailurePolicy:
+    try:
+        return FailurePolicy(name)
+    except ValueError:
+        choices = ", ".join(FailurePolicy)
+        raise InvalidChain([Fault("/failure_policy", f"{name!r} is unknown: choose from {choices}")]) from None
 
 
 class ChainResult(msgspec.Struct, frozen=True):

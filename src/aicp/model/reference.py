@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aicp.errors import AicpError
+from aicp.errors import AicpError, InvalidTask
 from aicp.model.nesting import NESTING_MAX
 
 RESULT_KEY = "$result"
@@ -45,6 +45,22 @@ class Reference(msgspec.Struct, frozen=True):
 
     task_id: str
     path: str = ""
+
+    def __str__(self) -> str:
+        """Refuse to become a part of a text: the text would hold this object's name in place of the result.
+
+        Raises:
+            InvalidTask: Always.
+        """
+        raise InvalidTask(
+            f"the output of task '{self.task_id[:64]}' cannot be a part of a text, because it is not known before the "
+            "chain runs; give it as a value of its own, such as {'text': task.output}"
+        )
+
+    def __format__(self, format_spec: str) -> str:
+        """As `str`."""
+        return str(self)
+
     # Python would take __getitem__ for a sequence's and step from 0 for ever.
     __iter__: ClassVar[None] = None
 
@@ -56,6 +72,33 @@ class Reference(msgspec.Struct, frozen=True):
     def as_json(self) -> dict[str, str]:
         """The form it has in a chain document."""
         return {RESULT_KEY: self.task_id, PATH_KEY: self.path} if self.path else {RESULT_KEY: self.task_id}
+
+
+class ChainTask(msgspec.Struct, frozen=True):
+    """A task that was added to a `TaskChain`.
+
+    Attributes:
+        id: Its local id.
+    """
+
+    id: str
+
+    @property
+    def output(self) -> Reference:
+        """Its result, for the params of a later task; index it to go deeper."""
+        return Reference(self.id)
+
+    def __str__(self) -> str:
+        """Refuse to become a part of a text, as its output does.
+
+        Raises:
+            InvalidTask: Always.
+        """
+        return str(self.output)
+
+    def __format__(self, format_spec: str) -> str:
+        """As `str`."""
+        return str(self)
 
 
 def freeze(params: Any) -> Any:
@@ -171,6 +214,8 @@ def _misfit(value: Any) -> str:
         return ""
     if isinstance(value, Reference):
         return "is a reference as Python has it; build the chain with TaskChain, or write reference.as_json()"
+    if isinstance(value, ChainTask):
+        return "is a task; write task.output, or task.output['field'], to refer to its result"
     return f"is a {type(value).__name__}, which JSON does not have; write it as a string or a number"
 
 

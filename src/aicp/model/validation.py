@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from aicp.model.chain import ChainSpec, single_chain
 from aicp.model.labels import label_faults
 from aicp.model.reading import besides, readable_fields, type_fault, type_faults
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
-from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Task
+from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, OnFailure, Priority, Task
 from aicp.model.text import why_not_plain
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "check_chain",
     "check_single",
     "check_task",
+    "check_tasks",
     "draft_chain",
     "graph_of",
     "is_capability_ref",
@@ -50,6 +51,7 @@ GUESSES_MAX = 8
 CHARS_SHOWN_MAX = 80
 CYCLES_MAX = 8
 CYCLE_SHOWN_MAX = 16
+_PRIORITIES = tuple(Priority)
 
 
 class ChainGraph(msgspec.Struct, frozen=True):
@@ -147,6 +149,9 @@ def check_chain(spec: ChainSpec) -> ChainGraph:
     Raises:
         InvalidChain: With every fault and its place, at most 1,000 of them.
     """
+    if not isinstance(spec, ChainSpec):
+        raise InvalidChain(f"must be a TaskChain or ChainSpec, not {_kind_of(spec)}")
+    check_tasks(spec.tasks)
     if len(spec.tasks) > TASKS_MAX:
         raise InvalidChain([_too_many_tasks(len(spec.tasks))])
     graph, faults = _examined(spec)
@@ -171,11 +176,13 @@ def graph_with(spec: ChainSpec, dependencies: dict[str, tuple[str, ...]]) -> Cha
 
 
 def check_task(task: Task) -> None:
-    """Check a task that stands on its own.
+    """Check a task that stands on its own; also one that was made in Python, where nothing checks types.
 
     Raises:
         InvalidTask: With every fault and its place, at most 1,000 of them.
     """
+    if not isinstance(task, Task):
+        raise InvalidTask(f"must be a Task, not {_kind_of(task)}: write Task('image.label', {{…}})")
     if faults := list(islice(_faults_of_single(task), FAULTS_MAX)):
         raise InvalidTask(faults)
 
@@ -188,6 +195,23 @@ def check_single(task: Task) -> ChainGraph:
     """
     check_task(task)
     return graph_of(single_chain(task))
+
+
+def check_tasks(tasks: Sequence[Task]) -> None:
+    """Check that these are tasks.
+
+    Raises:
+        InvalidChain: With the place of each that is not.
+    """
+    if isinstance(tasks, Task | str | bytes) or not isinstance(tasks, Sequence):
+        raise InvalidChain(f"must be a list of Task, not {_kind_of(tasks)}")
+    faults = [
+        Fault(f"/tasks/{index}", f"must be a Task, not {_kind_of(task)}: write Task('image.label', {{…}})")
+        for index, task in enumerate(tasks)
+        if not isinstance(task, Task)
+    ]
+    if faults:
+        raise InvalidChain(faults[:FAULTS_MAX])
 
 
 def _draft_of_bad(document: dict[Any, Any]) -> Draft:
@@ -253,6 +277,9 @@ def _faults(spec: ChainSpec, names: _Names, dependencies: dict[str, tuple[str, .
     edges = 0
     for index, task in enumerate(spec.tasks):
         place = f"/tasks/{index}"
+        if not _has_right_types(task):
+            yield from _faults_of_types(task, place)
+            continue
         if task.id in dependencies:
             yield Fault(f"{place}/id", f"{_shown(task.id)} is the id of an earlier task")
         elif not TASK_ID_PATTERN.fullmatch(task.id):
@@ -268,6 +295,10 @@ def _faults(spec: ChainSpec, names: _Names, dependencies: dict[str, tuple[str, .
 
 
 def _faults_of_chain(spec: ChainSpec) -> Iterator[Fault]:
+    header: dict[str, Any] = {field: getattr(spec, field) for field in spec.__struct_fields__} | {"tasks": []}
+    if faults := list(type_faults(header, ChainSpec, "")):
+        yield from faults
+        return
     if not spec.tasks:
         yield Fault("/tasks", "is empty; a chain has at least one task")
     if len(spec.name) > NAME_CHARS_MAX:
@@ -279,6 +310,9 @@ def _faults_of_chain(spec: ChainSpec) -> Iterator[Fault]:
 
 
 def _faults_of_single(task: Task) -> Iterator[Fault]:
+    if not _has_right_types(task):
+        yield from _faults_of_types(task, "")
+        return
     yield from _faults_of_task(task, "")
     for field, value in (("depends_on", task.depends_on), ("on_failure", task.on_failure), ("id", task.id)):
         if value:
@@ -286,6 +320,47 @@ def _faults_of_single(task: Task) -> Iterator[Fault]:
     for trail, found in scan(task.params):
         told = found if isinstance(found, str) else "refers to a result, which has a meaning only inside a chain"
         yield Fault(place_of(trail, "/params"), told)
+
+
+def _has_right_types(task: Task) -> bool:
+    """True when each field holds what it is declared to hold: a Struct made in Python checks nothing.
+
+    Costs half a microsecond, so that tasks read from JSON, where the types are right, can be asked too.
+    """
+    return (
+        isinstance(task.params, dict)
+        and isinstance(task.capability, str)
+        and isinstance(task.id, str)
+        and (task.timeout_s is None or _is_number(task.timeout_s))
+        and (task.deadline_s is None or _is_number(task.deadline_s))
+        and isinstance(task.idempotent, bool)
+        and (task.on_failure is None or isinstance(task.on_failure, OnFailure))
+        and task.priority in _PRIORITIES
+        and not ((task.labels or task.agents or task.exclude_agents or task.depends_on) and _has_wrong_names(task))
+    )
+
+
+def _has_wrong_names(task: Task) -> bool:
+    lists = (task.agents, task.exclude_agents, task.depends_on)
+    if not isinstance(task.labels, dict) or not all(isinstance(names, tuple | list) for names in lists):
+        return True
+    words = chain.from_iterable((*lists, task.labels, task.labels.values()))
+    return not all(isinstance(word, str) for word in words)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _faults_of_types(task: Task, place: str) -> Iterator[Fault]:
+    """What is wrong with a task of wrong types, as for one that came in JSON."""
+    as_json = {field: getattr(task, field) for field in task.__struct_fields__}
+    faults = list(type_faults(as_json, Task, place))
+    yield from faults or [Fault(f"{place}/on_failure", "must be an OnFailure, like OnFailure(continue_with=None)")]
+
+
+def _kind_of(value: Any) -> str:
+    return f"a {type(value).__name__}"
 
 
 def _faults_of_task(task: Task, place: str) -> Iterator[Fault]:

@@ -115,7 +115,7 @@ class FailoverRouter:
         """
         check_task(task)
         if not self._scheduler.knows(task.capability):
-            raise NoCapableAgent(task.capability)
+            raise NoCapableAgent(task.capability, self.similar(task.capability))
         self.refuse_if_too_late([task])
         now = self._clock.monotonic()
         task_id = f"{self._rng.getrandbits(128):032x}.task"
@@ -165,6 +165,13 @@ class FailoverRouter:
     def knows(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody, present or gone, offered `name` or `name@major` to the tenant."""
         return self._scheduler.knows(capability, tenant)
+
+    def similar(self, capability: str, tenant: str = DEFAULT_TENANT) -> str:
+        """A capability that the tenant can use and that is spelled like this one; empty when none is.
+
+        Compares at most 200 names of about the same length, about 2 ms.
+        """
+        return self._scheduler.similar(capability, tenant)
 
     def refuse_if_too_late(
         self, tasks: Iterable[Task], tenant: str = DEFAULT_TENANT, within_s: float = math.inf

@@ -1,11 +1,23 @@
 """What an agent is: as its registration says, and for the rest as it says itself."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 from aicp.errors import Fault, InvalidAgent
-from aicp.model.agent import BEARER_CHARS_MAX, BEARER_PATTERN, AgentAuth, AgentProfile, Capability, Registration
+from aicp.model.agent import (
+    BEARER_CHARS_MAX,
+    BEARER_PATTERN,
+    CAPABILITIES_MAX,
+    AgentAuth,
+    AgentProfile,
+    Capability,
+    Registration,
+)
 from aicp.model.wire import AgentDescription
+
+NAME_CHARS_SHOWN_MAX = 80
 
 
 class Describer(Protocol):
@@ -54,17 +66,42 @@ def local_profile(
     """The profile of a local agent: each key of `handlers` is `name` or `name@major`.
 
     Raises:
-        InvalidAgent: A key is no such name.
+        InvalidAgent: A key is not such a name, or its value is not a function that takes the params.
     """
+    if not isinstance(handlers, Mapping):
+        kind = type(handlers).__name__
+        raise InvalidAgent(f"handlers must map capabilities to functions, like {{'image.label': label}}, not a {kind}")
+    if faults := list(_handler_faults(handlers)):
+        raise InvalidAgent(faults)
     capabilities = []
     for name in handlers:
-        bare, at, major = name.partition("@")
-        if at and not major.isdecimal():
-            raise InvalidAgent(
-                [Fault(f"/capabilities/{name[:80]}", "must be a name or name@major, like image.label@2")]
-            )
+        bare, _, major = name.partition("@")
         capabilities.append(Capability(bare, version=f"{major or 1}.0"))
     return AgentProfile(agent_id, tuple(capabilities), max_concurrent_tasks, labels=labels or {}, lease=False)
+
+
+def _handler_faults(handlers: Mapping[Any, Any]) -> Iterator[Fault]:
+    for name, handler in islice(handlers.items(), CAPABILITIES_MAX + 1):
+        place = f"/capabilities/{str(name)[:NAME_CHARS_SHOWN_MAX]}"
+        bare, at, major = name.partition("@") if isinstance(name, str) else ("", "", "")
+        if not bare or (at and not major.isdecimal()):
+            yield Fault(place, "must be a name or name@major, like image.label@2")
+        elif fault := _why_not_a_handler(handler):
+            yield Fault(place, fault)
+
+
+def _why_not_a_handler(function: object) -> str:
+    """Why a function cannot be called with the params; empty when it can, or when it does not show its signature."""
+    if not callable(function):
+        return f"must be a function that takes the params, not a {type(function).__name__}"
+    try:
+        inspect.signature(function).bind({})
+    except TypeError as error:
+        return f"must be a function that takes the params as its one argument: {error}"
+    except ValueError:
+        # Functions written in C may not have a signature to look at.
+        return ""
+    return ""
 
 
 def _check_bearer(auth: AgentAuth | None) -> None:

@@ -16,7 +16,7 @@ from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Task
 from aicp.model.views import Outlook, SchedulerStatus
 from aicp.ports import Clock, SystemClock
 from aicp.registry.leases import Liveness
-from aicp.registry.naming import wanted_key
+from aicp.registry.naming import similar_name, wanted_key
 from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.explain import outlook, place_of
 from aicp.scheduling.fleet import FINE, NOWHERE, ON_TRIAL, Fleet, Member, Pool, Seat
@@ -312,6 +312,10 @@ class TaskScheduler:
     def knows(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody, present or gone, offered `name` or `name@major` to the tenant."""
         return self._roster.knows(capability, tenant)
+
+    def similar(self, capability: str, tenant: str = DEFAULT_TENANT) -> str:
+        """A capability that was offered to the tenant and is spelled like this one; empty when none is."""
+        return similar_name(capability, (key for key in self._roster.fleets if self._roster.knows(key, tenant)))
 
     def has_candidate(self, task: Task, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody offers what the task asks for, whether it may be used now or not."""
