@@ -61,7 +61,7 @@ async def remote_profile(said: Registration, tenant: str, describer: Describer) 
 
 
 def local_profile(
-    agent_id: str, handlers: Mapping[str, Any], max_concurrent_tasks: int, labels: dict[str, str] | None
+    agent_id: str, handlers: Mapping[str, Any] | object, max_concurrent_tasks: int, labels: dict[str, str] | None
 ) -> AgentProfile:
     """The profile of a local agent: each key of `handlers` is `name` or `name@major`.
 
