@@ -34,10 +34,12 @@ _REFUSED = frozenset({401, 403})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _CALLERS_FAULT = 400
 _NO_ANSWER = 500
+_WHITE_SPACE = b" \t"
+"""Around a header's value it is not a part of it (RFC 9110, section 5.5); the HTTP parser leaves what stands behind."""
 
 
 class Door:
-    """Puts the headers of security on every answer, gives back what a request used of its key, and has it audited.
+    """Outermost part of every request: trims header values, adds security headers, returns quotas, has changes audited.
 
     Args:
         app: The routes.
@@ -53,6 +55,7 @@ class Door:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["headers"] = [(name, value.strip(_WHITE_SPACE)) for name, value in scope["headers"]]
         status, has_begun = _NO_ANSWER, False
 
         async def send_on(message: Message) -> None:
