@@ -120,5 +120,28 @@ class AgentDescription(msgspec.Struct, frozen=True):
     max_concurrent_tasks: int = 1
 
 
+class _DescribedCapability(Capability, frozen=True, forbid_unknown_fields=False):
+    """A capability as an agent describes it: an agent newer than this code may say more of it."""
+
+
+class _Description(AgentDescription, frozen=True):
+    capabilities: tuple[_DescribedCapability, ...]
+
+
+_descriptions = msgspec.json.Decoder(_Description)
+
+
+def read_description(body: bytes) -> AgentDescription:
+    """The body of `GET /describe`; fields that are not known here are ignored.
+
+    Raises:
+        ValueError: The body is not a description; says why.
+        RecursionError: The body is nested too deep.
+    """
+    described = _descriptions.decode(body)
+    capabilities = tuple(Capability(*msgspec.structs.astuple(each)) for each in described.capabilities)
+    return AgentDescription(described.agent_id, capabilities, described.instance_id, described.max_concurrent_tasks)
+
+
 def _at_most(text: str, chars: int) -> str:
     return text if len(text) <= chars else f"{text[: chars - 1]}…"

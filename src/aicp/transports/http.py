@@ -17,7 +17,7 @@ from aicp.model.document_desk import DocumentDesk
 from aicp.model.endpoint import AddressPolicy, Endpoint
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
-from aicp.model.wire import ANSWER_BYTES_MAX, AgentDescription
+from aicp.model.wire import ANSWER_BYTES_MAX, AgentDescription, read_description
 from aicp.ports import Clock, SystemClock
 from aicp.transports import verdict
 from aicp.transports.connector import Dial, PolicedConnector, current_dial
@@ -40,7 +40,6 @@ ROUTES_MAX = 4_096
 _BYTES_SENT_WHOLE_MAX = 1024 * 1024
 
 _PLACE = "/endpoint"
-_descriptions = msgspec.json.Decoder(AgentDescription)
 
 
 class HttpTransport:
@@ -236,6 +235,6 @@ def _unless_we_stood_still(reply: Reply, dial: Dial) -> Reply:
 
 def _read_description(body: bytes) -> Reply:
     try:
-        return Reply(Outcome.SUCCESS, _descriptions.decode(body))
+        return Reply(Outcome.SUCCESS, read_description(body))
     except (ValueError, RecursionError) as error:
         return fault(f"answer is no description of an agent: {error}")
