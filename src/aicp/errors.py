@@ -180,7 +180,7 @@ class Forbidden(AccessDenied):
 
 
 class CapabilityRefused(Forbidden):
-    """The key may not submit tasks for this capability.
+    """The key may not submit tasks, or register agents, for this capability.
 
     Attributes:
         capability: Which.
@@ -188,9 +188,9 @@ class CapabilityRefused(Forbidden):
 
     code = "capability_refused"
 
-    def __init__(self, capability: str) -> None:
+    def __init__(self, capability: str, may_not: str = "submit tasks") -> None:
         self.capability = capability
-        super().__init__(f"This key may not submit tasks for '{capability[:160]}'.")
+        super().__init__(f"This key may not {may_not} for '{capability[:160]}'.")
 
 
 class RoutingError(AicpError):

@@ -96,7 +96,7 @@ def test_slots_out_of_range_are_refused(slots: int) -> None:
         {"name": "a", "timeout_s": 0.0},
         {"name": "a", "timeout_s": float("nan")},
         {"name": "a", "input_schema": {"x": object()}},
-        {"name": "a", "output_schema": {"description": "x" * 65_536}},
+        {"name": "a", "output_schema": {"description": "x" * 262_144}},
     ],
 )
 def test_declaration_that_cannot_be_used_is_refused(declared: dict[str, Any]) -> None:

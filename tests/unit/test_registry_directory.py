@@ -160,10 +160,10 @@ def test_slots_are_1_to_10000(slots: int) -> None:
     directory(agent("a", max_concurrent_tasks=SLOTS_MAX))
 
 
-def test_capabilities_are_1_to_64() -> None:
-    assert faults_of(AgentProfile("a", ())) == [("/capabilities", "must be 1 to 64, not 0")]
-    many = tuple(Capability(f"c{number}") for number in range(1_000))
-    assert faults_of(AgentProfile("a", many)) == [("/capabilities", "must be 1 to 64, not 1000")]
+def test_capabilities_are_1_to_1000() -> None:
+    assert faults_of(AgentProfile("a", ())) == [("/capabilities", "must be 1 to 1000, not 0")]
+    many = tuple(Capability(f"c{number}") for number in range(1_001))
+    assert faults_of(AgentProfile("a", many)) == [("/capabilities", "must be 1 to 1000, not 1001")]
     directory(AgentProfile("a", many[:CAPABILITIES_MAX]))
 
 

@@ -22,11 +22,12 @@ from aicp.model.agent import (
     CAPABILITY_PATTERN,
     LABEL_CHARS_MAX,
     LABELS_MAX,
+    SCHEMA_BYTES_MAX,
     SLOTS_MAX,
     Capability,
+    Schema,
 )
 
-SCHEMA_BYTES_MAX = 65_536
 _VERSION = re.compile(r"[0-9]{1,6}\.[0-9]{1,6}")
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -71,8 +72,8 @@ class Agent:
         name: str,
         *,
         version: str = "1.0",
-        input_schema: dict[str, Any] | None = None,
-        output_schema: dict[str, Any] | None = None,
+        input_schema: Schema | None = None,
+        output_schema: Schema | None = None,
         timeout_s: float | None = None,
     ) -> Callable[[Handler], Handler]:
         """Declare the function below as a capability; the function itself stays what it was.
@@ -85,7 +86,7 @@ class Agent:
         Args:
             name: Dotted, `image.label`; at most 128 characters.
             version: `major.minor`; tasks ask for a major, `1` when they name none.
-            input_schema: JSON Schema of the params, at most 64 KiB; AICP checks it before it sends anything.
+            input_schema: JSON Schema of the params, at most 256 KiB; AICP checks it before it sends anything.
             output_schema: JSON Schema of the result.
             timeout_s: How long one execution may take, seconds, up to a day; None for the caller's deadline alone.
 
@@ -188,7 +189,7 @@ def _checked(capability: Capability) -> Capability:
     return capability
 
 
-def _check_schema(name: str, schema: dict[str, Any] | None) -> None:
+def _check_schema(name: str, schema: Schema | None) -> None:
     try:
         size = len(msgspec.json.encode(schema))
     except (TypeError, ValueError, RecursionError) as error:

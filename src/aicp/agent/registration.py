@@ -12,6 +12,7 @@ import msgspec
 
 from aicp import standstill
 from aicp.agent.keys import KEY_VARIABLE, find_api_key
+from aicp.errors import Fault
 from aicp.forks import close_socket_in_child
 from aicp.model.agent import AgentAuth, Capability
 
@@ -21,6 +22,7 @@ BACKOFF_S_MIN = 0.25
 BACKOFF_S_MAX = 5.0
 BACKOFF_GROWTH = 1.5
 HEARTBEAT_S = 5.0
+WARNINGS_MAX = 8
 HEARTBEAT_S_MIN = 0.02
 HEARTBEAT_S_MAX = 300.0
 ANSWER_BYTES_MAX = 65_536
@@ -68,9 +70,11 @@ class Leased(msgspec.Struct, frozen=True):
 
     Attributes:
         lease: None when the server keeps none for this agent.
+        warnings: Parts of its schemas that the server does not check.
     """
 
     lease: Lease | None = None
+    warnings: tuple[Fault, ...] = ()
 
 
 class Registrar:
@@ -169,11 +173,13 @@ class Registrar:
         self._trouble = ""
         self._backoff_s = BACKOFF_S_MIN
         try:
-            lease = msgspec.json.decode(body, type=Leased).lease
+            leased = msgspec.json.decode(body, type=Leased)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            lease = None
-        if lease is not None:
-            self._every_s = min(max(lease.heartbeat_every_s, HEARTBEAT_S_MIN), HEARTBEAT_S_MAX)
+            leased = Leased()
+        for warning in leased.warnings[:WARNINGS_MAX]:
+            logger.warning("%s: %s (at %s)", self._name, warning.message, warning.place)
+        if leased.lease is not None:
+            self._every_s = min(max(leased.lease.heartbeat_every_s, HEARTBEAT_S_MIN), HEARTBEAT_S_MAX)
         return self._every_s
 
     def _later(self, what: str, status: int, body: bytes) -> float:

@@ -7,6 +7,7 @@ import typer
 
 from aicp.cli.completion import agent_ids, capabilities
 from aicp.cli.connection import ask
+from aicp.cli.exits import say
 from aicp.cli.output import Format, Output, Sheet, facts, write
 from aicp.cli.pairs import pairs_of
 from aicp.model.agent import Capability, Registration
@@ -90,7 +91,10 @@ def add(
     )
 
     async def added(client: Any) -> AgentView:
-        view: AgentView = await client.agent((await client.register_agent(registration)).agent_id)
+        registered = await client.register_agent(registration)
+        for warning in registered.warnings:
+            say(f"{warning.place}: {warning.message}.")
+        view: AgentView = await client.agent(registered.agent_id)
         return view
 
     agent = ask(added)

@@ -6,7 +6,10 @@ from typing import Any
 
 import msgspec
 
-CAPABILITIES_MAX = 64
+CAPABILITIES_MAX = 1_000
+SCHEMA_BYTES_MAX = 256 * 1024
+SCHEMAS_BYTES_MAX = 4 * 1024 * 1024
+"""Of all schemas of an agent together, as JSON."""
 LABELS_MAX = 64
 LABEL_CHARS_MAX = 256
 NAME_CHARS_MAX = 256
@@ -19,6 +22,10 @@ AGENT_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 AGENT_ID_TOLD = "1 to 128 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
 CAPABILITY_CHARS_MAX = 128
 DEFAULT_TENANT = "default"
+
+
+Schema = dict[str, Any] | bool
+"""A JSON Schema: an object, or True for anything and False for nothing."""
 
 
 class AgentCapability(StrEnum):
@@ -44,8 +51,8 @@ class Capability(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     version: str = "1.0"
-    input_schema: dict[str, Any] | None = None
-    output_schema: dict[str, Any] | None = None
+    input_schema: Schema | None = None
+    output_schema: Schema | None = None
     timeout_s: float | None = None
 
 
@@ -67,7 +74,7 @@ class AgentProfile(msgspec.Struct, frozen=True):
 
     Attributes:
         agent_id: Unique among agents; `[A-Za-z0-9][A-Za-z0-9._-]*`, at most 128 characters.
-        capabilities: What it can do, 1 to 64.
+        capabilities: What it can do, 1 to 1,000.
         max_concurrent_tasks: Its slots, 1 to 10,000.
         endpoint: Base URL of an agent in its own process; None for a local callable.
         instance_id: Changes with every start of the agent's process; at most 256 characters.

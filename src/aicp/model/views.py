@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from aicp.errors import Fault
 from aicp.model.agent import Capability
 from aicp.model.outcome import Outcome, TaskError
 from aicp.model.task import Attempt, TaskStatus
@@ -325,16 +326,18 @@ class LeaseTerms(msgspec.Struct, frozen=True):
     heartbeat_every_s: float
 
 
-class Registered(msgspec.Struct, frozen=True):
+class Registered(msgspec.Struct, frozen=True, omit_defaults=True):
     """An agent that was taken in.
 
     Attributes:
         agent_id: Under which it is known.
         lease: What it promises; None when it sends no heartbeats.
+        warnings: Parts of its schemas that are not checked, with their places and the reason; at most 100.
     """
 
     agent_id: str
     lease: LeaseTerms | None
+    warnings: tuple[Fault, ...] = ()
 
 
 class Heard(msgspec.Struct, frozen=True):

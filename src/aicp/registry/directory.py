@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from aicp.errors import AgentNotFound, Fault, InvalidAgent
 from aicp.model.agent import (
@@ -11,9 +12,11 @@ from aicp.model.agent import (
     CAPABILITY_CHARS_MAX,
     CAPABILITY_PATTERN,
     NAME_CHARS_MAX,
+    SCHEMAS_BYTES_MAX,
     SLOTS_MAX,
     AgentProfile,
     Capability,
+    Schema,
 )
 from aicp.model.labels import label_faults
 from aicp.model.text import why_not_plain
@@ -21,6 +24,8 @@ from aicp.registry.naming import VERSION_PATTERN, offered_key, wanted_key
 from aicp.registry.schemas import Schemas, UnusableSchema
 
 AGENTS_MAX = 1_000_000
+NOT_CHECKED_MAX = 100
+SCHEMA_FIELDS = ("input_schema", "output_schema")
 
 
 class Directory:
@@ -50,6 +55,23 @@ class Directory:
         for key in map(offered_key, profile.capabilities):
             self._by_key.setdefault(key, {})[profile.agent_id] = None
         return old
+
+    def compile_next(self, profile: AgentProfile) -> Iterator[None]:
+        """Compile the schemas of an agent ahead of `put`, one a step; `put` reports those that cannot be used."""
+        for schema in _schemas_of(profile):
+            with suppress(UnusableSchema):
+                self._schemas.compile(schema)
+            yield
+
+    def not_checked(self, profile: AgentProfile) -> list[Fault]:
+        """Keywords of its schemas that are not checked, each with its place and the reason."""
+        return [
+            Fault(f"/capabilities/{index}/{field}{each.place}", each.message)
+            for index, capability in enumerate(profile.capabilities)
+            for field in SCHEMA_FIELDS
+            if (schema := getattr(capability, field)) is not None
+            for each in self._schemas.compile(schema).left_out
+        ][:NOT_CHECKED_MAX]
 
     def remove(self, agent_id: str) -> AgentProfile:
         """Forget an agent.
@@ -128,6 +150,16 @@ class Directory:
         for index, capability in enumerate(profile.capabilities[: CAPABILITIES_MAX + 1]):
             yield from self._capability_faults(capability, f"/capabilities/{index}")
         yield from _repetition_faults(profile.capabilities)
+        yield from self._size_faults(profile)
+
+    def _size_faults(self, profile: AgentProfile) -> Iterator[Fault]:
+        size = 0
+        for schema in _schemas_of(profile):
+            with suppress(UnusableSchema):
+                size += self._schemas.compile(schema).size
+        if size > SCHEMAS_BYTES_MAX:
+            told = f"have schemas of {size} bytes together; at most {SCHEMAS_BYTES_MAX} are allowed"
+            yield Fault("/capabilities", told)
 
     def _capability_faults(self, capability: Capability, place: str) -> Iterator[Fault]:
         if len(capability.name) > CAPABILITY_CHARS_MAX or not CAPABILITY_PATTERN.fullmatch(capability.name):
@@ -137,7 +169,7 @@ class Directory:
         timeout_s = capability.timeout_s
         if timeout_s is not None and not (math.isfinite(timeout_s) and 0 < timeout_s <= ATTEMPT_TIMEOUT_S_MAX):
             yield Fault(f"{place}/timeout_s", f"must be more than 0 and at most {ATTEMPT_TIMEOUT_S_MAX:.0f} seconds")
-        for field in ("input_schema", "output_schema"):
+        for field in SCHEMA_FIELDS:
             schema = getattr(capability, field)
             try:
                 if schema is not None:
@@ -164,3 +196,10 @@ def _repetition_faults(capabilities: Sequence[Capability]) -> Iterator[Fault]:
             if key in seen:
                 yield Fault(f"/capabilities/{index}", f"'{capability.name[:80]}' of this major is offered twice")
             seen.add(key)
+
+
+def _schemas_of(profile: AgentProfile) -> Iterator[Schema]:
+    for capability in profile.capabilities[: CAPABILITIES_MAX + 1]:
+        for field in SCHEMA_FIELDS:
+            if (schema := getattr(capability, field)) is not None:
+                yield schema

@@ -1,19 +1,48 @@
-"""Whether params and results fit what an agent declared (JSON Schema)."""
+"""JSON Schemas that agents declare: compiled once, and checked against params and results.
+
+A schema is taken as far as it can be: a pattern that the regular expression engine does not know is left out and
+reported, a reference may name the schema's own `$id`, and OpenAPI's dialect is read as the draft that it extends.
+"""
 
 import json
 from collections import OrderedDict
+from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any, Protocol
 
 import msgspec
 
-SCHEMA_BYTES_MAX = 64 * 1024
+from aicp.errors import Fault
+from aicp.model.agent import SCHEMA_BYTES_MAX, Schema
+from aicp.model.reference import place_of
+
 COMPILED_MAX = 4_096
+COMPILED_BYTES_MAX = 64 * 1024 * 1024
 REASON_CHARS_MAX = 300
+SHOWN_CHARS_MAX = 80
+BACKTRACKS_MAX = 5_000
+"""Steps back that matching one pattern with look-around or back-references may take; then the value does not fit."""
+THOROUGH_COST_MAX = 1_000_000
+"""Sum of the squared lengths of the strings in a value, times such patterns: about 5 ms at worst. A value that may cost
+more is checked without these patterns."""
+THOROUGH_VALUES_MAX = 5_000
+
+_OPENAPI_DIALECTS = "https://spec.openapis.org/oas/"
 _HOLD_DATA = frozenset({"const", "default", "enum", "examples"})
+_HOLD_NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_NOT_COMPILED = "the schema cannot be used"
 
 
 class Validator(Protocol):
-    """A compiled schema."""
+    """A compiled schema.
+
+    Attributes:
+        left_out: Keywords that are not checked, with their places in the schema and the reason.
+        size: Bytes of the schema as JSON.
+    """
+
+    left_out: tuple[Fault, ...]
+    size: int
 
     def misfit(self, value: Any) -> str:
         """Why the value does not fit, with its place; empty when it does."""
@@ -24,54 +53,59 @@ class UnusableSchema(ValueError):
 
 
 class Schemas:
-    """Compiles each distinct schema once; bounded, the least recently used goes first.
+    """Compiles each distinct schema once; bounded in number and bytes, the least recently used goes first.
 
-    Remote references are refused and patterns run in linear time, so no schema can reach out or hang a check.
+    Remote references are refused and patterns match in bounded time, so a schema cannot reach out or hang a check.
     """
 
     def __init__(self) -> None:
         self._compiled: OrderedDict[bytes, Validator] = OrderedDict()
-        self._known: OrderedDict[int, tuple[dict[str, Any], Validator]] = OrderedDict()
+        self._known: OrderedDict[int, tuple[Schema, Validator]] = OrderedDict()
+        self._bytes = 0
 
-    def misfit(self, schema: dict[str, Any] | None, value: Any) -> str:
-        """Why the value does not fit the schema; empty when it does, or when there is none.
+    def misfit(self, schema: Schema | None, value: Any) -> str:
+        """Why the value does not fit the schema; empty when it does, or when there is none."""
+        return "" if schema is None or schema is True else self.compile(schema).misfit(value)
+
+    def compile(self, schema: Schema) -> Validator:
+        """The validator of a schema.
 
         A schema that was seen before is known by its identity: it is an agent's, and those never change.
-        """
-        if schema is None:
-            return ""
-        known = self._known.get(id(schema))
-        return (known[1] if known is not None else self._get_to_know(schema)).misfit(value)
-
-    def compile(self, schema: dict[str, Any]) -> Validator:
-        """The validator of a schema.
 
         Raises:
             UnusableSchema: Too large, not a schema, or with references that lead elsewhere.
         """
-        digest = _written(schema)
-        if digest in self._compiled:
-            self._compiled.move_to_end(digest)
-            return self._compiled[digest]
-        if len(digest) > SCHEMA_BYTES_MAX:
-            raise UnusableSchema(f"the schema has {len(digest)} bytes; at most {SCHEMA_BYTES_MAX} are allowed")
-        self._compiled[digest] = _compile(schema)
-        if len(self._compiled) > COMPILED_MAX:
-            self._compiled.popitem(last=False)
-        return self._compiled[digest]
-
-    def _get_to_know(self, schema: dict[str, Any]) -> Validator:
-        """Remember whose validator it is; the schema is kept too, so that nobody else gets its identity."""
-        validator = self.compile(schema)
+        known = self._known.get(id(schema))
+        if known is not None:
+            return known[1]
+        validator = self._compiled_as_text(_written(schema), schema)
+        # The schema is kept as well, so that its identity stays its own.
         self._known[id(schema)] = (schema, validator)
         if len(self._known) > COMPILED_MAX:
             self._known.popitem(last=False)
         return validator
 
+    def _compiled_as_text(self, text: bytes, schema: Schema) -> Validator:
+        digest = sha256(text).digest()
+        if (found := self._compiled.get(digest)) is not None:
+            self._compiled.move_to_end(digest)
+            return found
+        if len(text) > SCHEMA_BYTES_MAX:
+            raise UnusableSchema(f"the schema has {len(text)} bytes; at most {SCHEMA_BYTES_MAX} are allowed")
+        compiled = self._compiled[digest] = _compile(schema, len(text))
+        self._bytes += compiled.size
+        while len(self._compiled) > COMPILED_MAX or self._bytes > COMPILED_BYTES_MAX:
+            self._bytes -= self._compiled.popitem(last=False)[1].size
+        return compiled
+
 
 class _JsonSchema:
-    def __init__(self, validator: Any) -> None:
+    """A schema with patterns that match in linear time, which is nearly every schema."""
+
+    def __init__(self, validator: Any, size: int, left_out: tuple[Fault, ...] = ()) -> None:
         self._validator = validator
+        self.size = size
+        self.left_out = left_out
 
     def misfit(self, value: Any) -> str:
         try:
@@ -79,45 +113,221 @@ class _JsonSchema:
                 return ""
             first = next(iter(self._validator.iter_errors(value)))
         except (TypeError, ValueError) as error:
-            return f"is no JSON: {_first_line(error)}"
+            return f"is not JSON: {_first_line(error)}"
         place = "".join(f"/{step}" for step in first.instance_path)
         return f"{place}: {first.message}".removeprefix(": ")[:REASON_CHARS_MAX]
 
 
-def _written(schema: dict[str, Any]) -> bytes:
+class _ThoroughSchema(_JsonSchema):
+    """A schema that has patterns with look-around or back-references too.
+
+    Args:
+        plain: Checks all but these patterns.
+        thorough: The engine's validator with them.
+        patterns: How many they are.
+    """
+
+    def __init__(self, plain: _JsonSchema, thorough: Any, patterns: int) -> None:
+        super().__init__(thorough, plain.size, plain.left_out)
+        self._plain = plain
+        self._cost_max = THOROUGH_COST_MAX // patterns
+
+    def misfit(self, value: Any) -> str:
+        if told := self._plain.misfit(value):
+            return told
+        return super().misfit(value) if _is_cheap_to_match(value, self._cost_max) else ""
+
+
+def _is_cheap_to_match(value: Any, cost_max: int) -> bool:
+    """True when the strings in a value are so few and short that no pattern takes long."""
+    cost, seen = 0, [value]
+    for inner in seen:
+        if isinstance(inner, str):
+            cost += len(inner) ** 2
+        elif isinstance(inner, dict):
+            seen.extend(inner)
+            seen.extend(inner.values())
+        elif isinstance(inner, list | tuple):
+            seen.extend(inner)
+        if cost > cost_max or len(seen) > THOROUGH_VALUES_MAX:
+            return False
+    return True
+
+
+def _written(schema: Schema) -> bytes:
     try:
         return msgspec.json.encode(schema, order="deterministic")
     except (TypeError, ValueError, RecursionError) as error:
-        raise UnusableSchema(f"the schema is no JSON: {_first_line(error)}") from error
+        raise UnusableSchema(f"the schema is not JSON: {_first_line(error)}") from error
 
 
-def _compile(schema: dict[str, Any]) -> Validator:
+def _compile(schema: Schema, size: int) -> Validator:
+    schema = _without_openapi_dialect(schema)
+    try:
+        return _JsonSchema(_build(schema), size)
+    except ValueError as error:
+        patterns = _Patterns(schema)
+        if not patterns.are_special:
+            raise UnusableSchema(_why(schema, error)) from error
+    plain = patterns.without(patterns.unknown | patterns.backtracking)
+    try:
+        validator = _JsonSchema(_build(plain), size, patterns.left_out())
+        if not patterns.backtracking:
+            return validator
+        thorough = _build(patterns.without(patterns.unknown), backtracks=True)
+    except ValueError as error:
+        raise UnusableSchema(_why(plain, error)) from error
+    return _ThoroughSchema(validator, thorough, len(patterns.backtracking))
+
+
+def _build(schema: Schema, *, backtracks: bool = False) -> Any:
+    """The engine's validator; patterns match in linear time, or with `backtracks` in a bounded number of steps.
+
+    Raises:
+        ValueError: The engine does not take the schema.
+    """
     import jsonschema_rs  # noqa: PLC0415 - loaded when the first schema is used
 
-    _refuse_remote_references(schema)
+    linear, bounded = jsonschema_rs.RegexOptions, jsonschema_rs.FancyRegexOptions
+    options = bounded(backtrack_limit=BACKTRACKS_MAX) if backtracks else linear()
     try:
-        options = jsonschema_rs.RegexOptions()
-        return _JsonSchema(jsonschema_rs.validator_for(schema, pattern_options=options, retriever=_retrieve_nothing))
-    except (ValueError, jsonschema_rs.ReferencingError) as error:
-        raise UnusableSchema(f"the schema cannot be used: {_first_line(error)}") from error
+        return jsonschema_rs.validator_for(schema, pattern_options=options, retriever=_retrieve_nothing)
+    except jsonschema_rs.ReferencingError as error:
+        raise ValueError(str(error)) from error
+
+
+class _Patterns:
+    """The regular expressions of a schema that the linear engine does not take.
+
+    Attributes:
+        backtracking: Those that the bounded engine takes.
+        unknown: Those that neither takes.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._places = list(_patterns_in(schema))
+        special = {pattern for _, pattern in self._places if not _is_taken(pattern, backtracks=False)}
+        self.backtracking = {pattern for pattern in special if _is_taken(pattern, backtracks=True)}
+        self.unknown = special - self.backtracking
+
+    @property
+    def are_special(self) -> bool:
+        """True when there are any."""
+        return bool(self.backtracking or self.unknown)
+
+    def left_out(self) -> tuple[Fault, ...]:
+        """The unknown ones with their places."""
+        return tuple(
+            Fault(place, f"the pattern {_shown(pattern)} is not checked: its syntax is not supported")
+            for place, pattern in self._places
+            if pattern in self.unknown
+        )
+
+    def without(self, patterns: set[str]) -> Schema:
+        """A copy of the schema without some patterns."""
+        copy: Schema = msgspec.json.decode(msgspec.json.encode(self._schema))
+        for _, inner in list(_schemas_in(copy)):
+            if inner.get("pattern") in patterns:
+                del inner["pattern"]
+            if isinstance(named := inner.get("patternProperties"), dict):
+                inner["patternProperties"] = {name: each for name, each in named.items() if name not in patterns}
+        return copy
+
+
+def _patterns_in(schema: Schema) -> Iterator[tuple[str, str]]:
+    """Every pattern with its place in the schema."""
+    for trail, inner in _schemas_in(schema):
+        if isinstance(pattern := inner.get("pattern"), str):
+            yield place_of((*trail, "pattern"), ""), pattern
+        if isinstance(named := inner.get("patternProperties"), dict):
+            for name in named:
+                yield place_of((*trail, "patternProperties", name), ""), name
+
+
+def _is_taken(pattern: str, *, backtracks: bool) -> bool:
+    try:
+        _build({"pattern": pattern}, backtracks=backtracks)
+    except ValueError:
+        return False
+    return True
+
+
+def _without_openapi_dialect(schema: Schema) -> Schema:
+    """OpenAPI 3.1 extends draft 2020-12 by keywords that check nothing."""
+    if isinstance(schema, dict) and str(schema.get("$schema", "")).startswith(_OPENAPI_DIALECTS):
+        return {key: value for key, value in schema.items() if key != "$schema"}
+    return schema
+
+
+def _why(schema: Schema, error: ValueError) -> str:
+    """The true reason for a refusal, with advice."""
+    if told := _reason_for_references(schema):
+        return told
+    place = "".join(f"/{step}" for step in getattr(error, "instance_path", ()))
+    where = f"{_NOT_COMPILED} at {place}" if place else _NOT_COMPILED
+    if "meta-schema" in str(error):
+        return f"{where}: its $schema is unknown; leave $schema out, or name a published draft of JSON Schema"
+    return f"{where}: {_first_line(error)}"
+
+
+def _reason_for_references(schema: Schema) -> str:
+    """Why the first reference that leads nowhere does so; empty when none is found that does.
+
+    References relative to an `$id` are the engine's to judge.
+    """
+    has_ids = any("$id" in inner for _, inner in _schemas_in(schema))
+    for trail, inner in _schemas_in(schema):
+        target = inner.get("$ref")
+        if not isinstance(target, str):
+            continue
+        address, _, fragment = target.partition("#")
+        shown = f"$ref {_shown(target)} at {place_of(trail, '') or '/'}"
+        if address and not has_ids:
+            return f"{shown} leads outside the schema; copy what it names under $defs, and refer to '#/$defs/…'"
+        if not address and fragment.startswith("/") and "%" not in fragment and not _leads_somewhere(schema, fragment):
+            name = fragment.rpartition("/")[2][:SHOWN_CHARS_MAX]
+            return f"{shown} names a part that the schema does not have; copy it under $defs as '#/$defs/{name}'"
+    return ""
+
+
+def _leads_somewhere(schema: Schema, pointer: str) -> bool:
+    value: Any = schema
+    for step in pointer.split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return False
+    return True
+
+
+def _schemas_in(schema: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Every object of a schema that may hold keywords, with the keys that lead to it."""
+    found: list[tuple[tuple[Any, ...], Any, bool]] = [((), schema, True)]
+    while found:
+        trail, value, holds_keywords = found.pop()
+        if isinstance(value, dict):
+            if holds_keywords:
+                yield trail, value
+            found.extend(
+                ((*trail, key), inner, not (holds_keywords and key in _HOLD_NAMED_SCHEMAS))
+                for key, inner in value.items()
+                if not (holds_keywords and key in _HOLD_DATA)
+            )
+        elif isinstance(value, list):
+            found.extend(((*trail, index), inner, True) for index, inner in enumerate(value))
+
+
+def _shown(text: str) -> str:
+    return json.dumps(text[:SHOWN_CHARS_MAX])
 
 
 def _first_line(error: Exception) -> str:
     """What happened, without the drawing of the schema that comes after it."""
     return str(error).partition("\n")[0][:REASON_CHARS_MAX]
-
-
-def _refuse_remote_references(schema: dict[str, Any]) -> None:
-    open_values: list[Any] = [schema]
-    while open_values:
-        value = open_values.pop()
-        if isinstance(value, dict):
-            target = value.get("$ref", "#")
-            if isinstance(target, str) and not target.startswith("#"):
-                raise UnusableSchema(f"$ref {json.dumps(target[:80])} leads outside the schema; inline it under $defs")
-            open_values.extend(inner for key, inner in value.items() if key not in _HOLD_DATA)
-        elif isinstance(value, list):
-            open_values.extend(value)
 
 
 def _retrieve_nothing(uri: str) -> Any:

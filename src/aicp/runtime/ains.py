@@ -23,6 +23,7 @@ from aicp.runtime.supervision import keep_doing
 from aicp.runtime.turns import in_turns
 from aicp.scheduling.task_scheduler import TaskScheduler
 
+NOT_CHECKED_LOGGED_MAX = 8
 SWEEP_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
@@ -93,6 +94,8 @@ class Ains:
             StorageError: It could not be recorded; it is used, and should register again.
         """
         profile = msgspec.structs.replace(await self.complete(registration, tenant), owner=owner)
+        async for _ in in_turns(self._directory.compile_next(profile), 1):
+            pass
         old = self._directory.find(profile.agent_id)
         if claim is not None:
             profile = claim(profile, old)
@@ -109,7 +112,8 @@ class Ains:
             except (Conflict, Forbidden):
                 self._take_back(profile)
                 raise
-        return Registered(profile.agent_id, self.terms if profile.lease else None)
+        not_checked = tuple(self._directory.not_checked(profile))
+        return Registered(profile.agent_id, self.terms if profile.lease else None, not_checked)
 
     async def complete(self, registration: Registration, tenant: str = DEFAULT_TENANT) -> AgentProfile:
         """The agent as it would be registered, asked for what the registration leaves out; nothing is changed.
@@ -155,6 +159,9 @@ class Ains:
         old = self._put(profile)
         self._remembered.let_go(profile.agent_id)
         self._tell(profile.agent_id, "registered" if old is None else "updated")
+        for each in self._directory.not_checked(profile)[:NOT_CHECKED_LOGGED_MAX]:
+            told = "agent %s: %s (at %s)"
+            _log.warning(told, profile.agent_id, each.message, each.place, extra={"agent_id": profile.agent_id})
 
     def expect_news(self) -> None:
         """What other replicas changed is about to be read: what is changed here from now on may not be in it."""

@@ -10,9 +10,9 @@ ITEMS_A_TURN = 500
 """Some ten milliseconds of agents; a hundred thousand at once would cost a replica its lease."""
 
 
-async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
-    """Each of the items; whatever else is due runs after every 500."""
+async def in_turns(items: Iterable[T], items_a_turn: int = ITEMS_A_TURN) -> AsyncIterator[T]:
+    """Each of the items; whatever else is due runs after every 500, or so many."""
     for number, item in enumerate(items, 1):
         yield item
-        if not number % ITEMS_A_TURN:
+        if not number % items_a_turn:
             await asyncio.sleep(0)

@@ -1,12 +1,13 @@
 """What the agents of a pool want to be given: each different schema once, however many agents declare it."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
-Schema = dict[str, Any] | None
-"""A JSON Schema of params; None for whoever takes anything."""
+from aicp.model import agent
+
+Schema = agent.Schema | None
+"""A JSON Schema of params; None for an agent that takes anything."""
 
 
 class _Declared(msgspec.Struct):

@@ -17,6 +17,7 @@ from litestar.exceptions import InternalServerException
 from litestar.handlers import BaseRouteHandler
 
 from aicp.errors import Fault, InvalidInput
+from aicp.model.agent import SCHEMAS_BYTES_MAX
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.nesting import is_too_deep
 from aicp.model.pieces import VALUES_MAX, DoubledKey, decode_in_pieces, holds_more_values, is_large, values_at_most
@@ -31,6 +32,7 @@ from aicp.server.openapi.operations import told_of
 from aicp.server.problems import FAULTS_TOLD_MAX, InvalidJson, MediaTypeRefused
 
 BODY_BYTES_MAX = 1024 * 1024
+REGISTRATION_BYTES_MAX = SCHEMAS_BYTES_MAX + BODY_BYTES_MAX
 CHAIN_BYTES_MAX = 8 * 1024 * 1024
 NOTHING_BYTES_MAX = 64
 KEY_CHARS_MAX = 256

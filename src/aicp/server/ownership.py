@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from aicp.errors import Conflict, Forbidden
+from aicp.errors import CapabilityRefused, Conflict, Forbidden
 from aicp.model.access import Scope
 from aicp.model.agent import AgentProfile
 from aicp.registry.directory import no_agent
+from aicp.registry.naming import offered_key
 from aicp.runtime.node import Node
 from aicp.server.keys import Caller, Keys
 from aicp.server.problems import NotOwner
@@ -78,6 +79,7 @@ def claim_check(keys: Keys, caller: Caller) -> Callable[[AgentProfile, AgentProf
     def check(new: AgentProfile, old: AgentProfile | None) -> AgentProfile:
         if new.shared and not may_share(caller):
             raise Forbidden("Only an admin of every tenant may share an agent: leave out 'shared'.")
+        _check_capabilities(caller, new)
         if old is None:
             return new
         if not caller.is_of(old.tenant):
@@ -89,6 +91,16 @@ def claim_check(keys: Keys, caller: Caller) -> Callable[[AgentProfile, AgentProf
         return _left_with_its_owner(keys, new, old)
 
     return check
+
+
+def _check_capabilities(caller: Caller, profile: AgentProfile) -> None:
+    """A key that is made for some capabilities must not draw the tasks of others to an agent of its own."""
+    allowed = caller.grant.capabilities
+    if allowed is None:
+        return
+    for key in map(offered_key, profile.capabilities):
+        if key not in allowed:
+            raise CapabilityRefused(key, "register agents")
 
 
 def _owns(keys: Keys, caller: Caller, profile: AgentProfile) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 
 from aicp import standstill
 from aicp.errors import Fault, InvalidAgent
-from aicp.model.agent import AgentAuth, AgentProfile
+from aicp.model.agent import SCHEMAS_BYTES_MAX, AgentAuth, AgentProfile
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.endpoint import AddressPolicy, Endpoint
 from aicp.model.outcome import Outcome, Reply
@@ -33,7 +33,7 @@ REUSE_WITHIN_S = 1.0
 """How long a connection may have been idle before a call that is not idempotent."""
 PROBE_TIMEOUT_S = 3.0
 DESCRIBE_TIMEOUT_S = 5.0
-DESCRIPTION_BYTES_MAX = 1024 * 1024
+DESCRIPTION_BYTES_MAX = SCHEMAS_BYTES_MAX + 1024 * 1024
 ROUTES_MAX = 4_096
 
 # aiohttp warns of bytes longer than this; a stream it sends piece by piece.
@@ -111,7 +111,7 @@ class HttpTransport:
         await self._endpoints.check(endpoint_url)
 
     async def describe(self, endpoint_url: str, auth: AgentAuth | None = None) -> AgentDescription:
-        """Ask an agent what it can do, within 5 s and 1 MiB.
+        """Ask an agent what it can do, within 5 s and 5 MiB.
 
         Raises:
             InvalidAgent: The URL cannot be used, or the agent gave no usable answer; says which.

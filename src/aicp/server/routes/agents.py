@@ -16,7 +16,14 @@ from aicp.registry.directory import why_no_name
 from aicp.routing.health import agent_health, why_out
 from aicp.runtime.node import Node
 from aicp.server.auth import Caller, Scope, needs, tell_object
-from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document, read_document_if_any
+from aicp.server.body import (
+    BODY_BYTES_MAX,
+    REGISTRATION_BYTES_MAX,
+    CallerRequest,
+    read_as,
+    read_document,
+    read_document_if_any,
+)
 from aicp.server.ownership import claim_check, owned_agent, seen_agent
 from aicp.server.routes.parameters import TheKeys, TheNode, check_capability
 
@@ -52,7 +59,7 @@ class Drain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     instance_id: str = ""
 
 
-@post("/agents", status_code=201, opt=needs(Scope.AGENTS_WRITE))
+@post("/agents", status_code=201, opt=needs(Scope.AGENTS_WRITE), request_max_body_size=REGISTRATION_BYTES_MAX)
 async def register_agent(request: CallerRequest, node: TheNode, keys: TheKeys) -> Registered:
     """Take an agent in, or take over what changed of it."""
     registration = read_as(await read_document(request), Registration, InvalidAgent)
