@@ -998,7 +998,7 @@ def test_agent_describes_itself() -> None:
         (sends(http(200, b'{"agent_id": "eyes-1"}')), "no description of an agent"),
         (sends(http(200, b"hello")), "no description of an agent"),
         (sends(http(200, DESCRIPTION, {"Content-Type": "text/html"})), "not application/json"),
-        (chunks_forever(), "larger than 1024 KiB"),
+        (chunks_forever(), "larger than 5120 KiB"),
         (closes(), "connection closed"),
     ],
 )

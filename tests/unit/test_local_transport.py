@@ -13,7 +13,7 @@ import pytest
 from aicp.model.agent import AgentProfile, Capability
 from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Call
-from aicp.model.wire import TaskFailed
+from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
 from aicp.testing.gauge import Gauge
 from aicp.testing.transport_contract import CAPABILITY, Subject, TransportContract, call
 from aicp.testing.virtual_time import run as run_virtually
@@ -302,3 +302,22 @@ def test_hours_of_a_local_agent_pass_on_virtual_time() -> None:
         return "done"
 
     assert run_virtually(reply_of(work, timeout_s=10_000.0)).result == "done"
+
+
+@pytest.mark.parametrize(
+    ("result", "symptom"),
+    [(object(), "not JSON"), ("x" * ANSWER_BYTES_MAX, "too large"), (list(range(300_000)), "too large")],
+    ids=["no JSON", "too many bytes", "too many values"],
+)
+def test_a_result_that_cannot_be_taken_may_be_the_tasks_fault(result: Any, symptom: str) -> None:
+    """A living agent failed in time: such a failure is doubted, and compared with other agents' by its symptom."""
+
+    async def main() -> None:
+        transport = LocalTransport()
+        transport.add("a", {"x": lambda _params: result})
+        profile = AgentProfile("a", (Capability("x"),))
+        reply = await transport.invoke(profile, Call("c.t", "x", {}))
+        assert (reply.outcome, reply.symptom) == (Outcome.AGENT_FAULT, symptom)
+        await transport.close()
+
+    asyncio.run(main())

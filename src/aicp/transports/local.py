@@ -20,6 +20,7 @@ from aicp.model.task import Call
 from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
 from aicp.transports.replies import (
     SHUT_DOWN,
+    TOO_LARGE,
     fault,
     late,
     local_trouble,
@@ -140,12 +141,14 @@ class LocalTransport:
         try:
             encoded = msgspec.json.encode(result)
             if len(encoded) > ANSWER_BYTES_MAX:
-                return fault(f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken")
+                return fault(
+                    f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken", symptom=TOO_LARGE
+                )
             return await self._documents.read(encoded, lambda: _reply(encoded), waits=True)
         except RecursionError:
-            return fault(_TOO_DEEP)
+            return fault(_TOO_DEEP, symptom=TOO_LARGE)
         except (TypeError, ValueError) as error:
-            return fault(f"result is not JSON: {error}")
+            return fault(f"result is not JSON: {error}", symptom="not JSON")
 
     def _judge(self, error: Exception, call: Call, *, is_late: bool) -> Reply:
         if not is_late:
@@ -159,9 +162,9 @@ def _decoded(encoded: bytes) -> Any:
 
 def _reply(encoded: bytes) -> Reply:
     if values_at_most(encoded) > VALUES_MAX and holds_more_values(encoded):
-        return fault(f"result holds more than {VALUES_MAX:,} values, the most that are taken")
+        return fault(f"result holds more than {VALUES_MAX:,} values, the most that are taken", symptom=TOO_LARGE)
     value = _decoded(encoded)
-    return fault(_TOO_DEEP) if is_too_deep(value, encoded) else Reply(Outcome.SUCCESS, value)
+    return fault(_TOO_DEEP, symptom=TOO_LARGE) if is_too_deep(value, encoded) else Reply(Outcome.SUCCESS, value)
 
 
 class _Skill(msgspec.Struct, frozen=True):

@@ -53,7 +53,8 @@ def of_answer(body: bytes, call: Call) -> Reply:
     try:
         answer = _decoded(body)
     except (ValueError, RecursionError) as error:
-        return fault(_why_not_decoded(error))
+        is_too_large = isinstance(error, _TooManyValues | RecursionError)
+        return fault(_why_not_decoded(error), symptom=TOO_LARGE if is_too_large else "")
     if answer.task_id != call.task_id:
         return fault("answer is for another task")
     if isinstance(answer.error, AgentError):
