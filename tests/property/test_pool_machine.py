@@ -1,7 +1,6 @@
-"""Whatever happens to the agents of a pool: its buckets, counts and selections say what a look at everybody would.
+"""Whatever happens to the agents of a pool: its rows, counts and postings say what a look at all of them would.
 
-Agents join, leave, change their labels' owners, slots and speeds, go out and come back; tasks ask for more kinds of
-labels than are kept up to date.
+Agents join, leave, change their slots and speeds, go out and come back.
 """
 
 import math
@@ -13,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aicp.model.agent import Capability
 from aicp.registry.leases import Liveness
-from aicp.scheduling.fleet import FINE, NOWHERE, SELECTIONS_MAX, Labels, Member, Pool, Seat, Standing
+from aicp.scheduling.fleet import LOOKS, NOWHERE, Labels, Member, Pool, Seat
 from aicp.scheduling.latency import LAST_RESORT, bucket_of, latency_of
+from aicp.scheduling.trouble import FINE, Standing
 from tests.property.conftest import Marathon
 from tests.unit.flow_kit import ECHO, agent
 
@@ -22,9 +22,8 @@ NOW = 1_000.0
 AGENTS_MAX = 12
 KEYS = "abcdefg"
 LATENCIES_S = [0.0, 1e-5, 0.001, 0.1, 0.11, 1.0, 60.0, 1e9]
-MUST_HAPPEN = ("picked", "picked besides", "nobody", "selected", "selection forgotten", "returns")
+MUST_HAPPEN = ("picked", "picked besides", "none", "carried", "used", "returns")
 
-SOME_LABELS = st.sets(st.sampled_from(KEYS)).map(lambda keys: frozenset((key, "yes") for key in keys))
 MANY_LABELS = st.sets(st.sampled_from(KEYS), min_size=3).map(lambda keys: frozenset((key, "yes") for key in keys))
 SOMEBODY = st.integers(0, AGENTS_MAX)
 DRAWN = st.floats(0, 0.999)
@@ -43,7 +42,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.gone: list[Seat] = []
         self.free: dict[Seat, int] = {}
         self.busy: Counter[int] = Counter()
-        self.asked: list[Labels] = []
+        self.order: list[Seat] = []
         self.numbers = 0
         # Invariants are looked at before the first step too.
         PoolMachine.steps -= 1
@@ -84,7 +83,19 @@ class PoolMachine(RuleBasedStateMachine):
         seat.latency_s, seat.measured_at = latency_s, NOW
         seat.member.trouble_of_its_own().liveness = liveness
         self.pool.put(seat, NOW)
-        self.free[seat] = LAST_RESORT if liveness is Liveness.UNHEARD else bucket_of(latency_s)
+        bucket = LAST_RESORT if liveness is Liveness.UNHEARD else bucket_of(latency_s)
+        if self.free.get(seat) != bucket:
+            self.order = [*[each for each in self.order if each is not seat], seat]
+        self.free[seat] = bucket
+
+    @precondition(lambda self: self.free)
+    @rule(which=SOMEBODY)
+    def use(self, which: int) -> None:
+        """It got a task and has another slot."""
+        seat = sorted(self.free, key=lambda each: each.rank)[which % len(self.free)]
+        self.pool.used(seat)
+        self.order = [*[each for each in self.order if each is not seat], seat]
+        PoolMachine.seen["used"] += 1
 
     @precondition(lambda self: self.seats)
     @rule(which=SOMEBODY)
@@ -126,34 +137,20 @@ class PoolMachine(RuleBasedStateMachine):
         self.busy[bucket] -= 1
         self.busy = +self.busy
 
-    @rule(first=st.integers(0, 2 ** len(KEYS)))
-    def ask_for_more_labels_than_are_kept(self, first: int) -> None:
-        for number in range(first, first + SELECTIONS_MAX + 6):
-            self.ask_for_labels(frozenset((key, "yes") for bit, key in enumerate(KEYS) if number >> bit & 1))
-
-    @rule(labels=SOME_LABELS)
-    def ask_for_labels(self, labels: Labels) -> None:
-        selection = self.pool.selection(labels)
-        PoolMachine.seen["selection forgotten"] += labels not in self.asked and len(self.asked) == SELECTIONS_MAX
-        self.asked = [*[each for each in self.asked if each != labels], labels][-SELECTIONS_MAX:]
-        picked = selection.pick(lambda _: True)
-        fastest = [seat for seat in self.free if labels <= seat.member.profile.labels.items()]
-        assert (picked is None) is (not fastest)
-        if picked is not None:
-            assert self.free[picked] == min(self.free[seat] for seat in fastest)
-            PoolMachine.seen["selected"] += 1
-
     @rule(left_out=st.sets(SOMEBODY, max_size=4), drawn=DRAWN)
     def pick(self, left_out: set[int], drawn: float) -> None:
         names = {self.some(each).agent_id for each in left_out} if self.seats else set()
-        picked = self.pool.pick_besides(names, lambda: drawn) if names else self.pool.pick(lambda: drawn)
+        if names:
+            picked = self.pool.pick_fitting(lambda seat: seat.agent_id not in names, lambda: drawn)
+        else:
+            picked = self.pool.pick(lambda: drawn)
         fitting = [bucket for seat, bucket in self.free.items() if seat.agent_id not in names]
         if picked is None:
-            assert fitting == []
+            assert fitting == [] or len(self.free) > LOOKS
         else:
             assert picked.agent_id not in names
-            assert self.free[picked] == min(fitting)
-        PoolMachine.seen["nobody" if picked is None else "picked besides" if names else "picked"] += 1
+            assert self.free[picked] == min(fitting) or (names and len(self.free) > LOOKS)
+        PoolMachine.seen["none" if picked is None else "picked besides" if names else "picked"] += 1
 
     @invariant()
     def the_counts_are_those_of_everybody(self) -> None:
@@ -188,16 +185,32 @@ class PoolMachine(RuleBasedStateMachine):
             assert math.isclose(tasks_per_s, sum(count / latency_of(bucket) for bucket, count in faster.items()))
 
     @invariant()
-    def every_selection_is_those_who_carry_its_labels(self) -> None:
-        assert list(self.pool._selections) == self.asked
-        for labels, selection in self.pool._selections.items():
-            chosen = {seat for seat in self.seats if labels <= seat.member.profile.labels.items()}
-            assert set(selection) == chosen
-            assert (selection.out, selection.usable) == (
-                sum(bool(seat.why_out) for seat in chosen),
-                sum(not seat.why_out for seat in chosen),
+    def every_row_knows_which_was_used_longest_ago(self) -> None:
+        for bucket, row in self.pool._rows.items():
+            in_row, seat = [each for each in self.order if self.free.get(each) == bucket], row._oldest
+            for expected in in_row:
+                assert seat is expected
+                seat = seat.newer
+            assert seat is None
+            assert [row.seats[each.place] for each in in_row] == in_row
+
+    @invariant()
+    def every_posting_is_those_that_carry_its_label(self) -> None:
+        for label in {label for seat in self.seats for label in seat.member.profile.labels.items()}:
+            carriers, posting = (
+                [seat for seat in self.seats if label in seat.member.profile.labels.items()],
+                (self.pool.carriers(label)),
             )
-            assert selection._bucket_of == {seat: bucket for seat, bucket in self.free.items() if seat in chosen}
+            assert set(posting.seats) == set(carriers)
+            assert (posting.out, posting.usable) == (
+                sum(bool(seat.why_out) for seat in carriers),
+                sum(not seat.why_out for seat in carriers),
+            )
+            free = list(posting.free_seats())
+            assert set(free) == self.free.keys() & set(carriers)
+            assert [self.free[seat] for seat in free] == sorted(self.free[seat] for seat in free)
+            assert posting.free == len(free)
+            PoolMachine.seen["carried"] += bool(free)
 
 
 def steps_taken() -> int:

@@ -1,13 +1,13 @@
-"""Whatever happens to a line: who is next is who the plain reading of the rules says.
+"""Whatever happens to a queue: the next task is the one that the plain reading of the rules says.
 
-The plain line looks at everybody each time. Tenants, choosy tasks, agents of one tenant, those who are passed over
-because they had better wait, and those whose fate is decided but who have not left yet are what this is about.
+The plain queue looks at everything each time. Tenants, filtered tasks, agents of one tenant, large chains, tasks that
+come of age, those that are passed over because they had better wait, and those whose fate is decided but that have not
+left yet are what this is about.
 """
 
 import asyncio
-import itertools
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any, ClassVar, NamedTuple
 
 from hypothesis import strategies as st
@@ -17,14 +17,16 @@ from aicp.model.agent import Capability
 from aicp.model.task import Priority, Task
 from aicp.scheduling.fleet import Member, Pool, Seat
 from aicp.scheduling.lease import Lease
-from aicp.scheduling.roster import suits
-from aicp.scheduling.waiting_line import OWN_LEAD_MAX, Waiter, WaitingLine
+from aicp.scheduling.waiter import FIRST_TASKS, ChainTurn, Waiter, suits
+from aicp.scheduling.waiting_line import WaitingLine
 from tests.property.conftest import Marathon
 from tests.unit.flow_kit import ECHO, agent
 
-SLACK_S = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0}
+WEIGHTS = {Priority.HIGH: 64, Priority.NORMAL: 8, Priority.LOW: 1}
+FIRST_TO_REST = 8
 TENANTS = ("acme", "bolt", "coil")
-MUST_HAPPEN = ("nobody", "held", "own", "passed over", "caught up", "left")
+DEADLINE_S = 100.0
+MUST_HAPPEN = ("none", "held", "own", "passed over", "left", "rest", "crossed", "came of age")
 
 GPU, ZONE = {"gpu": "yes"}, {"zone": "a"}
 AGENTS = {
@@ -40,82 +42,97 @@ WISHES: list[dict[str, Any]] = [
     {"labels": GPU},
     {"labels": {**GPU, **ZONE}},
     {"agents": ("plain", "own")},
-    {"agents": ("nobody",)},
+    {"agents": ("gpu",), "labels": ZONE},
+    {"agents": ("gone",)},
     {"exclude_agents": ("plain",)},
     {"tried": frozenset({"gpu", "both"})},
 ]
 
 
 class Turn(NamedTuple):
-    """How much a tenant was served at one priority."""
+    """A tenant at a priority."""
 
     priority: Priority
     tenant: str
 
 
-class PlainLine:
+class Passes:
+    """Stride scheduling, said plainly: what each has had, in shares of its weight, and never less than the clock."""
+
+    def __init__(self) -> None:
+        self.had: Counter[Any] = Counter()
+        self.clock = 0
+
+    def of(self, key: Any) -> int:
+        return max(self.had[key], self.clock)
+
+    def charge(self, key: Any, cost: int) -> None:
+        self.clock = self.of(key)
+        self.had[key] = self.clock + cost
+
+
+class PlainQueue:
     """The rules, said plainly."""
 
     def __init__(self) -> None:
         self.waiting: list[Waiter] = []
         self.leaving: list[Waiter] = []
-        self.served: Counter[Turn] = Counter()
-        self.shared: Counter[Turn] = Counter()
-        self.places: Counter[Turn] = Counter()
-        self.clocks = dict.fromkeys(Priority, 0)
-        self.caught_up = 0
-        self.numbers = itertools.count()
+        self.priorities: defaultdict[str | None, Passes] = defaultdict(Passes)
+        self.tenants: defaultdict[tuple[str | None, Priority], Passes] = defaultdict(Passes)
+        self.classes: dict[Turn, Passes] = {}
 
     def join(self, waiter: Waiter) -> None:
-        turn = turn_of(waiter)
-        if all(turn_of(each) != turn for each in (*self.waiting, *self.leaving)):
-            # Who was away has no turns to catch up on, and who had one turn more than the others keeps that.
-            self.caught_up += self.clocks[turn.priority] > self.shared[turn]
-            self.served[turn] = max(self.shared[turn], self.clocks[turn.priority])
-            self.places[turn] = next(self.numbers)
         self.waiting.append(waiter)
+        self.classes.setdefault(turn_of(waiter), Passes())
 
-    def next_for(self, seat: Seat, *, choosy: bool) -> tuple[float, Waiter] | None:
-        """Who is next for an agent, and how urgent that is."""
-        tenant = seat.pool.tenant
-        rivals = [each for each in self.waiting if tenant in {None, each.tenant} and self.fits(each, seat, choosy)]
-        lanes = [[each for each in rivals if each.task.priority is priority] for priority in Priority]
-        return min((self.next_of(lane) for lane in lanes if lane), key=lambda found: found[0], default=None)
+    def is_rest(self, waiter: Waiter, now: float) -> bool:
+        return waiter.chain is not None and waiter.chain.handed_over >= FIRST_TASKS and now < waiter.half_at
 
-    def next_of(self, fitting: list[Waiter]) -> tuple[float, Waiter]:
-        """Of one priority: of the tenant that was served least, by deadline."""
-        turn = min(map(turn_of, fitting), key=lambda each: (self.served[each], self.places[each]))
-        # Whoever takes anybody counts for all of its priority, who is choosy for those of its tenant.
-        counted = [each for each in fitting if each.selector is None or turn_of(each) == turn]
-        first = min((each for each in fitting if turn_of(each) == turn), key=lambda each: each.turn)
-        return min(map(urgency, counted)), first
+    def best(self, seat: Seat, now: float, *, plain: bool) -> list[Waiter]:
+        """Any of these may be next: they differ in the tenant alone, and these have had as much."""
+        pool = seat.pool.tenant
+        rivals = [each for each in self.waiting if pool in {None, each.tenant} and self.fits(each, seat, plain=plain)]
+        if not rivals:
+            return []
+        passes = self.priorities[pool]
+        priority = min({each.task.priority for each in rivals}, key=lambda one: (passes.of(one), -WEIGHTS[one]))
+        rivals = [each for each in rivals if each.task.priority is priority]
+        turns = self.tenants[pool, priority]
+        least = min(turns.of(each.tenant) for each in rivals)
+        tenants = {each.tenant for each in rivals if turns.of(each.tenant) == least}
+        return [self.first_of([each for each in rivals if each.tenant == tenant], now) for tenant in tenants]
 
-    def fits(self, waiter: Waiter, seat: Seat, choosy: bool) -> bool:  # noqa: FBT001 - as the rule says it
-        if waiter.selector is None:
-            return not choosy
+    def first_of(self, rivals: list[Waiter], now: float) -> Waiter:
+        """Inside a tenant: by class, due time and arrival."""
+        classes = self.classes[turn_of(rivals[0])]
+
+        def rank(waiter: Waiter) -> tuple[int, bool, float, int]:
+            is_rest = self.is_rest(waiter, now)
+            return classes.of(is_rest), is_rest, waiter.due, waiter.arrival
+
+        return min(rivals, key=rank)
+
+    def fits(self, waiter: Waiter, seat: Seat, *, plain: bool) -> bool:
+        if waiter.is_plain:
+            return plain
         return seat.agent_id not in waiter.tried and suits(seat, waiter.task)
 
-    def serve(self, waiter: Waiter, seat: Seat) -> None:
-        turn = turn_of(waiter)
-        if seat.pool.tenant is None:
-            self.clocks[turn.priority] = max(self.clocks[turn.priority], self.served[turn])
-            self.count(turn)
-            self.shared[turn] = self.served[turn]
-        elif self.served[turn] < self.clocks[turn.priority] + OWN_LEAD_MAX:
-            self.count(turn)
+    def serve(self, waiter: Waiter, seat: Seat, now: float) -> None:
+        pool, priority = seat.pool.tenant, waiter.task.priority
+        self.priorities[pool].charge(priority, WEIGHTS[Priority.HIGH] // WEIGHTS[priority])
+        self.tenants[pool, priority].charge(waiter.tenant, 1)
+        self.classes[turn_of(waiter)].charge(*((True, FIRST_TO_REST) if self.is_rest(waiter, now) else (False, 1)))
         self.decide(waiter)
-
-    def count(self, turn: Turn) -> None:
-        self.served[turn] += 1
-        self.places[turn] = next(self.numbers)
 
     def decide(self, waiter: Waiter) -> None:
         self.waiting.remove(waiter)
         self.leaving.append(waiter)
 
-
-def urgency(waiter: Waiter) -> float:
-    return waiter.since + SLACK_S[waiter.task.priority]
+    def leave(self, waiter: Waiter) -> None:
+        self.leaving.remove(waiter)
+        turn = turn_of(waiter)
+        if all(turn_of(each) != turn for each in (*self.waiting, *self.leaving)):
+            del self.classes[turn]
 
 
 def turn_of(waiter: Waiter) -> Turn:
@@ -123,7 +140,7 @@ def turn_of(waiter: Waiter) -> Turn:
 
 
 class WaitingLineMachine(RuleBasedStateMachine):
-    """A line beside the plain one."""
+    """A queue beside the plain one."""
 
     steps = 0
     seen: ClassVar[Counter[str]] = Counter()
@@ -131,8 +148,13 @@ class WaitingLineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.line, self.model, self.now = WaitingLine(), PlainLine(), 0.0
-        self.seats = {name: seat_of(name) for name in AGENTS}
+        self.line, self.model, self.now = WaitingLine(), PlainQueue(), 0.0
+        pools = {None: Pool(ECHO), "acme": Pool(ECHO, "acme")}
+        self.seats = {
+            name: Seat(Member(profile), Capability(ECHO), pools[None if profile.shared else profile.tenant])
+            for name, profile in AGENTS.items()
+        }
+        self.chains = {name: ChainTurn(float(name)) for name in (-50, -20, 0)}
         # Invariants are looked at before the first step too.
         WaitingLineMachine.steps -= 1
 
@@ -141,49 +163,79 @@ class WaitingLineMachine(RuleBasedStateMachine):
         tenant=st.sampled_from(TENANTS),
         wish=st.sampled_from(WISHES),
         waited_s=st.sampled_from([0.0, 0.0, 0.5, 2.0, 10.0]),
-        patience_s=st.sampled_from([math.inf, math.inf, 5.0, 50.0]),
+        chain=st.sampled_from([None, None, -50, -20, 0]),
+        deadline_s=st.sampled_from([DEADLINE_S, DEADLINE_S / 2]),
         count=st.integers(1, 6),
     )
     def join(
-        self, priority: Priority, tenant: str, wish: dict[str, Any], waited_s: float, patience_s: float, count: int
+        self,
+        priority: Priority,
+        tenant: str,
+        wish: dict[str, Any],
+        waited_s: float,
+        chain: int | None,
+        deadline_s: float,
+        count: int,
     ) -> None:
-        """So many of a tenant, one of them in a hurry to know that nobody is left."""
+        """So many of a tenant, one of them in a hurry to know that no agent is left."""
         options = {key: value for key, value in wish.items() if key != "tried"}
-        task, tried = Task(ECHO, priority=priority, **options), wish.get("tried", frozenset())
-        since, deadline = self.now - waited_s, self.now + patience_s
+        task = Task(ECHO, priority=priority, deadline_s=deadline_s, **options)
+        tried, since = wish.get("tried", frozenset()), self.now - waited_s
+        of = self.chains[chain] if chain is not None else None
 
         async def make() -> list[Waiter]:
-            return [Waiter(task, since, deadline, tried, gives_up=not each, tenant=tenant) for each in range(count)]
+            return [
+                Waiter(task, since, tried=tried, gives_up=not each, tenant=tenant, chain=of) for each in range(count)
+            ]
 
         for waiter in self.loop.run_until_complete(make()):
             self.line.join(waiter)
             self.model.join(waiter)
 
-    @rule(seconds=st.sampled_from([0.25, 1.0, 3.0]))
+    @rule(seconds=st.sampled_from([0.25, 1.0, 3.0, 20.0]))
     def let_time_pass(self, seconds: float) -> None:
         self.now += seconds
 
+    @rule(which=st.sampled_from([-50, -20, 0]), count=st.sampled_from([1, 30, 60]))
+    def hand_over_elsewhere(self, which: int, count: int) -> None:
+        """A chain comes on at another capability."""
+        chain = self.chains[which]
+        WaitingLineMachine.seen["crossed"] += chain.handed_over < FIRST_TASKS <= chain.handed_over + count
+        chain.handed_over += count
+
+    @rule(which=st.sampled_from([-50, -20, 0]))
+    def begin_a_chain(self, which: int) -> None:
+        self.chains[which] = ChainTurn(self.now)
+
     @rule(name=st.sampled_from(sorted(AGENTS)), slots=st.integers(1, 2), is_held=st.booleans())
     def serve(self, name: str, slots: int, *, is_held: bool) -> None:
-        """An agent has free slots; whoever takes anybody may be held from it for a faster one."""
+        """An agent has free slots; plain tasks may be held from it for a faster one."""
         for _ in range(slots):
-            self.serve_one(self.seats[name], choosy=is_held)
+            self.serve_one(self.seats[name], plain=not is_held)
 
-    def serve_one(self, seat: Seat, *, choosy: bool) -> None:
-        found = self.line.first(lambda each: self.model.fits(each, seat, choosy=False), seat.pool.tenant, choosy=choosy)
-        assert found == self.model.next_for(seat, choosy=choosy)
+    def serve_one(self, seat: Seat, *, plain: bool) -> None:
+        found, best = self.line.first(seat, self.now, plain=plain), self.model.best(seat, self.now, plain=plain)
+        assert (found in best) if best else found is None
         if found is None:
-            WaitingLineMachine.seen["nobody"] += 1
+            WaitingLineMachine.seen["none"] += 1
             return
-        _, waiter = found
-        self.note(waiter, seat, choosy=choosy)
-        self.line.serve(waiter, lease_of(seat))
-        self.model.serve(waiter, seat)
+        self.note(found, seat, plain=plain)
+        self.model.serve(found, seat, self.now)
+        self.line.serve(found, Lease(seat, 0, 1, 60.0, 0.0, math.inf))
+        if found.chain is not None:
+            found.chain.handed_over += 1
 
-    def note(self, waiter: Waiter, seat: Seat, *, choosy: bool) -> None:
-        first = min(self.model.waiting, key=urgency)
+    def note(self, waiter: Waiter, seat: Seat, *, plain: bool) -> None:
+        is_large = waiter.chain is not None and waiter.chain.handed_over >= FIRST_TASKS
+        first = min(self.model.waiting, key=lambda each: each.arrival)
         WaitingLineMachine.seen.update(
-            {"held": choosy, "own": seat.pool.tenant is not None, "passed over": first is not waiter}
+            {
+                "held": not plain,
+                "own": seat.pool.tenant is not None,
+                "passed over": first is not waiter,
+                "rest": self.model.is_rest(waiter, self.now),
+                "came of age": is_large and waiter.half_at <= self.now,
+            }
         )
 
     @rule(which=st.integers(0, 30))
@@ -195,50 +247,49 @@ class WaitingLineMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 10))
     def leave(self, count: int) -> None:
-        """Whose fate is decided leaves when its own turn on the loop comes."""
+        """A task whose fate is decided leaves when its own turn on the loop comes."""
         for waiter in self.model.leaving[:count]:
-            self.model.leaving.remove(waiter)
+            self.model.leave(waiter)
             self.line.leave(waiter)
             WaitingLineMachine.seen["left"] += 1
 
     @invariant()
-    def both_see_the_same_people(self) -> None:
+    def both_see_the_same_tasks(self) -> None:
         WaitingLineMachine.steps += 1
         waiting, leaving = self.model.waiting, self.model.leaving
         assert len(self.line) == len(waiting) + len(leaving)
         assert set(self.line) == set(waiting)
-        assert set(self.line.impatient) == {each for each in (*waiting, *leaving) if each.is_impatient}
-        everybody = Counter(each.task.priority for each in (*waiting, *leaving))
-        assert self.line.by_priority() == {priority: everybody[priority] for priority in Priority}
+        everything = Counter(each.task.priority for each in (*waiting, *leaving))
+        assert self.line.by_priority() == {priority: everything[priority] for priority in Priority}
         assert self.line.oldest_wait_s(self.now) == max((self.now - each.since for each in waiting), default=0.0)
 
     @invariant()
-    def a_newcomer_is_told_of_no_more_than_there_are(self) -> None:
+    def those_that_may_have_to_be_woken_are_found(self) -> None:
+        impatient = {each for each in self.model.waiting if each.is_impatient}
+        for name, seat in self.seats.items():
+            groups = self.line.impatient(seat.pool.tenant, AGENTS[name])
+            found = {each for group in groups for waiters in group.impatient.values() for each in waiters}
+            theirs = {each for each in impatient if seat.pool.tenant in {None, each.tenant}}
+            assert found >= {each for each in theirs if self.model.fits(each, seat, plain=True)}
+
+    @invariant()
+    def no_more_stand_before_a_newcomer_than_there_are(self) -> None:
         for priority in Priority:
             for tenant in TENANTS:
-                alone = self.line.ahead_of(priority, tenant, self.now, alone=True)
-                assert 0 <= alone <= self.line.waiting(tenant)
-                assert 0 <= self.line.ahead_of(priority, tenant, self.now) <= len(self.line)
+                before = self.line.before(priority, tenant)
+                alone = self.line.ahead(priority, tenant, before, alone=True)
+                assert 0 <= before <= alone <= self.line.waiting(tenant)
+                assert alone <= self.line.ahead(priority, tenant, before) <= len(self.line)
 
     def teardown(self) -> None:
-        WaitingLineMachine.seen["caught up"] += self.model.caught_up
         self.loop.close()
-
-
-def seat_of(name: str) -> Seat:
-    profile = AGENTS[name]
-    return Seat(Member(profile), Capability(ECHO), Pool(ECHO, None if profile.shared else profile.tenant))
-
-
-def lease_of(seat: Seat) -> Lease:
-    return Lease(seat, 0, 1, 60.0, 0.0, math.inf)
 
 
 def steps_taken() -> int:
     return WaitingLineMachine.steps
 
 
-def test_line_serves_whom_the_plain_reading_of_the_rules_says(run_machine: Marathon) -> None:
+def test_queue_serves_the_task_that_the_plain_reading_of_the_rules_says(run_machine: Marathon) -> None:
     run_machine.run(WaitingLineMachine, steps_taken)
     print(f"{steps_taken()} steps", WaitingLineMachine.seen.most_common())  # noqa: T201 - read when it took a while
     assert all(WaitingLineMachine.seen[what] for what in MUST_HAPPEN), "the steps went nowhere"

@@ -17,7 +17,9 @@ from aicp.errors import QueueFull
 from aicp.model.task import Priority, Task
 from aicp.routing.work import Work
 from aicp.scheduling.lease import Lease
-from aicp.scheduling.waiting_line import SLACK_S, Waiter, WaitingLine
+from aicp.scheduling.turns import STRIDES, Order
+from aicp.scheduling.waiter import Waiter
+from aicp.scheduling.waiting_line import WaitingLine
 from aicp.testing import Trace, run
 from tests.simulation.fleet_under_fire import Moody, well
 from tests.unit.flow_kit import ECHO, Flow, now
@@ -42,7 +44,7 @@ class Rush(msgspec.Struct):
         asked: How many tasks came.
         ends: How they ended, by tenant and name.
         by_priority: How they ended, by priority and name.
-        waits: The longest that a plain task of each tenant stood in line, seconds.
+        waits: The longest that a plain task of each tenant waited, other than at low priority, seconds.
         out_of_turn: Services that broke the order.
         left_over: Slots, leases, probes and waiting tasks at the end; empty when nothing leaked.
         expired_leases: How many attempts had to be given up on.
@@ -168,10 +170,11 @@ def served_under_watch(rush: Rush) -> Iterator[None]:
     serve = WaitingLine.serve
 
     def watched(line: WaitingLine, waiter: Waiter, lease: Lease) -> None:
-        if waiter.selector is None:
+        if waiter.is_plain:
             rivals = [each for each in line if lease.seat.pool.tenant in {None, each.tenant}]
-            rush.out_of_turn.extend(faults_of(waiter, rivals))
-            rush.waits[waiter.tenant] = max(rush.waits[waiter.tenant], now() - waiter.since)
+            rush.out_of_turn.extend(faults_of(waiter, rivals, lease.seat.pool.order))
+            if waiter.task.priority is not Priority.LOW:
+                rush.waits[waiter.tenant] = max(rush.waits[waiter.tenant], now() - waiter.since)
             rush.held += waiter.held_since is not None
         serve(line, waiter, lease)
 
@@ -179,17 +182,13 @@ def served_under_watch(rush: Rush) -> Iterator[None]:
         yield
 
 
-def faults_of(served: Waiter, rivals: list[Waiter]) -> Iterator[str]:
-    """Who was passed over and must not: the next of its priority and tenant, or a priority that waited its slack out.
-
-    Choosy ones of the served priority may make it more urgent than those who take anybody would.
-    """
+def faults_of(served: Waiter, rivals: list[Waiter], order: Order) -> Iterator[str]:
+    """Which plain task was passed over and must not be: the next of its priority and tenant, or of another priority."""
     priority = served.task.priority
+    due = {each: (order.priorities.pass_of(each), STRIDES[each]) for each in Priority}
     for each in rivals:
-        is_alike = each.selector is None and (each.task.priority, each.tenant) == (priority, served.tenant)
-        if is_alike and each.turn < served.turn:
+        is_alike = (each.task.priority, each.tenant) == (priority, served.tenant)
+        if each.is_plain and is_alike and each.place < served.place:
             yield f"{now():.3f}: a later one of {served.tenant} at {priority}"
-    oldest_s = min(each.since for each in rivals if each.task.priority is priority) + SLACK_S[priority]
-    for each in rivals:
-        if each.selector is None and each.since + SLACK_S[each.task.priority] < oldest_s:
+        if each.is_plain and due[each.task.priority] < due[priority]:
             yield f"{now():.3f}: {priority} before {each.task.priority} that has waited {now() - each.since:.3f} s"

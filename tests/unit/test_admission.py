@@ -114,8 +114,9 @@ class TestRefused:
             crowd, refused_at = Crowd(flow), dict[Priority, int]()
             await crowd.come(1)
             for length in range(2, 60):
-                extra = asyncio.create_task(flow.router.route_task(task(priority=Priority.HIGH, deadline_s=3_600.0)))
-                crowd.calls.append(extra)
+                for each in Priority:
+                    extra = asyncio.create_task(flow.router.route_task(task(priority=each, deadline_s=3_600.0)))
+                    crowd.calls.append(extra)
                 await asyncio.sleep(SOON_S)
                 for priority in set(Priority) - refused_at.keys():
                     try:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from aicp.model.agent import Capability
 from aicp.registry.leases import Liveness
-from aicp.scheduling.fleet import FINE, NOWHERE, Member, Pool, Seat, Standing
+from aicp.scheduling.fleet import LOOKS, NOWHERE, Member, Pool, Seat
 from aicp.scheduling.latency import BUCKETS, LAST_RESORT, averaged, bucket_of, faded, latency_of, smoothed
+from aicp.scheduling.trouble import FINE, Standing
 from tests.unit.flow_kit import ECHO, agent
 
 NOW = 1_000.0
@@ -135,20 +136,39 @@ class TestPick:
         pool.take(named(pool, "slow"))
         assert id_of(pool.pick(random.Random(0).random)) == "unheard"
 
-    def test_who_is_left_out_is_passed_over_for_slower_ones(self) -> None:
-        pool = pool_of(seat("fast", 0.1), seat("slow", 5.0))
-        assert id_of(pool.pick_besides({"fast"}, random.Random(0).random)) == "slow"
-        assert pool.pick_besides({"fast", "slow"}, random.Random(0).random) is None
+    def test_an_agent_that_does_not_fit_is_passed_over_for_slower_ones(self) -> None:
+        pool, draw = pool_of(seat("fast", 0.1), seat("slow", 5.0)), random.Random(0).random
+        assert id_of(pool.pick_fitting(lambda each: each.agent_id != "fast", draw)) == "slow"
+        assert pool.pick_fitting(lambda _: False, draw) is None
 
     @settings(max_examples=200, derandomize=True)
-    @given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)), st.floats(0, 0.999))
-    def test_whoever_is_free_and_not_left_out_is_found(self, free: set[int], left_out: set[int], draw: float) -> None:
+    @given(st.sets(st.integers(0, LOOKS - 1)), st.sets(st.integers(0, 9)), st.floats(0, 0.999))
+    def test_of_few_free_ones_one_that_fits_is_found(self, free: set[int], left_out: set[int], draw: float) -> None:
         pool = pool_of(*(seat(f"a{each}", float(each % 3)) for each in sorted(free)))
-        picked = pool.pick_besides({f"a{each}" for each in left_out}, lambda: draw)
+        names = {f"a{each}" for each in left_out}
+        picked = pool.pick_fitting(lambda each: each.agent_id not in names, lambda: draw)
         if free - left_out:
             assert id_of(picked) in {f"a{each}" for each in free - left_out}
         else:
             assert picked is None
+
+    def test_however_many_are_free_at_most_eight_are_looked_at(self) -> None:
+        pool, looked_at = pool_of(*(seat(f"a{each}", float(each % 30)) for each in range(300))), list[Seat]()
+
+        def fits(each: Seat) -> bool:
+            looked_at.append(each)
+            return False
+
+        assert pool.pick_fitting(fits, random.Random(0).random) is None
+        assert len(looked_at) == LOOKS
+
+    def test_an_agent_that_turned_out_to_be_full_is_taken_from_the_free_until_it_is_not(self) -> None:
+        full = seat("full", 0.1)
+        pool = pool_of(full, seat("slow", 5.0))
+        full.member.taken = full.member.slots
+        assert id_of(pool.pick(random.Random(0).random)) == "slow"
+        assert full.bucket == NOWHERE
+        assert full.member.trouble.parked == [full]
 
 
 class TestBuckets:

@@ -6,6 +6,7 @@ import pytest
 
 from aicp.model.views import AgentHealth, CapabilityHealth, FleetHealth
 from aicp.routing.health import merged_health
+from aicp.scheduling.slices import at_once
 
 ECHO, LABEL = "text.echo@1", "image.label@1"
 
@@ -47,16 +48,17 @@ def fleet(**agents: AgentHealth) -> FleetHealth:
 
 def merged(own: AgentHealth, *elsewhere: AgentHealth) -> AgentHealth:
     others: list[Mapping[str, AgentHealth]] = [{"a": each} for each in elsewhere]
-    return merged_health(fleet(a=own), others).agents["a"]
+    return at_once(merged_health(fleet(a=own), others)).agents["a"]
 
 
 def test_alone_it_is_what_this_replica_sees() -> None:
     own = fleet(a=health("OPEN"))
-    assert merged_health(own, []) is own
+    assert at_once(merged_health(own, [])) is own
 
 
 def test_agents_are_those_of_this_replica_whether_others_used_them_or_not() -> None:
-    found = merged_health(fleet(a=health(), b=health(successes=1)), [{"a": health(successes=2), "gone": health()}])
+    own = fleet(a=health(), b=health(successes=1))
+    found = at_once(merged_health(own, [{"a": health(successes=2), "gone": health()}]))
     assert {name: agent.success_count for name, agent in found.agents.items()} == {"a": 2, "b": 1}
     assert (found.total_agents, found.capabilities_out) == (2, [LABEL])
 
@@ -86,7 +88,7 @@ def test_state_is_the_worst_of_all(states: tuple[str, ...], worst: str) -> None:
 def test_open_circuits_and_healthy_agents_are_counted_over_all_replicas() -> None:
     own = fleet(a=health(echo=circuit(), label=circuit()), b=health(echo=circuit()))
     out = health("OPEN", echo=circuit("OPEN", "open"), label=circuit("HALF_OPEN"))
-    found = merged_health(own, [{"a": out}])
+    found = at_once(merged_health(own, [{"a": out}]))
     assert (found.open_circuits, found.half_open_circuits, found.healthy_agents) == (1, 1, 1)
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from aicp.model.outcome import Outcome
 from aicp.registry.leases import Liveness
-from aicp.scheduling.fleet import SELECTIONS_MAX
 from aicp.scheduling.lease import Unscheduled
 from tests.unit.flow_kit import ECHO, SOON_S, Stage, agent, granted, now, task, virtual
 
+KINDS = 64
 GPU = {"gpu": "yes"}
 GoOut = Callable[[Stage], None]
 
@@ -119,12 +119,12 @@ class TestWhoFits:
             stage.succeed(await granted(asked))
 
 
-class TestSelections:
-    """Those who carry certain labels are kept apart for the labels last asked for."""
+class TestLabels:
+    """Agents are found by what they carry, whatever tasks asked for before."""
 
     @virtual
     async def test_more_kinds_of_labels_than_are_kept_are_served_by_those_who_carry_them(self) -> None:
-        names = range(2 * SELECTIONS_MAX)
+        names = range(2 * KINDS)
         async with Stage(*(agent(f"a{each}", labels={"n": str(each)}) for each in names)) as stage:
             for _ in range(2):
                 for each in names:
@@ -134,7 +134,7 @@ class TestSelections:
 
     @virtual
     async def test_more_kinds_of_labels_than_are_looked_at_wake_who_waits_for_them(self) -> None:
-        names = range(3 * SELECTIONS_MAX)
+        names = range(3 * KINDS)
         async with Stage(*(agent(f"a{each}", labels={"n": str(each)}) for each in names)) as stage:
             busy = [await stage.lease(task(labels={"n": str(each)})) for each in names]
             asked = [stage.asking(task(labels={"n": str(each)})) for each in names]

@@ -16,7 +16,8 @@ from aicp.registry.leases import Liveness
 from aicp.scheduling.fleet import NOWHERE, Member, Pool, Seat
 from aicp.scheduling.lease import Lease, Unscheduled
 from aicp.scheduling.serving import WELL_KNOWN
-from aicp.scheduling.waiting_line import Waiter, WaitingLine
+from aicp.scheduling.waiter import Waiter
+from aicp.scheduling.waiting_line import WaitingLine
 from tests.unit.flow_kit import Stage, agent, now, task, virtual
 
 CAPABILITIES = ("x.one", "x.two", "x.three")
@@ -199,11 +200,14 @@ def check_pool(stage: Stage, pool: Pool) -> None:
     assert [seat.rank for seat in pool.seats] == list(range(len(pool.seats))), pool.key
     busy = Counter(lease.bucket for lease in stage.scheduler.leases() if lease.seat.pool is pool)
     assert busy == pool._busy, pool.key
-    for labels, selection in pool._selections.items():
-        chosen = {seat for seat in pool.seats if labels <= seat.member.profile.labels.items()}
-        assert set(selection) == chosen, labels
-        assert selection.out == sum(bool(seat.why_out) for seat in chosen), labels
-        assert selection._bucket_of == {seat: seat.bucket for seat in chosen if seat.bucket != NOWHERE}, labels
+    for label, posting in pool._postings.items():
+        carriers = {seat for seat in pool.seats if label in seat.member.profile.labels.items()}
+        assert set(posting.seats) == carriers, label
+        assert posting.out == sum(bool(seat.why_out) for seat in carriers), label
+        free = [seat for seat in carriers if seat.bucket != NOWHERE]
+        assert set(posting.free_seats()) == set(free), label
+        assert posting.free == len(free), label
+    assert set(pool._postings) == {label for seat in pool.seats for label in seat.member.profile.labels.items()}
 
 
 def check_member(stage: Stage, member: Member) -> None:
@@ -222,8 +226,8 @@ def check_waiter(stage: Stage, key: str, waiter: Waiter) -> None:
     candidates = list(stage.scheduler._roster.candidates(waiter.task, waiter.tenant))
     theirs = [seat for seat in candidates if seat.agent_id not in waiter.tried]
     for seat in theirs:
-        # Only who takes anybody may wait beside a free agent, and only while a timer looks after it.
-        is_held = waiter.selector is None and seat.pool in stage.scheduler._serving.holds
+        # Only a plain task may wait beside a free agent, and only while a timer looks after it.
+        is_held = waiter.is_plain and seat.pool in stage.scheduler._serving.holds
         assert seat.bucket == NOWHERE or is_held, f"{waiter.task} beside {seat.agent_id}"
     assert waiter.deadline > now() - 1e-6
     assert waiter.patient_until <= waiter.deadline
@@ -232,10 +236,10 @@ def check_waiter(stage: Stage, key: str, waiter: Waiter) -> None:
 
 
 def check_order(line: WaitingLine, served: Waiter) -> None:
-    """Whoever takes anybody is served in order inside its priority and tenant."""
-    rivals = (each for each in line if each.tenant == served.tenant and each.task.priority is served.task.priority)
-    if served.selector is None:
-        assert all(served.turn <= each.turn for each in rivals if each.selector is None)
+    """Plain tasks are served in order inside their priority and tenant."""
+    if served.is_plain:
+        rivals = (each for each in line.of(served.tenant, served.task.priority) if each.is_plain and each.is_waiting)
+        assert all(served.place <= each.place for each in rivals)
 
 
 def is_out(seat: Seat) -> bool:

@@ -5,12 +5,13 @@ import heapq
 import math
 from collections.abc import Sequence
 
-from aicp.scheduling.waiting_line import SLACK_S
+from aicp.model.task import Priority
 from aicp.testing import running_loop
 from benchmarks.flow.simulated.fleet import INSTANT_S, End, Model
 from benchmarks.flow.simulated.policy import Stage, Tries
 from benchmarks.flow.simulated.workload import Job
 
+SLACK_S = {Priority.HIGH: 0.0, Priority.NORMAL: 1.0, Priority.LOW: 3.0}
 LOOKS_MAX = 8
 PLANNED_MAX = 64
 
@@ -110,8 +111,9 @@ class FirstComeFirstServed:
 class Oracle:
     """Knows every size, speed and fault beforehand, and plans.
 
-    The line has AICP's order. The first task goes where it would be done earliest, now or by waiting for a slot; the
-    next one likewise with what is left. Nothing is sent where it would be lost, or could not be done in time.
+    The line is ordered by arrival + slack of the priority. The first task goes where it would be done earliest, now or
+    by waiting for a slot; the next one likewise with what is left. Nothing is sent where it would be lost, or could not
+    be done in time.
     """
 
     def __init__(self, stage: Stage) -> None:

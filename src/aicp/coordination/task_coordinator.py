@@ -334,10 +334,10 @@ class TaskCoordinator:
         if work is None:
             submitted = (await self._read(chain_id)).submitted
             task = next(task for task in submitted.spec.tasks if task.id == local_id)
-            choices, outlook = self._router.choices(task_id), self._router.outlook(task, submitted.tenant)
+            choices, outlook = self._router.choices(task_id), await self._router.read_outlook(task, submitted.tenant)
         else:
             task, choices = work.task, tuple(work.choices)
-            outlook = self._router.outlook(task, work.tenant, work.tried)
+            outlook = await self._router.read_outlook(task, work.tenant, work.tried)
         return Explanation(task_id, task.capability, task.priority, view.status, choices, view.attempts, outlook)
 
     async def watch(self, chain_id: str) -> AsyncIterator[Fact]:

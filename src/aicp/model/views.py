@@ -410,7 +410,7 @@ class AgentPage(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-class CapabilityHealth(msgspec.Struct, frozen=True):
+class CapabilityHealth(msgspec.Struct, frozen=True, gc=False):
     """One agent at one capability.
 
     Attributes:
@@ -428,7 +428,7 @@ class CapabilityHealth(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class AgentHealth(msgspec.Struct, frozen=True):
+class AgentHealth(msgspec.Struct, frozen=True, gc=False):
     """One agent's health.
 
     Attributes:

@@ -42,6 +42,7 @@ from aicp.routing.telling import made_safe
 from aicp.routing.work import ALIKE_ROUNDS_MAX, Work
 from aicp.scheduling.lease import Lease, Unscheduled
 from aicp.scheduling.roster import NOBODY
+from aicp.scheduling.slices import Steps, at_once
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 REAL_ATTEMPTS_MAX = 6
@@ -223,6 +224,10 @@ class FailoverRouter:
         Args:
             tenant: Only agents that serve it; None for all.
         """
+        return at_once(self.read_health(tenant))
+
+    def read_health(self, tenant: str | None = None) -> Steps[FleetHealth]:
+        """As `health`, in steps of a hundred agents."""
         return fleet_health(self._scheduler, self._board, tenant)
 
     def recent_failures(self, limit: int = 100, tenant: str | None = None) -> list[Failure]:
@@ -241,6 +246,10 @@ class FailoverRouter:
     def outlook(self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY) -> Outlook:
         """Who could do a task now, who could not and why, and where it stands in line."""
         return self._scheduler.explain(task, tenant, tried)
+
+    async def read_outlook(self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY) -> Outlook:
+        """As `outlook`, in slices: other work of the loop goes on meanwhile."""
+        return await self._scheduler.read_explanation(task, tenant, tried)
 
     async def _stay(self, lease: Lease | Unscheduled) -> NoReturn:
         if isinstance(lease, Lease):

@@ -1,7 +1,8 @@
 """The fleet's health as one value: circuits, counters, capabilities that have nobody."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 
 import msgspec
@@ -10,21 +11,24 @@ from aicp.model.views import AgentHealth, CapabilityHealth, FleetHealth
 from aicp.resilience.board import WORST_FIRST, CircuitBoard
 from aicp.resilience.circuit_breaker import CircuitState
 from aicp.scheduling.fleet import Member, Seat
+from aicp.scheduling.slices import Steps
 from aicp.scheduling.task_scheduler import TaskScheduler
 
-
-def fleet_health(scheduler: TaskScheduler, board: CircuitBoard, tenant: str | None = None) -> FleetHealth:
-    """Look at every agent, or at those that serve a tenant; linear in agents and capabilities."""
-    agents = {
-        member.profile.agent_id: agent_health(member, board)
-        for member in scheduler.members()
-        if member.profile.serves(tenant)
-    }
-    return _fleet_of(agents, scheduler.capabilities_out(tenant))
+AGENTS_A_STEP = 100
 
 
-def merged_health(own: FleetHealth, elsewhere: Sequence[Mapping[str, AgentHealth]]) -> FleetHealth:
-    """The fleet's health as several replicas see it: the worst state, and counters added up.
+def fleet_health(scheduler: TaskScheduler, board: CircuitBoard, tenant: str | None = None) -> Steps[FleetHealth]:
+    """Look at every agent, or at those that serve a tenant, a hundred in each step."""
+    agents = (
+        (member.profile.agent_id, agent_health(member, board))
+        for member in list(scheduler.members())
+        if member.profile.serves(tenant) and not member.is_gone
+    )
+    return (yield from _fleet_of(agents, scheduler.capabilities_out(tenant)))
+
+
+def merged_health(own: FleetHealth, elsewhere: Sequence[Mapping[str, AgentHealth]]) -> Steps[FleetHealth]:
+    """The fleet's health as several replicas see it: the worst state, and counters added up; a hundred in each step.
 
     Args:
         own: As this replica sees it; it says which agents and capabilities there are.
@@ -32,11 +36,11 @@ def merged_health(own: FleetHealth, elsewhere: Sequence[Mapping[str, AgentHealth
     """
     if not elsewhere:
         return own
-    agents = {
-        agent_id: reduce(_merged, [others[agent_id] for others in elsewhere if agent_id in others], agent)
+    agents = (
+        (agent_id, reduce(_merged, [others[agent_id] for others in elsewhere if agent_id in others], agent))
         for agent_id, agent in own.agents.items()
-    }
-    return _fleet_of(agents, own.capabilities_out)
+    )
+    return (yield from _fleet_of(agents, own.capabilities_out))
 
 
 def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
@@ -63,13 +67,20 @@ def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
     )
 
 
-def _fleet_of(agents: dict[str, AgentHealth], capabilities_out: list[str]) -> FleetHealth:
-    states = [capability.state for agent in agents.values() for capability in agent.capabilities.values()]
+def _fleet_of(found: Iterable[tuple[str, AgentHealth]], capabilities_out: list[str]) -> Steps[FleetHealth]:
+    agents: dict[str, AgentHealth] = {}
+    states, healthy = Counter[str](), 0
+    for number, (agent_id, agent) in enumerate(found, 1):
+        agents[agent_id] = agent
+        healthy += _is_healthy(agent)
+        states.update(capability.state for capability in agent.capabilities.values())
+        if not number % AGENTS_A_STEP:
+            yield
     return FleetHealth(
         total_agents=len(agents),
-        healthy_agents=sum(_is_healthy(agent) for agent in agents.values()),
-        open_circuits=states.count(CircuitState.OPEN) + states.count(CircuitState.FORCED_OPEN),
-        half_open_circuits=states.count(CircuitState.HALF_OPEN),
+        healthy_agents=healthy,
+        open_circuits=states[CircuitState.OPEN] + states[CircuitState.FORCED_OPEN],
+        half_open_circuits=states[CircuitState.HALF_OPEN],
         capabilities_out=capabilities_out,
         agents=agents,
     )

@@ -44,6 +44,7 @@ from aicp.runtime.settings import data_dir, secret_key
 from aicp.runtime.sharing import STOP_S_MAX, Sharing
 from aicp.runtime.stores import make_stores
 from aicp.scheduling.fleet import Pool
+from aicp.scheduling.slices import Steps, at_once, in_slices
 from aicp.scheduling.task_scheduler import TaskScheduler
 from aicp.transports.by_endpoint import RemoteTransport, TransportByEndpoint, http_when_needed
 from aicp.transports.local import LocalTransport
@@ -347,7 +348,15 @@ class Node:
         Args:
             tenant: Only agents that serve it; None for all.
         """
-        return merged_health(self.router.health(tenant), self._peers.health)
+        return at_once(self._health(tenant))
+
+    async def read_health(self, tenant: str | None = None) -> FleetHealth:
+        """As `health`, in slices: other work of the loop goes on meanwhile."""
+        return await in_slices(self._health(tenant))
+
+    def _health(self, tenant: str | None) -> Steps[FleetHealth]:
+        own = yield from self.router.read_health(tenant)
+        return (yield from merged_health(own, self._peers.health))
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of every event of this process from now on; returns what ends that."""

@@ -1,25 +1,38 @@
-"""Why a task goes where it goes: everybody it could go to, what speaks for them, and what against."""
+"""Why a task goes where it goes: everything it could go to, what speaks for each, and what against."""
 
 import itertools
 import math
 from collections.abc import Sequence
 
-from aicp.model.task import Task
+from aicp.model.task import Priority, Task
 from aicp.model.views import Candidate, LinePlace, Outlook
 from aicp.registry.leases import Liveness
 from aicp.scheduling.fleet import Pool, Seat
-from aicp.scheduling.waiting_line import SLACK_S, Waiter, WaitingLine
+from aicp.scheduling.slices import Steps
+from aicp.scheduling.waiter import Waiter
+from aicp.scheduling.waiting_line import WaitingLine
 
 LOOKED_AT_MAX = 1_000
+LOOKED_AT_A_STEP = 100
+WAITERS_A_STEP = 2_000
 SHOWN_MAX = 20
 UNHEARD = "unheard, so a last resort"
 _BEST_FIRST = {"free": 0, "silent": 1, "busy": 2, "out": 3, "left_out": 4}
 
 
-def outlook(pools: Sequence[Pool], task: Task, tried: frozenset[str], place: LinePlace | None, now: float) -> Outlook:
-    """Who could do a task now; in each standing the fastest first, behind them those that are a last resort."""
-    seats = itertools.islice((seat for pool in pools for seat in pool.seats), LOOKED_AT_MAX)
-    candidates = sorted((_candidate(seat, task, tried, now) for seat in seats), key=_rank)
+def outlook(
+    pools: Sequence[Pool], task: Task, tried: frozenset[str], place: LinePlace | None, now: float
+) -> Steps[Outlook]:
+    """Which agents could do a task now; in each standing the fastest first, behind them those that are a last resort.
+
+    A step looks at a hundred agents.
+    """
+    candidates = []
+    for number, seat in enumerate(itertools.islice((seat for pool in pools for seat in pool.seats), LOOKED_AT_MAX), 1):
+        candidates.append(_candidate(seat, task, tried, now))
+        if not number % LOOKED_AT_A_STEP:
+            yield
+    candidates.sort(key=_rank)
     could = [each for each in candidates if each.standing in {"free", "silent", "busy"}]
     could_not = [each for each in candidates if each.standing in {"out", "left_out"}]
     return Outlook(
@@ -31,14 +44,26 @@ def outlook(pools: Sequence[Pool], task: Task, tried: frozenset[str], place: Lin
     )
 
 
-def place_of(task: Task, line: WaitingLine, expected_wait_s: float, now: float) -> LinePlace | None:
-    """Where a task stands in line; None when it does not."""
-    waiter = next((each for each in line if each.task is task), None)
+def place_of(task: Task, tenant: str, line: WaitingLine, expected_wait_s: float, now: float) -> Steps[LinePlace | None]:
+    """Where a task is in the queue; None when it does not wait. A step looks at two thousand waiting tasks."""
+    waiter: Waiter | None = None
+    mine: list[Waiter] = []
+    for number, each in enumerate(line.of(tenant, task.priority), 1):
+        if each.is_waiting:
+            mine.append(each)
+            waiter = each if each.task is task else waiter
+        if not number % WAITERS_A_STEP:
+            yield
     if waiter is None:
         return None
+    before = 0
+    for number, each in enumerate(mine, 1):
+        before += each.urgency < waiter.urgency
+        if not number % WAITERS_A_STEP:
+            yield
     return LinePlace(
-        ahead=sum(_urgency(each) < _urgency(waiter) for each in line),
-        waiting={priority.value: count for priority, count in line.by_priority().items()},
+        ahead=line.ahead(task.priority, tenant, before),
+        waiting={priority.value: line.by_priority()[priority] for priority in Priority},
         waited_s=round(now - waiter.since, 3),
         expected_wait_s=round(expected_wait_s, 3),
         patient_for_s=round(max(0.0, waiter.patient_until - now), 3),
@@ -86,7 +111,3 @@ def _against(seat: Seat, task: Task, tried: frozenset[str]) -> str:
 def _rank(candidate: Candidate) -> tuple[int, bool, bool, float]:
     is_last = candidate.reason.endswith(UNHEARD)
     return _BEST_FIRST[candidate.standing], candidate.shared, is_last, candidate.estimate_s or 0.0
-
-
-def _urgency(waiter: Waiter) -> tuple[float, int]:
-    return waiter.since + SLACK_S[waiter.task.priority], waiter.arrival

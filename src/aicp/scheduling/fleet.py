@@ -1,14 +1,15 @@
-"""Agents as the scheduler sees them: their slots, and for each capability and tenant who is free, in buckets by speed.
+"""Agents as the scheduler sees them: their slots, and for each capability and tenant which are free, by speed.
 
-Whoever is open, cooling, draining, set aside, offline, silent or full is not among the free: nothing is ever scanned
-past it. There may be millions: what is rare or can be derived is not kept for each.
+Whatever is open, cooling, draining, set aside, offline or full is not among the free: nothing is ever scanned past it.
+There may be millions: what is rare or can be derived is not kept for each.
 """
 
 import heapq
+import itertools
 import math
 import sys
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 
 from aicp import standstill
 from aicp.model.agent import AgentProfile, Capability
@@ -25,38 +26,23 @@ from aicp.scheduling.latency import (
     latency_of,
     smoothed,
 )
-from aicp.scheduling.selection import Selection
+from aicp.scheduling.rows import Posting, Row, shared_number
+from aicp.scheduling.trouble import FINE, NO_TROUBLE, Standing, Trouble
+from aicp.scheduling.turns import Order
 
-SELECTIONS_MAX = 64
 DECISIONS_A_LOOK = 8
+LOOKS = 8
 OUTDATED_KEPT_MAX = 64
 SILENT_AFTER_LATENCIES = 4.0
 NOWHERE = -1
 ON_TRIAL = -math.inf
 LONG_AGO = -sys.float_info.max
+SEATS_SCANNED_MAX = 8
+AT_ONCE = 4
+"""How many seats of an agent with more of them follow at once when its slots are all taken, or one is free again."""
 
-Labels = frozenset[tuple[str, str]]
-
-
-class Standing:
-    """Whether an agent may be used for a capability.
-
-    Attributes:
-        why_out: Why it may not, empty when it may; being full is no such reason.
-        ready_at: When it may again, monotonic seconds; infinite when only a command brings it back.
-        is_fragile: True when its circuit has to be asked after every use.
-    """
-
-    __slots__ = ("is_fragile", "ready_at", "why_out")
-
-    def __init__(self, why_out: str, ready_at: float, *, is_fragile: bool = False) -> None:
-        self.why_out = why_out
-        self.ready_at = ready_at
-        self.is_fragile = is_fragile
-
-
-FINE = Standing("", 0.0)
-FRAGILE = Standing("", 0.0, is_fragile=True)
+Label = tuple[str, str]
+Labels = frozenset[Label]
 
 
 class Seat:
@@ -72,13 +58,15 @@ class Seat:
         standing: Whether it may be used.
         bucket: Where it lies among the free of its pool, NOWHERE when it does not.
         place: Its index there.
+        older: The seat there that was used right before it.
+        newer: The seat there that was used right after it.
         rank: Its index among all of its pool.
         next: The agent's next seat.
     """
 
     __slots__ = (
-        "bucket", "declared", "latency_s", "measured_at", "member", "next", "place", "pool", "rank", "samples",
-        "standing",
+        "bucket", "declared", "latency_s", "measured_at", "member", "newer", "next", "older", "place", "pool", "rank",
+        "samples", "standing",
     )  # fmt: skip
 
     def __init__(self, member: "Member", declared: Capability, pool: "Pool") -> None:
@@ -91,6 +79,8 @@ class Seat:
         self.standing = FINE
         self.bucket = NOWHERE
         self.place = self.rank = 0
+        self.older: Seat | None = None
+        self.newer: Seat | None = None
         self.next: Seat | None = None
 
     @property
@@ -132,23 +122,24 @@ class Member:
         slots: How many tasks it takes at a time.
         taken: How many it has.
         successes: Attempts that succeeded, since it registered first.
-        failures: Attempts that ended TASK_FAILED, AGENT_FAULT or UNAVAILABLE.
         quiet_since: When it answered last, or got the first of what it has, monotonic seconds; `ON_TRIAL` when it was
             silent and got one more task.
         trouble: What is unusual about it.
         first: The first of its seats.
+        slowest: Of the seats that have its tasks, the one that is expected to take longest.
     """
 
-    __slots__ = ("failures", "first", "profile", "quiet_since", "slots", "successes", "taken", "trouble")
+    __slots__ = ("first", "profile", "quiet_since", "slots", "slowest", "successes", "taken", "trouble")
 
     def __init__(self, profile: AgentProfile) -> None:
         self.profile = profile
         self.slots = profile.max_concurrent_tasks
         self.taken = 0
-        self.successes = self.failures = 0
+        self.successes = 0
         self.quiet_since = 0.0
         self.trouble = NO_TROUBLE
         self.first: Seat | None = None
+        self.slowest: Seat | None = None
 
     def __iter__(self) -> Iterator[Seat]:
         """Its seats."""
@@ -159,7 +150,15 @@ class Member:
 
     def seat(self, key: str) -> Seat | None:
         """Its seat at a capability."""
+        if self.trouble.by_key:
+            return self.trouble.by_key.get(key)
         return next((seat for seat in self if seat.pool.key == key), None)
+
+    def index(self) -> None:
+        """Its seats changed: many are found by key."""
+        is_many = sum(1 for _ in itertools.islice(self, SEATS_SCANNED_MAX + 1)) > SEATS_SCANNED_MAX
+        if is_many or self.trouble.by_key:
+            self.trouble_of_its_own().by_key = self.seats if is_many else {}
 
     @property
     def seats(self) -> dict[str, Seat]:
@@ -172,6 +171,11 @@ class Member:
         return self.trouble.liveness
 
     @property
+    def failures(self) -> int:
+        """Attempts that ended TASK_FAILED, AGENT_FAULT or UNAVAILABLE, since it registered first."""
+        return self.trouble.failures
+
+    @property
     def is_gone(self) -> bool:
         """True when it was removed."""
         return self.first is None
@@ -179,25 +183,30 @@ class Member:
     @property
     def is_fine(self) -> bool:
         """True when nothing stands against using any of its seats."""
-        seat = self.first
-        while seat is not None:
-            if seat.standing is not FINE:
-                return False
-            seat = seat.next
-        return True
+        return not self.trouble.unfit
 
     def is_silent(self, now: float) -> bool:
-        """True while it has tasks and has answered nothing for four times what it usually takes.
+        """True while it has tasks and has answered none for four times the longest that any of them should take.
 
-        Nothing is expected in time of whom nobody knows.
+        An agent that was never measured should take what is typical of the capability; where that is unknown too,
+        nothing is expected of it in time.
         """
-        if not self.taken:
+        if not self.taken or self.slowest is None:
             return False
-        slowest_s = max([seat.latency_s or math.inf for seat in self], default=math.inf)
-        silent_after_s = SILENT_AFTER_LATENCIES * slowest_s
+        silent_after_s = SILENT_AFTER_LATENCIES * (self.slowest.estimate_s(now) or math.inf)
         quiet_s = now - self.quiet_since
         # What it answered while this process stood still lies unread.
         return quiet_s > silent_after_s and quiet_s - standstill.since(self.quiet_since) > silent_after_s
+
+    def expect(self, seat: Seat, now: float) -> None:
+        """It gets one more task, at this seat."""
+        slowest = self.slowest
+        if slowest is None:
+            self.slowest = seat
+        elif seat is not slowest and (slowest_s := slowest.estimate_s(now)):
+            expected_s = seat.estimate_s(now)
+            if not expected_s or expected_s > slowest_s:
+                self.slowest = seat
 
     def is_last_resort(self, now: float) -> bool:
         """True when others are better whatever their speed: it is unheard, or silent."""
@@ -225,83 +234,27 @@ class Member:
         return self.trouble
 
 
-class Trouble:
-    """What is unusual about an agent.
-
-    Attributes:
-        is_draining: It gets no new tasks.
-        is_set_aside: It turned out to be misconfigured as a whole.
-        set_aside_keys: Capabilities it turned out not to be configured for, and what showed that.
-        set_aside_because: What showed that it is misconfigured as a whole.
-        liveness: Unheard agents are a last resort, offline ones are out.
-        cool_down_s: The last guessed cool-down, 0 after a success.
-    """
-
-    __slots__ = ("cool_down_s", "is_draining", "is_set_aside", "liveness", "set_aside_because", "set_aside_keys")
-
-    def __init__(self) -> None:
-        self.is_draining = self.is_set_aside = False
-        self.set_aside_because = ""
-        self.set_aside_keys: dict[str, str] = {}
-        self.liveness = Liveness.HEARD
-        self.cool_down_s = 0.0
-
-    @property
-    def was_set_aside(self) -> bool:
-        """True when it is set aside, as a whole or for a capability."""
-        return self.is_set_aside or bool(self.set_aside_keys)
-
-    def why_aside(self, key: str) -> str:
-        """What showed that it is misconfigured, as a whole or for a capability; empty when nothing did."""
-        return self.set_aside_because or self.set_aside_keys.get(key, "")
-
-    def forgive(self) -> None:
-        """Forget that it was set aside or asked for a rest."""
-        self.is_set_aside = False
-        self.set_aside_because = ""
-        self.set_aside_keys.clear()
-        self.cool_down_s = 0.0
-
-
-NO_TROUBLE = Trouble()
-
-
 class Pool:
-    """Everybody who offers one capability to the same tenants, and the free among them by speed.
+    """All who offer one capability to the same tenants, and the free among them by speed.
 
     Attributes:
         key: The capability's.
-        tenant: Whom they serve; None for everybody.
+        tenant: Whom they serve; None for all.
         seats: All of them, in no order.
         out: How many of them may not be used.
-        slots: How many tasks those who may be used take at a time.
+        slots: How many tasks those that may be used take at a time.
         latency_s: Smoothed seconds of all successes here, as of a seat; 0 while there were none.
         mean_s: Their arithmetic mean, which is what a queue is drained by.
         samples: How many successes these rest on, at most 500.
-        is_known_out: True when it was told that nobody may be used.
+        is_known_out: True when the observers know that none may be used.
         in_vain_at: When a task was last held as long as that pays, for faster agents that did not end theirs.
-        input_schemas: What they want to be given.
+        order: What each priority, and each tenant, has had of its hand-overs.
+        input_schemas: The input schemas that they declare.
     """
 
     __slots__ = (
-        "_answered_at",
-        "_busy",
-        "_busy_mask",
-        "_free_mask",
-        "_hand",
-        "_returns",
-        "_rows",
-        "_selections",
-        "in_vain_at",
-        "input_schemas",
-        "is_known_out",
-        "key",
-        "latency_s",
-        "mean_s",
-        "out",
-        "samples",
-        "seats",
-        "slots",
+        "_answered_at", "_busy", "_busy_mask", "_free_mask", "_hand", "_postings", "_returns", "_rows", "in_vain_at",
+        "input_schemas", "is_known_out", "key", "latency_s", "mean_s", "order", "out", "samples", "seats", "slots",
         "tenant",
     )  # fmt: skip
 
@@ -315,14 +268,15 @@ class Pool:
         self.samples = 0
         self.is_known_out = False
         self.in_vain_at = -math.inf
-        self._rows: dict[int, list[Seat]] = {}
+        self.order = Order()
+        self._rows: dict[int, Row[Seat]] = {}
         self._free_mask = 0
         self._answered_at: dict[int, float] = {}
         self._busy: dict[int, int] = {}
         self._busy_mask = 0
         self._hand = 0
         self._returns: list[tuple[float, int, Seat]] = []
-        self._selections: OrderedDict[Labels, Selection[Seat]] = OrderedDict()
+        self._postings: dict[Label, Posting[Seat]] = {}
         self.input_schemas = InputSchemas()
 
     @property
@@ -332,17 +286,22 @@ class Pool:
 
     @property
     def free(self) -> int:
-        """How many have a slot now."""
+        """How many have a slot now; of agents with more than four capabilities, those not known to have none."""
         return sum(map(len, self._rows.values()))
 
     @property
     def has_free(self) -> bool:
-        """True when somebody has a slot now."""
-        return bool(self._free_mask)
+        """True when one has a slot now."""
+        return self._fastest_row() is not None
+
+    @property
+    def busy(self) -> int:
+        """How many tasks they have."""
+        return sum(self._busy.values())
 
     @property
     def tasks_per_s(self) -> float:
-        """How many tasks they get done in a second when all are busy; 0 when nobody knows."""
+        """How many tasks they get done in a second when all are busy; 0 when that is unknown."""
         return self.slots / self.mean_s if self.mean_s else 0.0
 
     def learn(self, elapsed_s: float) -> None:
@@ -353,20 +312,22 @@ class Pool:
 
     def join(self, seat: Seat) -> None:
         """The agent offers the capability; it is not among the free yet."""
-        seat.rank = len(self.seats)
+        seat.rank = shared_number(len(self.seats))
         self.seats.append(seat)
         self.slots += seat.member.slots
         self.input_schemas.add(seat.declared.input_schema)
-        for labels, selection in self._selections.items():
-            if labels <= seat.member.profile.labels.items():
-                selection.add(seat)
+        for label in seat.member.profile.labels.items():
+            self._postings.setdefault(label, Posting()).seats[seat] = None
 
     def leave(self, seat: Seat) -> None:
         """The agent no longer offers the capability, or not as it did."""
         self.take(seat)
         self.judge(seat, FINE)
-        for selection in self._selections.values():
-            selection.forget(seat)
+        for label in seat.member.profile.labels.items():
+            posting = self._postings[label]
+            del posting.seats[seat]
+            if not posting.seats:
+                del self._postings[label]
         self.slots -= seat.member.slots
         self.input_schemas.discard(seat.declared.input_schema)
         last = self.seats.pop()
@@ -382,12 +343,15 @@ class Pool:
     def judge(self, seat: Seat, standing: Standing) -> None:
         """Whether it may be used was found out anew."""
         gone = bool(standing.why_out) - bool(seat.why_out)
+        unfit = (standing is not FINE) - (seat.standing is not FINE)
         seat.standing = standing
+        if unfit:
+            seat.member.trouble_of_its_own().unfit += unfit
         if gone:
             self.out += gone
             self.slots -= gone * seat.member.slots
-            for selection in self._selections.values():
-                selection.out += gone * (seat in selection)
+            for posting in self._postings_of(seat):
+                posting.out += gone
         if standing.why_out and standing.ready_at < math.inf:
             self._expect(seat)
 
@@ -399,72 +363,77 @@ class Pool:
         self.take(seat)
         row = self._rows.get(bucket)
         if row is None:
-            row = self._rows[bucket] = []
+            row = self._rows[bucket] = Row()
             self._free_mask |= 1 << bucket
-        seat.bucket, seat.place = bucket, len(row)
-        row.append(seat)
-        if self._selections:
-            self._put_into_selections(seat)
+        seat.bucket = bucket
+        row.put(seat)
+        if seat.member.profile.labels:
+            for posting in self._postings_of(seat):
+                posting.put(seat, bucket)
 
     def take(self, seat: Seat) -> None:
-        """Take a seat from among the free; the last of its bucket fills the gap."""
+        """Take a seat from among the free."""
         bucket = seat.bucket
         if bucket == NOWHERE:
             return
         row = self._rows[bucket]
-        last = row.pop()
-        if last is not seat:
-            row[seat.place] = last
-            last.place = seat.place
-        if not row:
+        row.take(seat)
+        if not row.seats:
             del self._rows[bucket]
             self._free_mask &= ~(1 << bucket)
         seat.bucket = NOWHERE
-        for selection in self._selections.values():
-            selection.take(seat)
+        if seat.member.profile.labels:
+            for posting in self._postings_of(seat):
+                posting.take(seat, bucket)
+
+    def used(self, seat: Seat) -> None:
+        """A free seat got a task and stays among the free: the others of its speed were used longer ago."""
+        self._rows[seat.bucket].used(seat)
 
     def pick(self, draw: Callable[[], float]) -> Seat | None:
-        """Of two random free seats of the fastest bucket the faster one.
+        """Of two free seats of the fastest bucket the faster one.
 
         Args:
             draw: Uniform in [0, 1).
         """
-        mask = self._free_mask
-        if not mask:
-            return None
-        row = self._rows[(mask & -mask).bit_length() - 1]
-        if len(row) == 1:
-            return row[0]
-        one, other = row[int(draw() * len(row))], row[int(draw() * len(row))]
-        return one if one.latency_s <= other.latency_s else other
+        while mask := self._free_mask:
+            seat = self._rows[(mask & -mask).bit_length() - 1].pick(draw)
+            if seat.member.has_room:
+                return seat
+            self.park(seat)
+        return None
 
-    def pick_besides(self, left_out: Collection[str], draw: Callable[[], float]) -> Seat | None:
-        """The same, but for some agents; looks at one seat of a bucket more than there are of those."""
-        mask = self._free_mask
-        while mask:
+    def pick_fitting(self, fits: Callable[[Seat], bool], draw: Callable[[], float]) -> Seat | None:
+        """The first that fits of at most eight free seats, of the fastest bucket first."""
+        looks, mask = LOOKS, self._free_mask
+        while mask and looks:
             lowest = mask & -mask
-            row = self._rows[lowest.bit_length() - 1]
-            start = int(draw() * len(row))
-            for step in range(min(len(left_out) + 1, len(row))):
-                seat = row[(start + step) % len(row)]
-                if seat.agent_id not in left_out:
+            seats = self._rows[lowest.bit_length() - 1].seats
+            start = int(draw() * len(seats))
+            for step in range(min(looks, len(seats))):
+                seat = seats[(start + step) % len(seats)]
+                if seat.member.has_room and fits(seat):
                     return seat
+                looks -= 1
             mask ^= lowest
         return None
 
-    def selection(self, labels: Labels) -> Selection[Seat]:
-        """Those who carry these labels.
+    def free_seats(self) -> Iterator[Seat]:
+        """All that are free, the fastest first."""
+        return itertools.chain.from_iterable(list(self._rows[bucket].seats) for bucket in sorted(self._rows))
 
-        A selection asked for the first time costs a look at everybody; the 64 last used are kept up to date.
-        """
-        selection = self._selections.get(labels)
-        if selection is None:
-            selection = self._selections[labels] = self._select(labels)
-            if len(self._selections) > SELECTIONS_MAX:
-                self._selections.popitem(last=False)
-        else:
-            self._selections.move_to_end(labels)
-        return selection
+    def park(self, seat: Seat) -> None:
+        """All slots of its agent turned out to be taken: take the seat from the free until one is not."""
+        self.take(seat)
+        seat.member.trouble_of_its_own().parked.append(seat)
+
+    def carriers(self, label: Label) -> Posting[Seat]:
+        """The seats that carry a label."""
+        return self._postings.get(label) or Posting()
+
+    def rarest(self, labels: Iterable[Label]) -> Label:
+        """Of some labels the one that fewest carry."""
+        return min(labels, key=lambda label: len(self.carriers(label).seats))
 
     def began(self, bucket: int) -> None:
         """A seat of that speed got a task."""
@@ -531,20 +500,17 @@ class Pool:
         is_here = seat.rank < len(self.seats) and self.seats[seat.rank] is seat
         return is_here and bool(seat.why_out) and seat.standing.ready_at == ready_at
 
-    def _select(self, labels: Labels) -> Selection[Seat]:
-        selection = Selection[Seat]()
-        for seat in self.seats:
-            if labels <= seat.member.profile.labels.items():
-                selection.add(seat)
-                selection.out += bool(seat.why_out)
-                if seat.bucket != NOWHERE:
-                    selection.put(seat, seat.bucket)
-        return selection
+    def _fastest_row(self) -> Row[Seat] | None:
+        """The row of the fastest free seats; seats of agents that turn out to be full are taken out on the way."""
+        while mask := self._free_mask:
+            row = self._rows[(mask & -mask).bit_length() - 1]
+            if row.seats[0].member.has_room:
+                return row
+            self.park(row.seats[0])
+        return None
 
-    def _put_into_selections(self, seat: Seat) -> None:
-        for selection in self._selections.values():
-            if seat in selection:
-                selection.put(seat, seat.bucket)
+    def _postings_of(self, seat: Seat) -> Iterator[Posting[Seat]]:
+        return (self._postings[label] for label in seat.member.profile.labels.items())
 
 
 class Fleet:
@@ -581,6 +547,10 @@ class Fleet:
         """Every pool."""
         return [*self.own.values(), *([self.shared] if self.shared is not None else [])]
 
+    def pools_of(self, tenant: str | None) -> list[Pool]:
+        """Every pool, or those that may work for a tenant."""
+        return self.all_pools() if tenant is None else self.pools(tenant)
+
     def pick(self, tenant: str, draw: Callable[[], float]) -> Seat | None:
         """A free seat of the tenant's own agents, else of those who serve everybody."""
         own = self.own.get(tenant)
@@ -594,5 +564,5 @@ class Fleet:
 
     def is_out(self, tenant: str | None = None) -> bool:
         """True when somebody offers the capability, to a tenant or at all, and nobody may be used for it."""
-        pools = self.all_pools() if tenant is None else self.pools(tenant)
+        pools = self.pools_of(tenant)
         return any(pool.seats for pool in pools) and not any(pool.usable for pool in pools)

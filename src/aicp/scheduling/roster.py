@@ -10,13 +10,17 @@ from aicp.errors import AgentNotFound, Fault, InvalidAgent
 from aicp.model.agent import CAPABILITIES_MAX, DEFAULT_TENANT, SLOTS_MAX, AgentProfile
 from aicp.model.task import Task
 from aicp.registry.naming import offered_key, wanted_key
-from aicp.scheduling.fleet import NOWHERE, Fleet, Labels, Member, Pool, Seat
+from aicp.scheduling.fleet import LOOKS, NOWHERE, Fleet, Label, Member, Pool, Seat
 from aicp.scheduling.input_schemas import Schema
+from aicp.scheduling.rows import Posting
+from aicp.scheduling.waiter import fitting
 
 REASONS_MAX = 8
 RETRY_AFTER_MIN_S = 0.05
 RETRY_AFTER_MAX_S = 3_600.0
 RETRY_SOON_S = 1.0
+LOOKED_AT_MAX = 1_000
+"""Agents that are looked at for a question about several labels at once; then the answer is the hopeful one."""
 NOBODY: frozenset[str] = frozenset()
 
 
@@ -33,17 +37,26 @@ class Outage(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
 
 
+class Totals(msgspec.Struct):
+    """Agents of one tenant, or shared ones, and their slots."""
+
+    agents: int = 0
+    slots: int = 0
+
+
 class Roster:
     """The agents, and a fleet for each capability that anybody ever offered.
 
     Attributes:
         members: By agent id.
         fleets: By capability key.
+        totals: By tenant, None for agents that serve all.
     """
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
         self.fleets: dict[str, Fleet] = {}
+        self.totals: dict[str | None, Totals] = {}
 
     def member(self, agent_id: str) -> Member:
         """The agent.
@@ -60,7 +73,7 @@ class Roster:
         """Give a member the seats its profile asks for; of what it had, speed stays known and the rest goes."""
         old_seats = self.dismiss(member)
         member.profile = profile
-        member.slots = slots
+        self._count(member, slots)
         for declared in reversed(profile.capabilities):
             key = offered_key(declared)
             fleet = self.fleets.get(key)
@@ -71,13 +84,26 @@ class Roster:
             if (old := old_seats.get(key)) is not None:
                 seat.take_over(old)
             seat.pool.join(seat)
+        member.index()
+
+    def resize(self, member: Member, slots: int) -> None:
+        """Let an agent have so many slots."""
+        for seat in member:
+            seat.pool.resize(seat, slots)
+        self._totals_of(member).slots += slots - member.slots
+        member.slots = slots
 
     def dismiss(self, member: Member) -> dict[str, Seat]:
         """Take its seats away, and return them by key."""
         seats = member.seats
         for seat in seats.values():
             seat.pool.leave(seat)
-        member.first = None
+        if seats:
+            totals = self._totals_of(member)
+            totals.agents -= 1
+            totals.slots -= member.slots
+        member.first = member.slowest = None
+        member.index()
         return seats
 
     def fleet(self, task: Task) -> Fleet | None:
@@ -95,8 +121,17 @@ class Roster:
         return fleet is not None and bool(fleet.pools(tenant))
 
     def candidates(self, task: Task, tenant: str = DEFAULT_TENANT) -> Iterator[Seat]:
-        """Everybody the task may go to, whether it may be used now or not."""
+        """Every seat the task may go to, whether it may be used now or not."""
         return itertools.chain.from_iterable(self._in_pool(pool, task) for pool in self.pools(task, tenant))
+
+    def carriers(self, key: str, label: Label, tenant: str) -> int:
+        """How many agents that offer a capability to a tenant carry a label."""
+        fleet = self.fleets.get(key)
+        return sum(len(pool.carriers(label).seats) for pool in fleet.pools(tenant)) if fleet is not None else 0
+
+    def has_candidate(self, task: Task, tenant: str = DEFAULT_TENANT) -> bool:
+        """True when an agent offers what the task asks for; also when the first thousand with a label do not."""
+        return any(self._usable_of(pool, task, NOBODY, and_out=True) for pool in self.pools(task, tenant))
 
     def input_schemas(self, task: Task, tenant: str) -> Iterator[Schema]:
         """What those whom the task may go to want to be given; each different schema once, where it names nobody."""
@@ -109,15 +144,19 @@ class Roster:
         return sum(self._usable_of(pool, task, besides) for pool in self.pools(task, tenant))
 
     def find_free(self, pool: Pool, task: Task, tried: frozenset[str], draw: Callable[[], float]) -> Seat | None:
-        """A free seat of the pool that the task may have; the fastest of those named, else a fast one."""
+        """A free seat of the pool that the task may have, a fast one of those looked at, which are at most eight."""
         if task.agents:
-            named = (seat for seat in self._in_pool(pool, task) if seat.bucket != NOWHERE)
-            free = (seat for seat in named if seat.agent_id not in tried)
-            return min(free, key=lambda seat: (seat.bucket, seat.latency_s), default=None)
-        left_out = tried.union(task.exclude_agents) if task.exclude_agents else tried
+            return self._free_named(pool, task, tried, draw)
+        fits = fitting(task, tried)
         if task.labels:
-            return pool.selection(labels_of(task)).pick(lambda seat: seat.agent_id not in left_out)
-        return pool.pick_besides(left_out, draw) if left_out else pool.pick(draw)
+            return self._posting(pool, task).pick(lambda seat: seat.member.has_room and fits(seat), LOOKS)
+        return pool.pick_fitting(fits, draw)
+
+    def free_seats(self, pool: Pool, task: Task) -> Iterable[Seat]:
+        """All free seats of a pool that may suit a task, to be looked at one by one."""
+        if task.agents:
+            return [seat for seat in self._named(pool, task.agents) if seat.bucket != NOWHERE]
+        return list(self._posting(pool, task).free_seats() if task.labels else pool.free_seats())
 
     def outage(self, task: Task, tenant: str, now: float) -> Outage:
         """Who could do the task and why they may not be used now; at most eight agents are looked at."""
@@ -134,13 +173,29 @@ class Roster:
             return min((seat.standing.ready_at for seat in out), default=math.inf)
         return min((pool.first_return() for pool in self.pools(task, tenant)), default=math.inf)
 
+    def _free_named(self, pool: Pool, task: Task, tried: frozenset[str], draw: Callable[[], float]) -> Seat | None:
+        names = task.agents
+        start = int(draw() * len(names)) if len(names) > LOOKS else 0
+        fits = fitting(task, tried, is_named=True)
+        best: Seat | None = None
+        for seat in self._named(pool, _some(names, start)):
+            if seat.bucket != NOWHERE and seat.member.has_room and fits(seat):
+                if best is not None and len(names) > LOOKS:
+                    return min(best, seat, key=_by_speed)
+                best = seat if best is None else min(best, seat, key=_by_speed)
+        return best
+
+    def _posting(self, pool: Pool, task: Task) -> Posting[Seat]:
+        """Of the labels the task asks for those that carry the one that fewest free agents carry."""
+        return min((pool.carriers(label) for label in task.labels.items()), key=_by_free)
+
     def _in_pool(self, pool: Pool, task: Task) -> Iterator[Seat]:
         seats: Iterable[Seat] = pool.seats
         if task.agents:
             seats = self._named(pool, task.agents)
         elif task.labels:
-            seats = pool.selection(labels_of(task))
-        return (seat for seat in seats if suits(seat, task))
+            seats = pool.carriers(pool.rarest(task.labels.items())).seats
+        return filter(fitting(task), seats)
 
     def _named(self, pool: Pool, names: Iterable[str]) -> Iterator[Seat]:
         for name in names:
@@ -149,15 +204,36 @@ class Roster:
             if seat is not None and seat.pool is pool:
                 yield seat
 
-    def _usable_of(self, pool: Pool, task: Task, besides: Collection[str]) -> int:
-        if task.agents:
-            named = self._in_pool(pool, task)
-            return sum(not seat.why_out and seat.agent_id not in besides for seat in named)
+    def _usable_of(self, pool: Pool, task: Task, besides: Collection[str], *, and_out: bool = False) -> int:
+        """How many may be used, or also how many are out; for names and several labels 1 stands for any number."""
+        if task.agents or len(task.labels) > 1:
+            return self._has_usable(pool, task, besides, and_out=and_out)
         left_out = self._named(pool, {*besides, *task.exclude_agents})
         if task.labels:
-            selection = pool.selection(labels_of(task))
-            return selection.usable - sum(not seat.why_out and seat in selection for seat in left_out)
-        return pool.usable - sum(not seat.why_out for seat in left_out)
+            (label,) = task.labels.items()
+            posting = pool.carriers(label)
+            usable = len(posting.seats) if and_out else posting.usable
+            return usable - sum((and_out or not seat.why_out) and seat in posting.seats for seat in left_out)
+        return (len(pool.seats) if and_out else pool.usable) - sum(and_out or not seat.why_out for seat in left_out)
+
+    def _has_usable(self, pool: Pool, task: Task, besides: Collection[str], *, and_out: bool) -> bool:
+        fits = fitting(task, frozenset(besides))
+        seats: Iterable[Seat] = self._named(pool, task.agents)
+        if not task.agents:
+            seats = pool.carriers(pool.rarest(task.labels.items())).seats
+            if len(seats) > LOOKED_AT_MAX:
+                return True
+        return any((and_out or not seat.why_out) and fits(seat) for seat in seats)
+
+    def _count(self, member: Member, slots: int) -> None:
+        member.slots = slots
+        totals = self._totals_of(member)
+        totals.agents += 1
+        totals.slots += slots
+
+    def _totals_of(self, member: Member) -> Totals:
+        tenant = None if member.profile.shared else member.profile.tenant
+        return self.totals.setdefault(tenant, Totals())
 
 
 def check_profile(profile: AgentProfile) -> None:
@@ -175,16 +251,16 @@ def check_profile(profile: AgentProfile) -> None:
         raise InvalidAgent(faults)
 
 
-def labels_of(task: Task) -> Labels:
-    """What the task asks of an agent's labels."""
-    return frozenset(task.labels.items())
+def _some(names: tuple[str, ...], start: int) -> tuple[str, ...]:
+    """Eight names from a place on, or all of fewer."""
+    if len(names) <= LOOKS:
+        return names
+    return names[start : start + LOOKS] + names[: max(0, start + LOOKS - len(names))]
 
 
-def suits(seat: Seat, task: Task) -> bool:
-    """True when the task may go to this agent, as far as names and labels go."""
-    profile = seat.member.profile
-    if task.agents and profile.agent_id not in task.agents:
-        return False
-    if task.exclude_agents and profile.agent_id in task.exclude_agents:
-        return False
-    return not task.labels or task.labels.items() <= profile.labels.items()
+def _by_speed(seat: Seat) -> tuple[int, float]:
+    return seat.bucket, seat.latency_s
+
+
+def _by_free(posting: Posting[Seat]) -> int:
+    return posting.free

@@ -4,22 +4,34 @@ A task may also be left in line though an agent is free, for a faster one that i
 """
 
 import asyncio
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from aicp import standstill
-from aicp.model.task import Task
+from aicp.model.agent import AgentProfile
+from aicp.model.task import Priority
 from aicp.ports import Clock
 from aicp.scheduling.fleet import NOWHERE, Member, Pool, Seat
+from aicp.scheduling.group import Group
 from aicp.scheduling.lease import Lease, Unscheduled
-from aicp.scheduling.roster import NOBODY, Roster, suits
-from aicp.scheduling.waiting_line import Waiter, WaitingLine
+from aicp.scheduling.roster import NOBODY, Roster
+from aicp.scheduling.slices import Slices
+from aicp.scheduling.waiter import Selector, Waiter
+from aicp.scheduling.waiting_line import LOOKS, WaitingLine
 
 WAITING_MAX = 100_000
 WELL_KNOWN = 10
 WORTH_WAITING = 2.0
+WEIGHTS = {Priority.HIGH: 64, Priority.NORMAL: 8, Priority.LOW: 1}
+LINES_COMPARED_MAX = 64
+LOOKS_A_STEP = 64
+SEATS_A_STEP = 256
+WOKEN_A_STEP = 64
+
+HandOver = Callable[[Seat, Waiter, float], Lease | None]
 
 
 class _Hold(msgspec.Struct, frozen=True, eq=False):
@@ -53,7 +65,7 @@ class Serving:
         roster: Roster,
         clock: Clock,
         draw: Callable[[], float],
-        hand_over: Callable[[Seat, Task, float], Lease | None],
+        hand_over: HandOver,
         take_back: Callable[[Lease], None],
     ) -> None:
         self._roster = roster
@@ -62,6 +74,7 @@ class Serving:
         self._hand_over = hand_over
         self._take_back = take_back
         self._waiting = 0
+        self._slices = Slices()
         self.lines: dict[str, WaitingLine] = {}
         self.holds: dict[Pool, _Hold] = {}
         self.waits_for_faster = True
@@ -72,16 +85,18 @@ class Serving:
         return self._waiting >= WAITING_MAX
 
     async def stand_in_line(self, waiter: Waiter, key: str) -> Lease | Unscheduled:
-        """Wait for an agent; a lease, or why there is none. Whoever leaves before gives back what it was just given."""
-        line = self.lines.setdefault(key, WaitingLine())
-        line.join(waiter)
+        """Wait for an agent; a lease, or why there is none. A waiter that leaves gives back what it was just given."""
+        line = self.lines.get(key)
+        if line is None:
+            line = self.lines[key] = WaitingLine(lambda label, tenant: self._roster.carriers(key, label, tenant))
+        group = line.join(waiter)
         self._waiting += 1
         timer = None
         if waiter.deadline < math.inf:
             patience_s = max(0.0, waiter.deadline - self._clock.monotonic())
-            timer = standstill.call_after(waiter.limit, patience_s, _decide, waiter, Unscheduled.DEADLINE)
+            timer = standstill.call_after(waiter.limit, patience_s, waiter.decide, Unscheduled.DEADLINE)
         try:
-            self._serve_newcomer(waiter)
+            await self._offer_free(waiter, group)
             return await waiter.seat_future
         except asyncio.CancelledError:
             self._give_back(waiter)
@@ -95,25 +110,22 @@ class Serving:
                 self.lines.pop(key, None)
 
     def serve(self, member: Member) -> None:
-        """Give the member's free slots to who waits for it, the most urgent first."""
-        now = self._clock.monotonic()
-        while self.lines and member.has_room:
-            found = self._next_for(member, now)
-            if found is None:
-                break
-            waiter, seat = found
-            self._give(waiter, seat, now)
+        """Give the member's free slots to the tasks that wait for it, in their order."""
+        self._serve(member, LOOKS)
+        unseen = self._unseen(member)
+        if unseen > 0:
+            self._slices.run(member, self._serve_on(member, unseen))
         if self.holds:
             for pool in [seat.pool for seat in member]:
                 self.let_go(pool)
 
     def let_go(self, pool: Pool) -> None:
-        """Something changed: whoever is held from this pool may have no reason to wait any more."""
+        """Something changed: a task that is held from this pool may have no reason to wait any longer."""
         if pool in self.holds:
             self._serve_from(pool)
 
     def let_all_go(self) -> None:
-        """What decides about waiting changed: nobody is held any more without being looked at again."""
+        """What decides about waiting changed: every task that is held is looked at again."""
         for pool in list(self.holds):
             self.let_go(pool)
 
@@ -124,25 +136,28 @@ class Serving:
         task, tenant, roster = waiter.task, waiter.tenant, self._roster
         if roster.usable_besides(task, tenant, waiter.tried):
             return None
-        is_anybody = any(True for _ in roster.candidates(task, tenant))
-        if waiter.tried and is_anybody and not (waiter.gives_up and not roster.usable_besides(task, tenant, NOBODY)):
+        has_candidate = roster.has_candidate(task, tenant)
+        if waiter.tried and has_candidate and not (waiter.gives_up and not roster.usable_besides(task, tenant, NOBODY)):
             return Unscheduled.NOBODY_ELSE
-        if is_anybody:
+        if has_candidate:
             return Unscheduled.ALL_OUT
         return Unscheduled.NOBODY_CAPABLE if waiter.gives_up else None
 
-    def wake_hopeless(self, key: str) -> None:
-        """Tell those in a line for whom waiting makes no sense any more."""
-        line = self.lines.get(key)
-        for waiter in list(line.impatient) if line is not None else ():
-            if (refusal := self.hopeless(waiter)) is not None:
-                _decide(waiter, refusal)
+    def wake_hopeless(self, pool: Pool, profile: AgentProfile) -> None:
+        """An agent of a pool is out or gone: end the wait of tasks for which it was the last that may be used.
+
+        It is decided once for all that ask for the same; of very many, some in each turn of the loop.
+        """
+        line = self.lines.get(pool.key)
+        if line is not None and (groups := line.impatient(pool.tenant, profile)):
+            self._slices.run((pool, profile.agent_id), self._wake_hopeless(groups))
 
     def close(self) -> None:
         """Stop every timer; waiting tasks are their owners' to cancel."""
         for hold in self.holds.values():
             hold.timer.cancel()
         self.holds.clear()
+        self._slices.close()
 
     def _give_back(self, waiter: Waiter) -> None:
         """The caller left at the very moment it was served."""
@@ -150,45 +165,115 @@ class Serving:
         if future.done() and not future.cancelled() and isinstance(lease := future.result(), Lease):
             self._take_back(lease)
 
-    def _serve_newcomer(self, waiter: Waiter) -> None:
-        """Agents may be free though tasks wait, for faster ones: one more in line may change that."""
-        if waiter.selector is None:
-            for pool in self._roster.pools(waiter.task, waiter.tenant):
+    async def _offer_free(self, waiter: Waiter, group: Group) -> None:
+        """Agents may be free though tasks wait: for faster ones, or since a pick looks at a few only."""
+        pools = self._roster.pools(waiter.task, waiter.tenant)
+        selector = waiter.selector
+        if selector is None:
+            for pool in pools:
                 self._serve_from(pool)
+        elif not group.is_offered:
+            for pool in pools:
+                await self._offer_each(waiter, selector, self._roster.free_seats(pool, waiter.task))
+            group.is_offered = True
 
-    def _next_for(self, member: Member, now: float) -> tuple[Waiter, Seat] | None:
-        """Who is next of those in the lines of the member's capabilities, and the seat it would get."""
-        waiting = [(*found, seat) for seat in member if (found := self._next_in_line(seat, now)) is not None]
-        _, waiter, seat = min(waiting, key=lambda entry: entry[0], default=(0.0, None, None))
-        return (waiter, seat) if waiter is not None and seat is not None else None
+    async def _offer_each(self, waiter: Waiter, selector: Selector, seats: Iterable[Seat]) -> None:
+        for number, seat in enumerate(seats, 1):
+            if not waiter.is_waiting:
+                return
+            if seat.bucket != NOWHERE and seat.member.has_room and selector.suits(seat):
+                self._give(waiter, seat, self._clock.monotonic())
+            if not number % SEATS_A_STEP:
+                await asyncio.sleep(0)
 
-    def _next_in_line(self, seat: Seat, now: float) -> tuple[float, Waiter] | None:
-        """Who is next for a free seat in the line of its capability, with its urgency.
+    def _serve(self, member: Member, looks: int) -> None:
+        now = self._clock.monotonic()
+        while self.lines and member.has_room:
+            found = self._next_for(member, now, looks)
+            if found is None:
+                return
+            self._give(*found, now)
 
-        While those who take anybody wait for faster agents, who asked for this very one goes.
+    def _serve_on(self, member: Member, unseen: int) -> Iterator[None]:
+        """Go on to ask groups that were not looked at."""
+        while unseen > 0 and member.has_room:
+            yield
+            unseen -= LOOKS_A_STEP
+            self._serve(member, LOOKS_A_STEP)
+
+    def _unseen(self, member: Member) -> int:
+        """How many groups were not looked at for the free slots of a member."""
+        if not self.lines or not member.has_room:
+            return 0
+        return max((self.lines[seat.key].unseen(seat) for seat in self._asking(member)), default=0)
+
+    def _next_for(self, member: Member, now: float, looks: int) -> tuple[Waiter, Seat] | None:
+        """Of the firsts of the lines of the member's capabilities the one with the most weight x time waited."""
+        found: tuple[Waiter, Seat] | None = None
+        most = -1.0
+        for seat in self._asking(member):
+            waiter = self._next_in_line(seat, now, looks)
+            if waiter is not None and (weight := WEIGHTS[waiter.task.priority] * (now - waiter.since)) > most:
+                found, most = (waiter, seat), weight
+        return found
+
+    def _asking(self, member: Member) -> list[Seat]:
+        """The free seats of a member in whose lines tasks wait; of more than 64, 64 in turn."""
+        by_key, lines = member.trouble.by_key, self.lines
+        if not by_key:
+            return [seat for seat in member if seat.bucket != NOWHERE and seat.pool.key in lines]
+        keys = [key for key in (lines if len(lines) < len(by_key) else by_key) if key in lines and key in by_key]
+        seats = [by_key[key] for key in keys if by_key[key].bucket != NOWHERE]
+        if len(seats) <= LINES_COMPARED_MAX:
+            return seats
+        hand = member.trouble.hand = (member.trouble.hand + LINES_COMPARED_MAX) % len(seats)
+        return [*seats[hand:], *seats[:hand]][:LINES_COMPARED_MAX]
+
+    def _next_in_line(self, seat: Seat, now: float, looks: int = LOOKS) -> Waiter | None:
+        """Which is next for a free seat in the line of its capability.
+
+        While those that any agent suits wait for faster ones, a task that asked for this very agent goes.
         """
         line = self.lines.get(seat.pool.key)
         if line is None or seat.bucket == NOWHERE:
             return None
-        fits, tenant = _suiting(seat), seat.pool.tenant
-        found = line.first(fits, tenant)
-        if found is not None and self._is_held(found[1], seat, now):
-            return line.first(fits, tenant, choosy=True)
+        found = line.first(seat, now, looks=looks)
+        if found is not None and self._is_held(found, seat, now):
+            return line.first(seat, now, plain=False, looks=looks)
         return found
 
     def _serve_from(self, pool: Pool) -> None:
-        """Give free seats of a pool to who waits for any, in order, until they had better wait for faster ones."""
+        """Give free seats of a pool to the tasks that wait, in order, until they had better wait for faster ones."""
         now = self._clock.monotonic()
         while (seat := pool.pick(self._draw)) is not None and (found := self._next_in_line(seat, now)) is not None:
-            self._give(found[1], seat, now)
+            self._give(found, seat, now)
 
     def _give(self, waiter: Waiter, seat: Seat, now: float) -> None:
-        lease = self._hand_over(seat, waiter.task, now)
+        lease = self._hand_over(seat, waiter, now)
         if lease is not None and waiter.is_waiting:
             self.lines[lease.key].serve(waiter, lease)
         elif lease is not None:
-            # Asking moved the circuit, and its listener told this waiter that nobody is left.
+            # Asking moved the circuit, and its listener ended the wait of this task.
             self._take_back(lease)
+
+    def _wake_hopeless(self, groups: list[Group]) -> Iterator[None]:
+        for number, group in enumerate(groups, 1):
+            for gives_up in list(group.impatient):
+                yield from self._wake_group(group, gives_up=gives_up)
+            if not number % WOKEN_A_STEP:
+                yield
+
+    def _wake_group(self, group: Group, *, gives_up: bool) -> Iterator[None]:
+        while waiters := group.impatient.get(gives_up):
+            some = list(itertools.islice(waiters, WOKEN_A_STEP))
+            refusal = self.hopeless(some[0])
+            if refusal is None:
+                return
+            for waiter in some:
+                group.calm(waiter)
+                waiter.decide(refusal)
+            if len(some) == WOKEN_A_STEP:
+                yield
 
     def _is_held(self, waiter: Waiter, seat: Seat, now: float) -> bool:
         """True when the next in line had better wait for a faster agent than leave with this one.
@@ -198,7 +283,7 @@ class Serving:
         Once somebody waited in vain nobody else does, until one of the faster answers again.
         """
         pool = seat.pool
-        if waiter.selector is not None or seat.samples < WELL_KNOWN or not pool.has_faster_busy(seat.bucket):
+        if not waiter.is_plain or seat.samples < WELL_KNOWN or not pool.has_faster_busy(seat.bucket):
             return False
         tasks, tasks_per_s = pool.faster_busy(seat)
         waiting = self.lines[pool.key].waiting(pool.tenant)
@@ -230,13 +315,3 @@ class Serving:
     def _hold_is_over(self, pool: Pool) -> None:
         del self.holds[pool]
         self._serve_from(pool)
-
-
-def _suiting(seat: Seat) -> Callable[[Waiter], bool]:
-    agent_id = seat.agent_id
-    return lambda waiter: agent_id not in waiter.tried and suits(seat, waiter.task)
-
-
-def _decide(waiter: Waiter, refusal: Unscheduled) -> None:
-    if waiter.is_waiting:
-        waiter.seat_future.set_result(refusal)

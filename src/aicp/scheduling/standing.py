@@ -5,7 +5,8 @@ import math
 from aicp.registry.leases import Liveness
 from aicp.resilience.board import CircuitBoard
 from aicp.resilience.circuit_breaker import CircuitState
-from aicp.scheduling.fleet import FINE, FRAGILE, NO_TROUBLE, Seat, Standing
+from aicp.scheduling.fleet import Seat
+from aicp.scheduling.trouble import FINE, FRAGILE, NO_TROUBLE, Standing
 
 _TOLD_WAIT = {
     CircuitState.OPEN: "circuit open",

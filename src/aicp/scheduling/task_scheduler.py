@@ -5,6 +5,7 @@ the circuit is taken at hand-over, never while waiting. A lease ends once, by `c
 """
 
 import asyncio
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -19,15 +20,18 @@ from aicp.registry.leases import Liveness
 from aicp.registry.naming import similar_name, wanted_key
 from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.explain import outlook, place_of
-from aicp.scheduling.fleet import FINE, NOWHERE, ON_TRIAL, Fleet, Member, Pool, Seat
+from aicp.scheduling.fleet import AT_ONCE, NOWHERE, ON_TRIAL, Fleet, Member, Pool, Seat
 from aicp.scheduling.input_schemas import Schema
 from aicp.scheduling.latency import LAST_RESORT
 from aicp.scheduling.lease import Lease, Leases, Unscheduled
 from aicp.scheduling.roster import NOBODY, Outage, Roster, check_profile
 from aicp.scheduling.serving import Serving
+from aicp.scheduling.slices import Slices, Steps, at_once, in_slices
 from aicp.scheduling.standing import Judge
 from aicp.scheduling.status import scheduler_status
-from aicp.scheduling.waiting_line import Waiter, WaitingLine
+from aicp.scheduling.trouble import FINE
+from aicp.scheduling.waiter import ChainTurn, Waiter, is_plain
+from aicp.scheduling.waiting_line import WaitingLine
 from aicp.standstill import TimeLimit
 
 SLOT_LEASE_GRACE_S = 5.0
@@ -37,6 +41,7 @@ COOL_DOWN_FIRST_S = 1.0
 COOL_DOWN_FACTOR = 1.5
 COOL_DOWN_MIN_S = 0.05
 COOL_DOWN_MAX_S = 300.0
+SHARED_A_STEP = 100
 
 
 class TaskScheduler:
@@ -72,9 +77,10 @@ class TaskScheduler:
         self._roster = Roster()
         self._judge = Judge(board)
         self._leases = Leases(self._clock, self._take_back)
-        self._serving = Serving(self._roster, self._clock, self._draw, self._hand_over, self._take_back)
-        self._lines = self._serving.lines
+        self._serving = Serving(self._roster, self._clock, self._draw, self._hand_over_to, self._take_back)
+        self._lines, self._holds = self._serving.lines, self._serving.holds
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._slices = Slices()
         self._replicas = 1
 
     async def schedule_task(
@@ -86,16 +92,20 @@ class TaskScheduler:
         tried: frozenset[str] = NOBODY,
         wait: bool = True,
         tenant: str = DEFAULT_TENANT,
+        chain: ChainTurn | None = None,
+        is_begun: bool = False,
     ) -> Lease | Unscheduled:
         """Wait for an agent and take a slot of it.
 
         Args:
             task: What it is for.
-            ready_at: When it could first have run, monotonic seconds; now when None. Decides its place in line.
+            ready_at: When it could first have run, monotonic seconds; now when None.
             deadline: When to give up, monotonic seconds; a limit is shared, and moved where this process stood still.
             tried: Agents it shall not go to.
             wait: False to come back at once when every agent it may go to is out; busy ones are waited for.
-            tenant: Whose it is; it goes to agents of that tenant, else to those that serve everybody.
+            tenant: Whose it is; it goes to agents of that tenant, else to those that serve every tenant.
+            chain: Of a chain with more than 64 tasks, how far it has come; None for a smaller one.
+            is_begun: True when it was handed over before.
 
         Returns:
             A lease, to be completed exactly once; or why there is none. With `tried`, `NOBODY_ELSE` says that whoever
@@ -105,16 +115,13 @@ class TaskScheduler:
         if _is_too_late(deadline, now):
             return Unscheduled.DEADLINE
         key = wanted_key(task.capability)
-        fleet = self._roster.fleets.get(key)
-        is_choosy = bool(tried or task.agents or task.labels or task.exclude_agents)
-        if fleet is not None and not is_choosy and key not in self._lines:
-            seat = fleet.pick(tenant, self._draw)
-            if seat is not None and not seat.pool.has_faster_busy(seat.bucket):
-                lease = self._hand_over(seat, task, now)
-                if lease is not None:
-                    return lease
+        lease = self._lease_at_once(task, key, tried, tenant, now)
+        if lease is not None:
+            if chain is not None:
+                chain.handed_over += not is_begun
+            return lease
         since = now if ready_at is None else ready_at
-        waiter = Waiter(task, since, deadline, tried, gives_up=not wait, tenant=tenant)
+        waiter = Waiter(task, since, deadline, tried, gives_up=not wait, tenant=tenant, chain=chain, is_begun=is_begun)
         return await self._find_or_wait(waiter, key)
 
     def complete_task(
@@ -145,12 +152,14 @@ class TaskScheduler:
         if not self._leases.settle(lease):
             return
         seat, member = lease.seat, lease.seat.member
+        current: Seat | None = seat
         seat.pool.ended(lease.bucket)
         if member.is_gone:
             self._serving.let_go(seat.pool)
             return
         if lease.agent is not member.profile:
-            seat = member.seat(lease.key) or seat
+            current = member.seat(lease.key)
+            seat = current or seat
             if lease.agent.instance_id != member.profile.instance_id:
                 # The process it is about is gone: nothing of it says anything about the one that took its place.
                 outcome = Outcome.CANCELLED
@@ -163,7 +172,7 @@ class TaskScheduler:
             self._cool_down(seat, retry_after_s)
         elif outcome is Outcome.MISCONFIGURED and lease.agent is member.profile:
             self._set_aside(seat, reason, whole_agent=whole_agent)
-        self._free_slot(member, now)
+        self._free_slot(member, current, now)
 
     def add_agent(self, profile: AgentProfile) -> None:
         """Take an agent into the fleet, or take over what changed of it: its speed stays known, its tasks go on.
@@ -174,18 +183,18 @@ class TaskScheduler:
         check_profile(profile)
         member = self._roster.members.get(profile.agent_id)
         left: list[Pool] = []
-        was_aside = False
+        was_aside, older = False, profile
         if member is None:
             member = self._roster.members[profile.agent_id] = Member(profile)
         else:
-            left = [seat.pool for seat in member]
+            left, older = [seat.pool for seat in member], member.profile
             self._stop_timer(profile.agent_id)
             was_aside = member.trouble.was_set_aside
             member.renew()
         self._roster.enrol(member, profile, self._share_of(profile))
         self.refresh(profile.agent_id)
         self._note_restored(profile, was_aside=was_aside)
-        self._note_losses(left)
+        self._note_losses(left, older)
 
     def remove_agent(self, agent_id: str) -> None:
         """Give it no more tasks; those it has go on, and waiting ones find others.
@@ -196,7 +205,7 @@ class TaskScheduler:
         member = self._roster.member(agent_id)
         del self._roster.members[agent_id]
         self._stop_timer(agent_id)
-        self._note_losses([seat.pool for seat in self._roster.dismiss(member).values()])
+        self._note_losses([seat.pool for seat in self._roster.dismiss(member).values()], member.profile)
 
     def drain_agent(self, agent_id: str) -> None:
         """Give it no more tasks, but keep it.
@@ -231,21 +240,16 @@ class TaskScheduler:
         self._note_restored(member.profile, was_aside=was_aside)
 
     def share_slots(self, replicas: int) -> None:
-        """Use only this replica's share of every agent's slots, at least one; costs a look at every agent.
+        """Use only this replica's share of every agent's slots, at least one.
+
+        Costs a look at every agent: of more than 100, the others in the next turns of the loop.
 
         Args:
             replicas: How many are alive, this one counted.
         """
         self._replicas = max(1, replicas)
         self._serving.waits_for_faster = self._replicas == 1
-        for member in list(self._roster.members.values()):
-            slots = self._share_of(member.profile)
-            if slots != member.slots:
-                for seat in member:
-                    seat.pool.resize(seat, slots)
-                member.slots = slots
-                self.refresh(member.profile.agent_id)
-        self._serving.let_all_go()
+        self._slices.run("share slots", self._share_slots(list(self._roster.members.values())))
 
     def refresh(self, agent_id: str) -> None:
         """Look again whether an agent may be used: something was said about it, or a wait is over."""
@@ -256,26 +260,28 @@ class TaskScheduler:
         self._look_at_all(member, now)
         self._set_timer(member, now)
         self._serving.serve(member)
-        self._note_outages(seat.pool for seat in member)
+        self._note_outages([seat.pool for seat in member], member.profile)
 
     def outage(self, task: Task, tenant: str = DEFAULT_TENANT) -> Outage:
         """Who could do the task and why they may not be used now; at most eight agents are looked at."""
         return self._roster.outage(task, tenant, self._clock.monotonic())
 
     def expected_wait_s(self, task: Task, tenant: str = DEFAULT_TENANT) -> float:
-        """How long one more such task would stand in line, in seconds; 0 when nobody knows, or somebody is free.
+        """How long one more such task would wait, in seconds; 0 when that is unknown, or an agent is free.
 
-        Its own agents serve nobody else, so with those it is no longer than for their own tenant's tasks.
+        Its own agents serve no other tenant, so with those it is no longer than for its own tenant's tasks.
         """
         line = self._lines.get(wanted_key(task.capability))
         pools = self._roster.pools(task, tenant)
         if line is None or any(pool.has_free for pool in pools):
             return 0.0
-        now, wait_s, tasks_per_s = self._clock.monotonic(), math.inf, 0.0
+        wait_s, tasks_per_s = math.inf, 0.0
         for pool in pools:
             tasks_per_s += pool.tasks_per_s
             if tasks_per_s:
-                ahead = line.ahead_of(task.priority, tenant, now, alone=pool.tenant is not None)
+                alone = pool.tenant is not None
+                before = line.before(task.priority, tenant)
+                ahead = line.ahead(task.priority, tenant, before, alone=alone)
                 wait_s = min(wait_s, (ahead + 1) / tasks_per_s)
         return wait_s if wait_s < math.inf else 0.0
 
@@ -319,7 +325,7 @@ class TaskScheduler:
 
     def has_candidate(self, task: Task, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody offers what the task asks for, whether it may be used now or not."""
-        return any(True for _ in self._roster.candidates(task, tenant))
+        return self._roster.has_candidate(task, tenant)
 
     def has_candidate_besides(self, task: Task, agent_id: str, tenant: str = DEFAULT_TENANT) -> bool:
         """True when another agent offers what the task asks for, whether it may be used now or not."""
@@ -356,21 +362,29 @@ class TaskScheduler:
         return self._leases
 
     def status(self, tenant: str | None = None) -> SchedulerStatus:
-        """The scheduler at a glance; costs a look at every agent and waiting task.
+        """The scheduler at a glance; costs a look at every capability and every free agent.
 
         Args:
             tenant: Count only its own agents and those that serve every tenant, and its own tasks; None for all.
         """
-        return scheduler_status(self._roster, self._lines, self._leases.expired, self._clock.monotonic(), tenant)
+        return at_once(self._status(tenant))
+
+    async def read_status(self, tenant: str | None = None) -> SchedulerStatus:
+        """As `status`, in slices: other work of the loop goes on meanwhile."""
+        return await in_slices(self._status(tenant))
 
     def explain(self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY) -> Outlook:
-        """Who could do a task now, who could not and why, and where it stands in line.
+        """Which agents could do a task now, which could not and why, and its place in the queue.
 
-        Costs a look at up to a thousand agents and at everybody in its line.
+        Costs a look at up to a thousand agents and at all that wait of its tenant and priority.
         """
-        line, now = self._lines.get(wanted_key(task.capability)), self._clock.monotonic()
-        place = place_of(task, line, self.expected_wait_s(task, tenant), now) if line is not None else None
-        return outlook(self._roster.pools(task, tenant), task, tried, place, now)
+        return at_once(self._explain(task, tenant, tried))
+
+    async def read_explanation(
+        self, task: Task, tenant: str = DEFAULT_TENANT, tried: frozenset[str] = NOBODY
+    ) -> Outlook:
+        """As `explain`, in slices: other work of the loop goes on meanwhile."""
+        return await in_slices(self._explain(task, tenant, tried))
 
     @property
     def expired_leases(self) -> int:
@@ -383,37 +397,75 @@ class TaskScheduler:
             timer.cancel()
         self._timers.clear()
         self._serving.close()
+        self._slices.close()
         self._leases.close()
 
     async def _find_or_wait(self, waiter: Waiter, key: str) -> Lease | Unscheduled:
-        if (lease := self._pick_for(waiter)) is not None:
-            return lease
         if (refusal := self._serving.hopeless(waiter)) is not None:
             return refusal
         if self._serving.is_full:
             return Unscheduled.LINE_FULL
         return await self._serving.stand_in_line(waiter, key)
 
-    def _pick_for(self, waiter: Waiter) -> Lease | None:
-        """For a choosy task: a free seat that suits it. Who is free already wakes nobody: it has to be found now."""
-        if waiter.selector is None:
+    def _status(self, tenant: str | None) -> Steps[SchedulerStatus]:
+        return scheduler_status(self._roster, self._lines, self._leases.expired, self._clock.monotonic(), tenant)
+
+    def _explain(self, task: Task, tenant: str, tried: frozenset[str]) -> Steps[Outlook]:
+        line, now, place = self._lines.get(wanted_key(task.capability)), self._clock.monotonic(), None
+        if line is not None:
+            place = yield from place_of(task, tenant, line, self.expected_wait_s(task, tenant), now)
+        return (yield from outlook(self._roster.pools(task, tenant), task, tried, place, now))
+
+    def _share_slots(self, members: list[Member]) -> Iterator[None]:
+        for number, member in enumerate(members, 1):
+            slots = self._share_of(member.profile)
+            if slots != member.slots and not member.is_gone:
+                self._roster.resize(member, slots)
+                self.refresh(member.profile.agent_id)
+            if not number % SHARED_A_STEP:
+                yield
+        self._serving.let_all_go()
+
+    def _lease_at_once(self, task: Task, key: str, tried: frozenset[str], tenant: str, now: float) -> Lease | None:
+        """A free agent that suits a task, if one is found.
+
+        Whatever waits has no use for an agent that is free, unless it is held from it for a faster one.
+        """
+        fleet = self._roster.fleets.get(key)
+        if fleet is None:
             return None
-        now = self._clock.monotonic()
-        for pool in self._roster.pools(waiter.task, waiter.tenant):
-            while (seat := self._roster.find_free(pool, waiter.task, waiter.tried, self._draw)) is not None:
-                if (lease := self._hand_over(seat, waiter.task, now)) is not None:
+        if not is_plain(task, tried):
+            return self._lease_filtered(task, fleet.pools(tenant), tried, now)
+        seat = fleet.pick(tenant, self._draw)
+        if seat is None or seat.pool.has_faster_busy(seat.bucket) or seat.pool in self._holds:
+            return None
+        return self._hand_over(seat, task, now)
+
+    def _lease_filtered(self, task: Task, pools: list[Pool], tried: frozenset[str], now: float) -> Lease | None:
+        for pool in pools:
+            while (seat := self._roster.find_free(pool, task, tried, self._draw)) is not None:
+                if (lease := self._hand_over(seat, task, now)) is not None:
                     return lease
         return None
+
+    def _hand_over_to(self, seat: Seat, waiter: Waiter, now: float) -> Lease | None:
+        """Hand over a task that waited."""
+        lease = self._hand_over(seat, waiter.task, now)
+        if lease is not None and waiter.chain is not None:
+            waiter.chain.handed_over += not waiter.is_begun
+        return lease
 
     def _hand_over(self, seat: Seat, task: Task, now: float) -> Lease | None:
         """Take the permit and the slot; when the circuit refuses, the seat is no longer among the free."""
         member, bucket = seat.member, seat.bucket
         if not member.taken:
-            member.quiet_since = now
-        elif member.is_silent(now):
-            if bucket != LAST_RESORT:
-                self._put_back(member, now)
-                return None
+            member.quiet_since, member.slowest = now, seat
+        elif not member.is_silent(now):
+            member.expect(seat, now)
+        elif bucket != LAST_RESORT:
+            self._demote(member, now)
+            return None
+        else:
             member.quiet_since = ON_TRIAL
         timeout_s = task.timeout_s or seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
         # The slot comes first: asking may move the circuit, and its listener serves those who wait for this agent.
@@ -424,13 +476,16 @@ class TaskScheduler:
             return None
         lease = Lease(seat, bucket, permit, timeout_s, now, now + timeout_s + SLOT_LEASE_GRACE_S)
         self._leases.watch(lease)
-        seat.pool.began(bucket)
-        seat.pool.freshen(now)
+        pool = seat.pool
+        pool.began(bucket)
+        pool.freshen(now)
         if not member.has_room:
-            self._take_from_free(member)
+            self._take_from_free(seat)
         elif seat.standing is not FINE:
             self._look_at(seat, now)
             self._set_timer(member, now)
+        if seat.bucket != NOWHERE:
+            pool.used(seat)
         return lease
 
     def _refused(self, seat: Seat, now: float) -> None:
@@ -443,31 +498,48 @@ class TaskScheduler:
             seat.pool.take(seat)
         self._set_timer(member, now)
 
-    def _take_from_free(self, member: Member) -> None:
-        for seat in member:
-            if seat.bucket != NOWHERE:
-                seat.pool.take(seat)
+    def _take_from_free(self, seat: Seat) -> None:
+        """All slots of an agent are taken. Of many seats, others are found out when they are picked (`Pool.park`)."""
+        seat.pool.take(seat)
+        other, left = seat.member.first, AT_ONCE
+        while other is not None and left:
+            other.pool.take(other)
+            other, left = other.next, left - 1
 
-    def _free_slot(self, member: Member, now: float) -> None:
+    def _free_slot(self, member: Member, seat: Seat | None, now: float) -> None:
         member.taken -= 1
         if not member.is_fine:
             self.refresh(member.profile.agent_id)
             return
         if not member.has_room:
             return
-        self._put_all(member, now)
+        if member.trouble.is_demoted and not member.is_silent(now):
+            member.trouble.is_demoted = False
+            self._put(member, now)
+        else:
+            self._put_again(member, seat, now)
         if self._lines:
             self._serving.serve(member)
 
-    def _put_all(self, member: Member, now: float) -> None:
-        for seat in member:
+    def _put_again(self, member: Member, seat: Seat | None, now: float) -> None:
+        """Put what may have been taken from the free back, and the seat that was used to the bucket of its speed."""
+        if seat is not None:
+            seat.pool.put(seat, now)
+            if seat.next is None and seat is member.first:
+                return
+        self._put(itertools.islice(member, AT_ONCE), now)
+        if member.trouble.parked:
+            self._put(member.trouble.parked, now)
+            member.trouble.parked.clear()
+
+    def _put(self, seats: Iterable[Seat], now: float) -> None:
+        for seat in seats:
             seat.pool.put(seat, now)
 
-    def _put_back(self, member: Member, now: float) -> None:
-        """Put those of its seats that are among the free into the bucket of their speed by now."""
-        for seat in member:
-            if seat.bucket != NOWHERE:
-                seat.pool.put(seat, now)
+    def _demote(self, member: Member, now: float) -> None:
+        """It is silent: those of its seats that are among the free become a last resort."""
+        member.trouble_of_its_own().is_demoted = True
+        self._put((seat for seat in member if seat.bucket != NOWHERE), now)
 
     def _look_at(self, seat: Seat, now: float) -> None:
         """Decide whether a seat may be used, and whether it is among the free."""
@@ -506,23 +578,23 @@ class TaskScheduler:
         else:
             self.refresh(agent_id)
 
-    def _note_outages(self, pools: Iterable[Pool]) -> None:
-        """Say loudly who has nobody any more, or somebody again; tell those in line for whom nobody is left."""
-        for pool in list(pools):
+    def _note_outages(self, pools: Iterable[Pool], profile: AgentProfile) -> None:
+        """Report which capability has no agent any more, or one again; end waits for which no agent is left."""
+        for pool in pools:
             is_out = bool(pool.seats) and not pool.usable
             if is_out is not pool.is_known_out:
                 pool.is_known_out = is_out
-                # Whom nobody offers any more is neither out nor back.
+                # A capability that no agent offers any more is neither out nor back.
                 if self.on_outage is not None and pool.seats:
                     self.on_outage(pool, is_out)
             if pool.out or not pool.seats:
-                self._serving.wake_hopeless(pool.key)
+                self._serving.wake_hopeless(pool, profile)
 
-    def _note_losses(self, pools: list[Pool]) -> None:
-        """An agent went or changed: those in line who wanted just this one are told as well."""
-        self._note_outages(pools)
+    def _note_losses(self, pools: list[Pool], profile: AgentProfile) -> None:
+        """An agent went or changed: waits for just this one end as well."""
+        self._note_outages(pools, profile)
         for pool in pools:
-            self._serving.wake_hopeless(pool.key)
+            self._serving.wake_hopeless(pool, profile)
 
     def _settle_permit(
         self, lease: Lease, outcome: Outcome, elapsed_s: float | None, *, evidence: bool, doubted: bool
@@ -552,7 +624,7 @@ class TaskScheduler:
             if member.trouble.cool_down_s:
                 member.trouble.cool_down_s = 0.0
         elif outcome in _FAILURES:
-            member.failures += 1
+            member.trouble_of_its_own().failures += 1
 
     def _cool_down(self, seat: Seat, retry_after_s: float | None) -> None:
         member = seat.member

@@ -18,7 +18,7 @@ FAILURES_SHOWN = 100
 @get("/health", opt=needs(Scope.AGENTS_READ))
 async def health(request: CallerRequest, node: TheNode) -> FleetHealth:
     """Every agent's circuits and counters, and the capabilities that have nobody."""
-    return node.health(request.user.sees)
+    return await node.read_health(request.user.sees)
 
 
 @get("/failures", opt=needs(Scope.AGENTS_READ))

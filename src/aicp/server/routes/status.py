@@ -37,7 +37,7 @@ async def info(request: CallerRequest, node: TheNode) -> Info:
 @get("/api/scheduler/status", opt=needs(Scope.AGENTS_READ))
 async def scheduler_status(request: CallerRequest, node: TheNode) -> SchedulerStatus:
     """Capacity, load and lines."""
-    return node.scheduler.status(request.user.sees)
+    return await node.scheduler.read_status(request.user.sees)
 
 
 @get("/metrics", opt=needs(Scope.METRICS_READ, every_tenant=True))

@@ -1,0 +1,139 @@
+"""The free seats of a pool, and of those who carry a label, in rows by speed."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+_NUMBERS = list(range(257))
+
+
+class Placed(Protocol):
+    """What a row writes on those that lie in it, and what it compares."""
+
+    place: int
+    older: Any
+    newer: Any
+    latency_s: float
+
+
+S = TypeVar("S", bound=Placed)
+T = TypeVar("T")
+
+
+def shared_number(number: int) -> int:
+    """The one object for this number: places and ranks of a million seats need few different ones."""
+    while len(_NUMBERS) <= number:
+        _NUMBERS.append(len(_NUMBERS))
+    return _NUMBERS[number]
+
+
+class Row(Generic[S]):
+    """Free seats of one speed: any by its place, and the one that was used longest ago. Each step costs the same."""
+
+    __slots__ = ("_newest", "_oldest", "seats")
+
+    def __init__(self) -> None:
+        self.seats: list[S] = []
+        self._oldest: S | None = None
+        self._newest: S | None = None
+
+    def __len__(self) -> int:
+        return len(self.seats)
+
+    def put(self, seat: S) -> None:
+        """Add a seat, as the one used last."""
+        seat.place = shared_number(len(self.seats))
+        self.seats.append(seat)
+        self._link(seat)
+
+    def take(self, seat: S) -> None:
+        """Remove a seat; the last one takes its place."""
+        last = self.seats.pop()
+        if last is not seat:
+            self.seats[seat.place] = last
+            last.place = seat.place
+        self._unlink(seat)
+
+    def used(self, seat: S) -> None:
+        """It got a task and stays free."""
+        if seat is not self._newest:
+            self._unlink(seat)
+            self._link(seat)
+
+    def pick(self, draw: Callable[[], float]) -> S:
+        """Of two the faster one."""
+        seats = self.seats
+        if len(seats) == 1:
+            return seats[0]
+        one, other = seats[int(draw() * len(seats))], seats[int(draw() * len(seats))]
+        return one if one.latency_s <= other.latency_s else other
+
+    def _link(self, seat: S) -> None:
+        seat.older, seat.newer = self._newest, None
+        if self._newest is None:
+            self._oldest = seat
+        else:
+            self._newest.newer = seat
+        self._newest = seat
+
+    def _unlink(self, seat: S) -> None:
+        older, newer = seat.older, seat.newer
+        if older is None:
+            self._oldest = newer
+        else:
+            older.newer = newer
+        if newer is None:
+            self._newest = older
+        else:
+            newer.older = older
+        seat.older = seat.newer = None
+
+
+class Posting(Generic[T]):
+    """The seats of a pool that carry one label, and the free among them by speed.
+
+    Attributes:
+        seats: All of them.
+        out: How many of them may not be used.
+    """
+
+    __slots__ = ("_rows", "free", "out", "seats")
+
+    def __init__(self) -> None:
+        self.seats: dict[T, None] = {}
+        self.out = 0
+        self.free = 0
+        self._rows: dict[int, OrderedDict[T, None]] = {}
+
+    @property
+    def usable(self) -> int:
+        """How many may be used, free or busy."""
+        return len(self.seats) - self.out
+
+    def free_seats(self) -> Iterator[T]:
+        """The free ones, the fastest first, and of these first the one that has been free longest."""
+        return (seat for bucket in sorted(self._rows) for seat in self._rows[bucket])
+
+    def pick(self, fits: Callable[[T], bool], looks: int) -> T | None:
+        """The first free one that fits, of so many."""
+        for bucket in sorted(self._rows):
+            for seat in self._rows[bucket]:
+                if fits(seat):
+                    return seat
+                looks -= 1
+                if not looks:
+                    return None
+        return None
+
+    def put(self, seat: T, bucket: int) -> None:
+        """It is free, at this speed."""
+        self._rows.setdefault(bucket, OrderedDict())[seat] = None
+        self.free += 1
+
+    def take(self, seat: T, bucket: int) -> None:
+        """It is no longer free."""
+        row = self._rows[bucket]
+        del row[seat]
+        if not row:
+            del self._rows[bucket]
+        self.free -= 1
