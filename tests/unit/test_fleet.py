@@ -88,19 +88,19 @@ class TestSpeed:
         assert faded(9.0, 70.0, 1.0) == pytest.approx(5.0)
         assert faded(9.0, 130.0, 1.0) == pytest.approx(3.0)
 
-    @settings(derandomize=True)
+    @settings(derandomize=True, deadline=None)
     @given(st.floats(1e-4, 1e4))
     def test_the_middle_of_a_bucket_is_in_it(self, latency_s: float) -> None:
         bucket = bucket_of(latency_s)
         assert bucket_of(latency_of(bucket)) == bucket
 
-    @settings(derandomize=True)
+    @settings(derandomize=True, deadline=None)
     @given(st.floats(0, 1e6), st.floats(0, 1e6))
     def test_a_slower_agent_is_never_in_a_faster_bucket(self, one_s: float, other_s: float) -> None:
         fast_s, slow_s = sorted((one_s, other_s))
         assert bucket_of(fast_s) <= bucket_of(slow_s)
 
-    @settings(derandomize=True)
+    @settings(derandomize=True, deadline=None)
     @given(st.floats(0, 1e12))
     def test_no_measured_agent_is_in_the_bucket_of_last_resorts(self, latency_s: float) -> None:
         assert 0 <= bucket_of(latency_s) < LAST_RESORT < BUCKETS
@@ -141,7 +141,7 @@ class TestPick:
         assert id_of(pool.pick_fitting(lambda each: each.agent_id != "fast", draw)) == "slow"
         assert pool.pick_fitting(lambda _: False, draw) is None
 
-    @settings(max_examples=200, derandomize=True)
+    @settings(max_examples=200, derandomize=True, deadline=None)
     @given(st.sets(st.integers(0, LOOKS - 1)), st.sets(st.integers(0, 9)), st.floats(0, 0.999))
     def test_of_few_free_ones_one_that_fits_is_found(self, free: set[int], left_out: set[int], draw: float) -> None:
         pool = pool_of(*(seat(f"a{each}", float(each % 3)) for each in sorted(free)))
@@ -200,7 +200,7 @@ class TestBuckets:
         pool.leave(out)
         assert (pool.free, pool.usable, pool.out, pool.slots, pool.seats) == (0, 0, 0, 0, [])
 
-    @settings(max_examples=60, derandomize=True)
+    @settings(max_examples=60, derandomize=True, deadline=None)
     @given(st.randoms(use_true_random=False))
     def test_buckets_agree_with_a_plain_list_through_any_changes(self, draw: random.Random) -> None:
         seats = [seat(f"a{each}") for each in range(12)]
