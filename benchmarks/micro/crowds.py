@@ -19,12 +19,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from aicp.model.agent import CAPABILITIES_MAX, AgentProfile, Capability
+from aicp.model.agent import AgentProfile, Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import Task
 from aicp.resilience.board import CircuitBoard
 from aicp.routing.health import fleet_health
-from aicp.scheduling import roster
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.slices import in_slices
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -135,8 +134,6 @@ async def label_sets(sizes: Sizes) -> tuple[Stage, Decide]:
 def capabilities(count: int) -> Callable[[Sizes], Awaitable[tuple[Stage, Decide]]]:
     async def make(_sizes: Sizes) -> tuple[Stage, Decide]:
         names = [f"capability-{number}" for number in range(count)]
-        # How many an agent may register is a setting of the house; what they cost is asked here.
-        vars(roster)["CAPABILITIES_MAX"] = max(CAPABILITIES_MAX, count)
         stage = Stage(profile(0, *names, slots=1))
         return stage, stage.decider(*map(Task, names))
 
