@@ -102,14 +102,18 @@ class Standstills:
         Costs one step for each entry of the history since then. Standstills older than the history are not counted.
         """
         self._look()
-        if not self._spans:
-            return 0.0
-        stood_s = 0.0
+        return sum(self._each_since(began_at)) if self._spans else 0.0
+
+    def was_stopped_since(self, began_at: float) -> bool:
+        """True when one standstill since that moment took `LOGGED_FROM_S` or longer: a peer may have given up on us."""
+        self._look()
+        return any(stood_s >= LOGGED_FROM_S for stood_s in self._each_since(began_at))
+
+    def _each_since(self, began_at: float) -> Iterator[float]:
         for span in reversed(self._spans):
             if span.ended_at <= began_at:
-                break
-            stood_s += span.since(began_at)
-        return stood_s
+                return
+            yield span.since(began_at)
 
     def passed(self, began_at: float, ended_at: float) -> None:
         """Record that the process stood still between these moments of the clock."""
@@ -181,6 +185,14 @@ def since(began_at: float) -> float:
     except RuntimeError:
         return 0.0
     return standstills_of(loop).since(began_at)
+
+
+def was_stopped_since(began_at: float) -> bool:
+    """True when the running loop's process stood still for a second or longer at once since `began_at`.
+
+    Short standstills do not count, however many: a loop that is always a little late would excuse peers permanently.
+    """
+    return standstills_of(asyncio.get_running_loop()).was_stopped_since(began_at)
 
 
 @contextlib.contextmanager

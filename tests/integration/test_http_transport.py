@@ -24,6 +24,7 @@ from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call
 from aicp.model.trace import task_traceparent
 from aicp.model.wire import ANSWER_BYTES_MAX
+from aicp.standstill import standstills_of
 from aicp.testing.faulty_servers import (
     Behaviour,
     Exchange,
@@ -1058,3 +1059,21 @@ def _answers_after(delay_s: float) -> Callable[[Exchange], Awaitable[None]]:
         await answer(exchange)
 
     return behave
+
+
+@pytest.mark.parametrize("behaviour", [resets(HEAD_WITHOUT_END), closes(), status(408)])
+@pytest.mark.parametrize(("stood_s", "times", "is_evidence"), [(2.0, 1, False), (0.3, 1, True), (0.3, 20, True)])
+def test_agent_that_gives_up_is_excused_by_one_long_standstill_of_ours_and_not_by_many_short_ones(
+    *, behaviour: Behaviour, stood_s: float, times: int, is_evidence: bool
+) -> None:
+    async def stand_still_and(exchange: Exchange) -> None:
+        standstills = standstills_of(asyncio.get_running_loop())
+        now = standstills.clock()
+        for number in range(times):
+            # As a loop that was held again and again would have recorded it.
+            standstills.passed(now + number * 2, now + number * 2 + stood_s)
+        await behaviour(exchange)
+
+    reply = reply_from(stand_still_and)
+    assert reply.outcome is Outcome.AGENT_FAULT
+    assert reply.evidence is is_evidence

@@ -182,7 +182,7 @@ async def test_a_chain_that_can_never_begin_fails_after_its_deadline(
 
 @virtual
 async def test_what_must_not_be_sent_twice_is_not_sent_again_after_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    Broken(monkeypatch, TaskScheduler, "complete_task", 1, after=True)
+    Broken(monkeypatch, Attempts, "make", 1, after=True)
     async with Flow(eyes()) as flow:
         spec = ChainSpec((Task(ECHO, id="a", idempotent=False),))
         result = await flow.coordinator.execute_chain(spec)

@@ -56,7 +56,6 @@ from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, check_tasks, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
-from aicp.routing.defects import Defects
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
 
@@ -119,7 +118,7 @@ class TaskCoordinator:
         self._intake = Intake(router, self._accepted, ids, self._clock)
         self._graphs: OrderedDict[str, ChainGraph] = OrderedDict()
         self._listing = Listing(journal, self._runs)
-        self.defects = Defects()
+        self.defects = router.defects
         self._carrier = Carrier(router, self._clock, self.defects, self._rng.uniform)
         self._stranding = Stranding(self._resume, self._clock, self.defects, self._rng.uniform)
         self._recovery = Recovery(journal, self._take_over, replicas, self._cancel_soon, self._stranding, self.defects)

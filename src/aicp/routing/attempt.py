@@ -1,6 +1,5 @@
 """One guarded call: schemas checked, timed, and its lease settled on every path."""
 
-import logging
 from datetime import datetime
 
 import msgspec
@@ -13,13 +12,15 @@ from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Attempt, Call
 from aicp.model.trace import Subject, subject
 from aicp.ports import Clock, Observer, Transport
 from aicp.registry.schemas import Schemas
+from aicp.routing.defects import Defects
 from aicp.routing.work import Work
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.task_scheduler import TaskScheduler
 
 FAIR_LATENCIES = 4.0
 OFF_SCHEMA = "off its schema"
-_log = logging.getLogger(__name__)
+MEASURED_DESPITE = 0.1
+"""The share of an attempt for which this process may have stood still, and its duration still says something."""
 
 
 class Attempts:
@@ -30,17 +31,25 @@ class Attempts:
         transport: Carries the calls.
         schemas: Checks what goes in and what comes out.
         clock: Time.
-        observer: Told of each attempt's start and end; None for nobody.
+        observer: Receives each attempt's start and end; None for none.
+        defects: Reports what the transport and the scheduler raise.
     """
 
     def __init__(
-        self, scheduler: TaskScheduler, transport: Transport, schemas: Schemas, clock: Clock, observer: Observer | None
+        self,
+        scheduler: TaskScheduler,
+        transport: Transport,
+        schemas: Schemas,
+        clock: Clock,
+        observer: Observer | None,
+        defects: Defects,
     ) -> None:
         self._scheduler = scheduler
         self._transport = transport
         self._schemas = schemas
         self._clock = clock
         self._observer = observer
+        self._defects = defects
 
     async def make(self, work: Work, lease: Lease, *, is_resent: bool = False) -> Reply:
         """Try the leased agent once; however it ends, the lease is settled and the attempt remembered.
@@ -53,6 +62,9 @@ class Attempts:
             work: The task.
             lease: Of the agent.
             is_resent: True for that following attempt; it has what is left of the first one's time.
+
+        Raises:
+            Exception: A defect of AICP before the call was sent, or after its answer.
         """
         began = self._clock.monotonic()
         began_utc = work.utc(began)
@@ -62,18 +74,16 @@ class Attempts:
         self._tell_start(work, lease, call, began_utc)
         reply = Reply(Outcome.CANCELLED, reason="the caller cancelled", evidence=False)
         try:
-            reply = await self._guarded(work, lease, call)
-            reply = self._weighed(reply, work, lease, call)
+            reply = self._weighed(await self._guarded(work, lease, call), work, lease, call)
         except OwnershipLost as lost:
             reply = Reply(Outcome.CANCELLED, reason=lost.message, evidence=False, stale=True)
-        except Exception as error:  # noqa: BLE001 - a transport that raises is a bug of ours, not the task's
-            _log.exception("the transport failed on task %s", work.task_id)
-            reply = Reply(Outcome.AGENT_FAULT, reason=f"transport: {type(error).__name__}", evidence=False)
+        except Exception as error:
+            reply = Reply(Outcome.CANCELLED, reason=f"a defect of AICP: {type(error).__name__}", evidence=False)
+            raise
         finally:
             elapsed_s = self._clock.monotonic() - began
             if is_resent or not reply.resendable or _left_s(lease, began + elapsed_s) <= 0:
-                # How fast the agent is cannot be learned from an answer that lay unread while this process stood still.
-                self._settle(lease, reply, None if standstill.since(began) else elapsed_s)
+                self._settle(work, lease, reply, _measured_s(began, elapsed_s))
             self._remember(work, lease, call, reply, began, elapsed_s)
             work.agent_id = None
             subject.reset(before)
@@ -103,16 +113,25 @@ class Attempts:
         if work.announce is not None and (refusal := await self._announced(work)) is not None:
             return refusal
         work.dispatches += 1
-        reply = await self._transport.invoke(lease.agent, call)
+        reply = await self._sent(work, lease, call)
         if reply.outcome is Outcome.SUCCESS and (misfit := self._schemas.misfit(declared.output_schema, reply.result)):
             return Reply(Outcome.AGENT_FAULT, reason=f"result does not fit: {misfit}", symptom=OFF_SCHEMA)
         return reply
 
+    async def _sent(self, work: Work, lease: Lease, call: Call) -> Reply:
+        """The transport's reply. Where it raises, that is local trouble, and the call may have been sent or not."""
+        try:
+            return await self._transport.invoke(lease.agent, call)
+        except Exception as error:  # noqa: BLE001 - a transport that raises is a bug of ours, not the task's
+            self._defects.report(f"task {work.task_id}", error)
+            return Reply(Outcome.UNAVAILABLE, reason=f"transport: {type(error).__name__}", evidence=False)
+
     async def _announced(self, work: Work) -> Reply | None:
-        """Tell the owner that it is about to be sent, for the first time; why it may not be, or None."""
-        announce, work.announce = work.announce, None
-        if announce is not None and not await announce():
+        """Ask the owner before the task is sent for the first time; why it may not be sent, or None."""
+        if work.announce is not None and not await work.announce():
             return Reply(Outcome.CANCELLED, reason="its owner stopped it before it was sent", evidence=False)
+        # Only now: had the owner raised, the task was not sent, and the owner has to be asked again.
+        work.announce = None
         if work.limit.is_over(self._clock.monotonic()):
             return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
         return None
@@ -129,17 +148,21 @@ class Attempts:
             return msgspec.structs.replace(reply, evidence=False)
         return reply
 
-    def _settle(self, lease: Lease, reply: Reply, elapsed_s: float | None) -> None:
-        self._scheduler.complete_task(
-            lease,
-            reply.outcome,
-            elapsed_s,
-            evidence=reply.evidence,
-            doubted=bool(reply.symptom),
-            retry_after_s=reply.retry_after_s,
-            whole_agent=reply.whole_agent,
-            reason=reply.reason,
-        )
+    def _settle(self, work: Work, lease: Lease, reply: Reply, elapsed_s: float | None) -> None:
+        """Give the lease back with the verdict. What the scheduler raises is reported: the task has its answer."""
+        try:
+            self._scheduler.complete_task(
+                lease,
+                reply.outcome,
+                elapsed_s,
+                evidence=reply.evidence,
+                doubted=bool(reply.symptom),
+                retry_after_s=reply.retry_after_s,
+                whole_agent=reply.whole_agent,
+                reason=reply.reason,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer of the agent must not get lost
+            self._defects.report(f"task {work.task_id}", error, "the answer counts")
 
     def _tell_start(self, work: Work, lease: Lease, call: Call, at: datetime) -> None:
         if self._observer is not None:
@@ -166,6 +189,11 @@ class Attempts:
 def error_of(reply: Reply) -> TaskError:
     """What a failed task tells of the reply that failed it."""
     return reply.error or TaskError(reply.outcome.lower(), reply.reason)
+
+
+def _measured_s(began: float, elapsed_s: float) -> float | None:
+    """How long the agent took; None where that is unknown, as its answer may have lain unread in a standstill."""
+    return elapsed_s if standstill.since(began) <= MEASURED_DESPITE * elapsed_s else None
 
 
 def _left_s(lease: Lease, now: float) -> float:

@@ -17,18 +17,19 @@ class Defects:
         self.count = 0
         self._known: set[tuple[str, str, int]] = set()
 
-    def report(self, subject: str, error: BaseException) -> None:
+    def report(self, subject: str, error: BaseException, consequence: str = "retrying with backoff") -> None:
         """Count a defect; log it with its traceback if none of its type was raised at its place before.
 
         Args:
             subject: What it befell, as a log line begins with it: `task 01.a`.
             error: As it was raised.
+            consequence: What happens now, as the log line says it.
         """
         self.count += 1
         kind = _kind_of(error)
         if kind not in self._known and len(self._known) < KINDS_MAX:
             self._known.add(kind)
-            _log.error("%s: defect, retrying with backoff: %s", subject, type(error).__name__, exc_info=error)
+            _log.error("%s: defect, %s: %s", subject, consequence, type(error).__name__, exc_info=error)
 
 
 def _kind_of(error: BaseException) -> tuple[str, str, int]:

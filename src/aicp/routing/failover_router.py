@@ -34,6 +34,7 @@ from aicp.registry.schemas import Schemas
 from aicp.resilience.backoff import Backoff
 from aicp.resilience.board import CircuitBoard
 from aicp.routing.attempt import Attempts, error_of, ran_into_its_timeout
+from aicp.routing.defects import Defects
 from aicp.routing.health import fleet_health
 from aicp.routing.history import ChoiceHistory, FailureHistory
 from aicp.routing.outage_runs import OutageRuns
@@ -68,6 +69,9 @@ class FailoverRouter:
         clock: Time.
         rng: Chance, for backoff.
         observer: Told of attempts.
+
+    Attributes:
+        defects: Exceptions out of parts of AICP, which must raise none.
     """
 
     def __init__(
@@ -92,8 +96,9 @@ class FailoverRouter:
         self._outages = OutageRuns(board.doubt_threshold)
         self._starts_no_more = False
         self._home = HomeProcess("This router")
+        self.defects = Defects()
         self._schemas = schemas or Schemas()
-        self._attempts = Attempts(scheduler, transport, self._schemas, self._clock, made_safe(observer))
+        self._attempts = Attempts(scheduler, transport, self._schemas, self._clock, made_safe(observer), self.defects)
 
     async def route_task(self, task: Task, *, wait: bool = False) -> TaskResult:
         """Send a task to the best agent, failing over until it has an answer.
@@ -155,8 +160,7 @@ class FailoverRouter:
             else:
                 ended = await self._go_on_without(work, lease)
             if ended is not None:
-                self._choices.remember(work)
-                self._judge_doubts(work, ended)
+                self._learn_from(work, ended)
                 return ended
 
     def start_no_more(self) -> None:
@@ -270,10 +274,17 @@ class FailoverRouter:
                 return reply
             self._history.remember(work, lease, reply, self._clock.utcnow())
             return await self._attempts.make(work, lease, is_resent=True)
-        except BaseException:
-            # A lease that was settled stays so; a defect before that must not keep its slot.
+        finally:
+            self._give_back(work, lease)
+
+    def _give_back(self, work: Work, lease: Lease) -> None:
+        """Settle a lease that a defect left unsettled: it must not keep its slot."""
+        if lease.is_settled:
+            return
+        try:
             self._scheduler.complete_task(lease, Outcome.CANCELLED, evidence=False)
-            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the answer of the agent must not get lost
+            self.defects.report(f"task {work.task_id}", error, "the lease ends by itself")
 
     async def _go_on_after(self, work: Work, lease: Lease, reply: Reply) -> TaskResult | None:
         """What a reply means for its task: the end of it, or None to go on elsewhere."""
@@ -338,9 +349,18 @@ class FailoverRouter:
     def _succeeded(self, work: Work, reply: Reply) -> TaskResult:
         by = work.attempts[-1]
         if work.refusal is not None:
-            self._count_against(work.refusal[0])
             work.blame(work.refusal[0].agent.agent_id)
         return work.ended(TaskStatus.COMPLETED, by.ended_at, result=reply.result)
+
+    def _learn_from(self, work: Work, ended: TaskResult) -> None:
+        """Remember how a task went, and judge its agents. What that raises is reported: the task has its end."""
+        try:
+            self._choices.remember(work)
+            if ended.status is TaskStatus.COMPLETED and work.refusal is not None:
+                self._count_against(work.refusal[0])
+            self._judge_doubts(work, ended)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the task must not be sent again for it
+            self.defects.report(f"task {work.task_id}", error, "held failures are dropped")
 
     def _judge_doubts(self, work: Work, ended: TaskResult) -> None:
         """Decide about the failures that were held: the agents' fault, the task's, or still in doubt."""
@@ -357,13 +377,20 @@ class FailoverRouter:
         """All agents failed it alike, so its circuits forget it, until so many tasks in a row say that all are out."""
         is_outage = self._outages.count(work)
         for agent_id, lease in work.held.items():
+            if lease.seat.member.is_gone:
+                continue
             self._board.retract_doubt(agent_id, lease.key, lease.permit)
             if is_outage:
                 self._board.trip(agent_id, lease.key, lease.permit)
                 self._scheduler.refresh(agent_id)
 
     def _count_against(self, lease: Lease) -> None:
-        """Another agent did the task, so the agent was at fault: its circuit counts it, unless it has moved since."""
+        """Another agent did the task, so the agent was at fault: its circuit counts it, unless it has moved since.
+
+        An agent that left has no circuit: one of the same id that came later is another agent.
+        """
+        if lease.seat.member.is_gone:
+            return
         agent_id = lease.agent.agent_id
         self._board.record_evidence(agent_id, [lease.key], since=lease.permit)
         self._scheduler.refresh(agent_id)

@@ -38,7 +38,7 @@ class Work:
         real_attempts: Of those, how many count against the limit.
         tried: Agents of this round.
         rounds: Rounds that began after every usable agent had been tried.
-        held: The lease of the first doubted failure at each agent, by agent id.
+        held: The lease of the first doubted failure at each agent, in the last generation of its circuit, by agent id.
         timed_out: Agents whose circuit counted a timeout of this task.
         full_timeouts: Attempts that had all of their capability's timeout, where the work may need longer.
         symptoms: How each agent that had it failed last, by agent id; empty where that is beyond doubt.
@@ -111,7 +111,10 @@ class Work:
         """Remember a fault; False when this task's doubted failure or timeout has already counted at this circuit."""
         agent_id = lease.agent.agent_id
         if reply.symptom:
-            return self.held.setdefault(agent_id, lease) is lease
+            is_new = not _is_same_circuit(self.held.get(agent_id), lease)
+            if is_new:
+                self.held[agent_id] = lease
+            return is_new
         if not reply.timed_out:
             return True
         is_new = agent_id not in self.timed_out
@@ -190,3 +193,8 @@ class Work:
                 self.attempts[index] = Attempt(
                     agent_id, attempt.number, Outcome.AGENT_FAULT, attempt.reason, attempt.started_at, attempt.ended_at
                 )
+
+
+def _is_same_circuit(held: Lease | None, lease: Lease) -> bool:
+    """True when both were given by the same generation of the circuit of the same registered agent."""
+    return held is not None and held.permit == lease.permit and held.seat.member is lease.seat.member

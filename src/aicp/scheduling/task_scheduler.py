@@ -164,15 +164,16 @@ class TaskScheduler:
                 # The process it is about is gone: nothing of it says anything about the one that took its place.
                 outcome = Outcome.CANCELLED
         now = self._clock.monotonic()
-        if outcome in _ANSWERS:
-            lease.seat.pool.answered(lease.bucket, now)
-        self._tally(seat, outcome, elapsed_s, now)
-        self._settle_permit(lease, outcome, elapsed_s, evidence=evidence, doubted=doubted)
-        if outcome is Outcome.OVERLOADED:
-            self._cool_down(seat, retry_after_s)
-        elif outcome is Outcome.MISCONFIGURED and lease.agent is member.profile:
-            self._set_aside(seat, reason, whole_agent=whole_agent)
-        self._free_slot(member, current, now)
+        try:
+            self._tally(lease, seat, outcome, elapsed_s, now)
+            self._settle_permit(lease, outcome, elapsed_s, evidence=evidence, doubted=doubted)
+            if outcome is Outcome.OVERLOADED:
+                self._cool_down(seat, retry_after_s)
+            elif outcome is Outcome.MISCONFIGURED and lease.agent is member.profile:
+                self._set_aside(seat, reason, whole_agent=whole_agent)
+        finally:
+            # The lease is settled: whatever was raised, it does not come by its slot again.
+            self._free_slot(member, current, now)
 
     def add_agent(self, profile: AgentProfile) -> None:
         """Take an agent into the fleet, or take over what changed of it: its speed stays known, its tasks go on.
@@ -611,9 +612,10 @@ class TaskScheduler:
         else:
             board.release(agent_id, lease.key, lease.permit)
 
-    def _tally(self, seat: Seat, outcome: Outcome, elapsed_s: float | None, now: float) -> None:
+    def _tally(self, lease: Lease, seat: Seat, outcome: Outcome, elapsed_s: float | None, now: float) -> None:
         member = seat.member
         if outcome in _ANSWERS:
+            lease.seat.pool.answered(lease.bucket, now)
             member.quiet_since = now
         else:
             member.end_trial()

@@ -166,7 +166,7 @@ class HttpTransport:
         if isinstance(error, Unusable):
             return fault(str(error), symptom=error.symptom)
         if not isinstance(error, TimeoutError):
-            return _unless_we_stood_still(verdict.of_exception(error, dial, timeout_s), dial)
+            return _unless_we_stopped(verdict.of_exception(error, dial, timeout_s), dial)
         limit_s = self._connect_timeout_s if isinstance(error, aiohttp.ConnectionTimeoutError) else timeout_s
         reply = verdict.of_exception(error, dial, limit_s)
         # Time that went by before the agent was even dialled is our own trouble.
@@ -183,7 +183,7 @@ class HttpTransport:
                 answer = await read_json(response, ANSWER_BYTES_MAX)
                 return await self._documents.read(answer, lambda: verdict.of_answer(answer, call), waits=True)
             reply = verdict.of_status(*await read_refusal(response), self._clock.utcnow())
-            return _unless_we_stood_still(reply, current_dial.get()) if response.status == 408 else reply
+            return _unless_we_stopped(reply, current_dial.get()) if response.status == 408 else reply
         finally:
             let_go(response)
 
@@ -226,9 +226,9 @@ class HttpTransport:
         )
 
 
-def _unless_we_stood_still(reply: Reply, dial: Dial) -> Reply:
-    """An agent that gave up a call while this process stood still may have waited in vain: no evidence against it."""
-    if reply is verdict.DEAD_CONNECTION or not (dial.connected and standstill.since(dial.began_at)):
+def _unless_we_stopped(reply: Reply, dial: Dial) -> Reply:
+    """An agent that gave up a call while this process stood still for long may have waited in vain: no evidence."""
+    if reply is verdict.DEAD_CONNECTION or not (dial.connected and standstill.was_stopped_since(dial.began_at)):
         return reply
     return msgspec.structs.replace(reply, evidence=False)
 
