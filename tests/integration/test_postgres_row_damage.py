@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-import asyncpg
+import pytest
 
 from aicp.model.notice import Order
 from aicp.model.progress import ClockState
@@ -13,14 +13,17 @@ from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_access import PostgresApiKeys, PostgresAuditLog
+from aicp.storage.postgres_address import parse_postgres_url
 from aicp.storage.postgres_clock import PostgresClockRecord
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_orders import PostgresOrders
 from aicp.storage.postgres_registrations import PostgresRegistrations
 from aicp.storage.postgres_row_checks import find_damaged_rows
-from tests.integration.postgres_kit import run, shared_server
+from aicp.storage.postgres_server import PostgresServer
+from tests.integration.postgres_kit import claim_all, opened, run, shared_server
+from tests.postgres_server import ask
 from tests.unit.row_damage_contract import DiskStores, RowDamageContract, populate
-from tests.unit.sqlite_kit import AT, task_ended
+from tests.unit.sqlite_kit import AT, submitted, task_ended
 
 OF_AN_OLDER_REPLICA = (
     """INSERT INTO facts (chain_id, seq, fact)
@@ -36,6 +39,15 @@ OF_AN_OLDER_REPLICA = (
 )
 """What code of revision 0007 does to rows of code of 0008."""
 
+BINARY_CAST = """
+    DO $$ BEGIN
+        IF NOT EXISTS (SELECT 1 FROM pg_cast WHERE (castsource, casttarget) = ('bytea'::regtype, 'text'::regtype)) THEN
+            CREATE CAST (bytea AS text) WITHOUT FUNCTION;
+        END IF;
+    END $$
+"""
+NOT_UTF8 = "(('\\xff'::bytea || convert_to(substr({}, 2), 'UTF8'))::text)"
+
 COLUMNS = """
     SELECT table_name, array_agg(column_name::text ORDER BY ordinal_position) FROM information_schema.columns
     WHERE table_schema = current_schema() GROUP BY table_name
@@ -49,14 +61,18 @@ class TestPostgresDamage(RowDamageContract):
     def place(self, number: int) -> str:
         return f"${number}"
 
+    def not_utf8(self, column: str) -> str:
+        return NOT_UTF8.format(column)
+
     @asynccontextmanager
     async def stores(self) -> AsyncIterator[DiskStores]:
         url, found = shared_server().fresh_url(), list[tuple[str, str]]()
         database = PostgresDatabase(url, on_damage=lambda damage: found.append((damage.table, damage.row)))
         journal = PostgresJournal(database)
         await journal.open()
-        connection = await asyncpg.connect(url)
+        connection, _ = await PostgresServer(parse_postgres_url(url)).look()
         try:
+            await connection.execute(BINARY_CAST)
             await PostgresClockRecord(database).update(lambda _, __: ClockState(AT))
             await connection.execute("SET synchronous_commit = off")
             yield await _stores(database, journal, connection, found)
@@ -90,6 +106,22 @@ class TestPostgresDamage(RowDamageContract):
             assert list(await stores.check()) == []
 
         self._with_stores(use)
+
+
+@pytest.mark.parametrize(("table", "column"), [("facts", "fact"), ("chains", "chain_id"), ("chains", "name")])
+def test_chain_that_is_not_utf8_keeps_no_other_from_being_claimed(table: str, column: str) -> None:
+    async def main() -> None:
+        url = shared_server().fresh_url()
+        async with opened(url) as leaving:
+            for name in ("c1", "c2"):
+                await leaving.submit(submitted(name))
+            await ask(url, BINARY_CAST)
+            await ask(url, f"UPDATE {table} SET {column} = {NOT_UTF8.format(column)} WHERE chain_id = 'c1'")
+        async with opened(url) as journal:
+            taken = {record.submitted.chain_id for record in await claim_all(journal, 1)}
+            assert taken | {record.submitted.chain_id for record in await journal.claim(10)} >= {"c2"}
+
+    run(main())
 
 
 async def _stores(

@@ -27,6 +27,9 @@ class TestSqliteDamage(RowDamageContract):
     def place(self, number: int) -> str:
         return f"?{number}"
 
+    def not_utf8(self, column: str) -> str:
+        return f"CAST(x'ff' || substr({column}, 2) AS TEXT)"
+
     @asynccontextmanager
     async def stores(self) -> AsyncIterator[DiskStores]:
         with TemporaryDirectory() as directory:

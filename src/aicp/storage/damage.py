@@ -109,6 +109,16 @@ class IntactRows(Generic[T]):
         return is_enough
 
 
+def read_text(stored: bytes) -> str:
+    """Text as a database stores it. Bytes that are not UTF-8 become surrogates, so that the row's checksum decides."""
+    return stored.decode("utf-8", "surrogateescape")
+
+
+def is_utf8(text: str) -> bool:
+    """False for text that `read_text` made of other bytes."""
+    return not any("\udc80" <= character <= "\udcff" for character in text)
+
+
 def decoded(decode: Callable[[], T]) -> T | RecordDamaged:
     """What a row contains, or how it is damaged, so that the rows beside it are read."""
     try:

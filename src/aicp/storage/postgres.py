@@ -10,14 +10,14 @@ import msgspec
 from aicp.errors import RecordDamaged
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
-from aicp.storage.postgres_batch import FIRST_EPOCH, KEY_USES, Append, Submit, chain_of, key_use, storable
+from aicp.storage.postgres_batch import KEY_USES, Append, Submit, chain_of, key_use, storable
 from aicp.storage.postgres_claiming import ANY_DEAD, Claimed, claim_chains
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_pruning import REMOVED_AGENTS, prune_chains, prune_keys
 from aicp.storage.postgres_reading import read_outline, read_record, read_summaries
 from aicp.storage.postgres_server import Connection
 from aicp.storage.pruned import Pruned
-from aicp.storage.rows import encode_facts, encode_submitted
+from aicp.storage.rows import FIRST_EPOCH, encode_facts, encode_submitted
 
 _log = logging.getLogger(__name__)
 

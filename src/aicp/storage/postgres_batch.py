@@ -20,8 +20,6 @@ from aicp.ports import SubmitKey
 from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, status_checksum
 from aicp.storage.rows import AppendRows, FactRow, ResultRow, timestamp
 
-FIRST_EPOCH = 1
-
 _BETWEEN = "\n"
 """Between the facts of a chain: JSON as it is written here has no line breaks."""
 

@@ -6,6 +6,7 @@ import msgspec
 
 from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
+from aicp.storage.damage import is_utf8
 from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
 from aicp.storage.rows import decode_records
@@ -35,9 +36,10 @@ _CLAIM = """
         ) AS counted
         WHERE before < $4 ORDER BY number LIMIT greatest($2 - (SELECT count(*) FROM own), 0)
     )
-    UPDATE chains SET owner = $1, epoch = greatest(epoch, epoch_min) + 1, epoch_min = greatest(epoch, epoch_min) + 1
+    UPDATE chains SET owner = $1, epoch = greatest(epoch, epoch_min, 1) + 1,
+        epoch_min = greatest(epoch, epoch_min, 1) + 1
     FROM (SELECT number FROM few UNION SELECT number FROM own) AS taken WHERE chains.number = taken.number
-    RETURNING chains.chain_id
+    RETURNING chains.number, chains.chain_id
 """
 _STILL_OWN = "SELECT chain_id FROM chains WHERE owner = $1 AND ended_at IS NULL AND chain_id = ANY($2::text[])"
 _BURY = """
@@ -53,7 +55,7 @@ class Claimed(msgspec.Struct, frozen=True):
     """What a claim came to.
 
     Attributes:
-        chain_ids: Of all chains that are this replica's now.
+        chain_ids: Of all chains that are this replica's now, without those whose ids are damaged text.
         records: Those that are intact.
         damaged: How each of the others is damaged, which is left as it is.
         locked: The chains in doubt that are this replica's, and that another session has locked: still in doubt.
@@ -75,13 +77,13 @@ async def claim_chains(connection: Connection, number: int, limit: int, doubts: 
         doubts: At most as many chains that may be its own without its knowing: whoever recorded that got no answer.
     """
     rows = await connection.fetch(_CLAIM, number, max(1, limit), list(doubts), TASKS_AT_ONCE_MAX)
-    chain_ids = [chain_id for (chain_id,) in rows]
+    numbers, chain_ids = [each for each, _ in rows], [chain_id for _, chain_id in rows if is_utf8(chain_id)]
     locked = await _still_own(connection, number, set(doubts).difference(chain_ids))
-    if not chain_ids:
+    if not numbers:
         await connection.execute(_BURY)
         return Claimed([], [], [], locked)
     # A statement of its own: it sees what the last owner recorded while this one waited for its lock.
-    found = list(decode_records(await connection.fetch(OF_CHAINS, chain_ids)))
+    found = list(decode_records(await connection.fetch(OF_CHAINS, numbers)))
     records = [each for each in found if isinstance(each, ChainRecord)]
     return Claimed(chain_ids, records, [each for each in found if isinstance(each, RecordDamaged)], locked)
 

@@ -10,7 +10,7 @@ from aicp.errors import RecordDamaged
 from aicp.model.event import Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
-from aicp.storage.damage import checked, decoded
+from aicp.storage.damage import checked, decoded, is_utf8
 from aicp.storage.postgres_batch import storable
 from aicp.storage.postgres_server import Connection, Rows
 from aicp.storage.postgres_sessions import Sessions
@@ -23,17 +23,17 @@ Ask = Callable[..., Awaitable[Rows]]
 FACTS_AT_ONCE = 100
 """How many facts of an outline are in memory at a time."""
 
-# Bytes, as JSON is decoded from.
-_FACT = f"{FACT_COLUMNS}, convert_to(facts.fact, 'UTF8')"
+# Bytes, as JSON is decoded from; `convert_to` would fail the statement for text that is not UTF-8 any more.
+_FACT = f"{FACT_COLUMNS}, textsend(facts.fact)"
 _FACTS = f"""
-    SELECT {_FACT}, convert_to(results.body, 'UTF8')
+    SELECT {_FACT}, textsend(results.body)
     FROM chains
     LEFT JOIN facts ON facts.chain_id = chains.chain_id
     LEFT JOIN results ON results.digest = facts.result_digest
 """  # noqa: S608 - constants
 _OF_CHAIN = f"{_FACTS} WHERE chains.chain_id = $1 ORDER BY facts.seq"
-OF_CHAINS = f"{_FACTS} WHERE chains.chain_id = ANY($1::text[]) ORDER BY chains.number, facts.seq"
-"""The rows of several chains, for `decode_records`."""
+OF_CHAINS = f"{_FACTS} WHERE chains.number = ANY($1::bigint[]) ORDER BY chains.number, facts.seq"
+"""The rows of several chains, by their numbers, for `decode_records`."""
 
 _ORPHANS = "SELECT 1 FROM facts WHERE chain_id = $1 LIMIT 1"
 _OUTLINES = f"""
@@ -41,7 +41,7 @@ _OUTLINES = f"""
     WHERE chains.chain_id = $1 ORDER BY facts.seq LIMIT $3
 """  # noqa: S608 - constants
 _LAST_FACTS = """
-    SELECT DISTINCT ON (chain_id) chain_id, convert_to(fact, 'UTF8') FROM facts
+    SELECT DISTINCT ON (chain_id) chain_id, textsend(fact) FROM facts
     WHERE chain_id = ANY($1::text[]) ORDER BY chain_id, seq DESC
 """
 _LIST = """
@@ -120,7 +120,8 @@ async def check_summaries(ask: Ask, rows: Rows) -> list[StoredSummary | RecordDa
         StorageError: That could not be read; or what `ask` raises.
     """
     found = [stored_summary(row) for row in rows]
-    in_doubt = [each.chain_id for each in found if each.is_in_doubt]
+    # An id that is not UTF-8 any more is that of no fact, and is not a parameter that the server takes.
+    in_doubt = [each.chain_id for each in found if each.is_in_doubt and is_utf8(each.chain_id)]
     last_facts = dict(map(tuple, await ask(_LAST_FACTS, in_doubt))) if in_doubt else {}
     return checked(partial(check_summary, last_facts), found)
 

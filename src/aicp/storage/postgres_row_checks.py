@@ -32,9 +32,9 @@ from aicp.storage.rows import FACT_COLUMNS
 ROWS_AT_ONCE = 1_000
 RESULTS_AT_ONCE = 20
 
-_FACTS = FACTS.format(columns=f"{FACT_COLUMNS}, convert_to(facts.fact, 'UTF8')")
+_FACTS = FACTS.format(columns=f"{FACT_COLUMNS}, textsend(facts.fact)")
 _CHAINS = f"SELECT {SUMMARY_COLUMNS} FROM chains ORDER BY number"  # noqa: S608 - constants
-_RESULTS = "SELECT digest, convert_to(body, 'UTF8') FROM results"
+_RESULTS = "SELECT digest, textsend(body) FROM results"
 _MISSING_KEYS = MISSING_KEYS.format(since="$1")
 _NEWEST = "SELECT max(submitted_at) FROM chains"
 

@@ -15,6 +15,7 @@ from asyncpg.connect_utils import SessionAttribute
 from aicp import standstill
 from aicp.errors import SettingsError, StorageError
 from aicp.forks import HomeProcess, closed_in_child
+from aicp.storage.damage import read_text
 from aicp.storage.postgres_address import PostgresAddress, require_files, urls_of
 from aicp.storage.postgres_faults import (
     VERSION_MIN,
@@ -321,6 +322,9 @@ class PostgresServer:
             )  # fmt: skip
             closed_in_child(connection, _descriptors)
             try:
+                await connection.set_type_codec(
+                    "text", schema="pg_catalog", encoder=str.encode, decoder=read_text, format="binary"
+                )
                 settings = "" if self.is_pooled else f"{self._settings(patience, local=False)};"
                 _require_found(await connection.execute(settings + _WRITABLE))
             except BaseException:

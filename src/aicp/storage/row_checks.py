@@ -6,7 +6,7 @@ from typing import Any
 from aicp.errors import RecordDamaged
 from aicp.model.event import Fact
 from aicp.storage.row_checksums import described
-from aicp.storage.rows import StoredChain, StoredFact, intact_result, outline_fact
+from aicp.storage.rows import FIRST_EPOCH, StoredChain, StoredFact, intact_result, outline_fact
 
 PROBLEMS_MAX = 100
 
@@ -116,8 +116,9 @@ def check_epoch(row: StoredFact) -> None:
         RecordDamaged: It is lower; the next owner goes on from the other one.
     """
     chain_id, epoch, epoch_min, *_ = row
-    if epoch < (epoch_min or 0):
-        raise RecordDamaged("chains", described(chain_id), f"its epoch is {epoch} and must be at least {epoch_min}")
+    at_least = epoch_min or FIRST_EPOCH
+    if epoch < at_least:
+        raise RecordDamaged("chains", described(chain_id), f"its epoch is {epoch} and must be at least {at_least}")
 
 
 def check_result(row: Any) -> None:

@@ -16,6 +16,7 @@ from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.ports import ChainRecord
 from aicp.storage.row_checksums import described, fact_checksum, placed, status_checksum
 
+FIRST_EPOCH = 1
 INLINE_BYTES_MAX = 64 * 1024
 """A result whose JSON is longer is stored once, by its digest, and its fact holds `null` instead."""
 
@@ -185,7 +186,7 @@ class StoredChain:
 
     def __init__(self, row: StoredFact) -> None:
         self.chain_id, epoch, epoch_min, facts_min, self._is_over, *_ = row
-        self._epoch: int = max(epoch, epoch_min or 0)
+        self._epoch: int = max(epoch, epoch_min or FIRST_EPOCH)
         self._facts_min: int = facts_min or 0
         self._seq = 0
 

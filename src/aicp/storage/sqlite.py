@@ -12,8 +12,8 @@ from aicp.model.event import ChainSubmitted, Fact
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.pruned import Pruned
-from aicp.storage.rows import AppendRows, FactRow, encode_facts, encode_submitted, timestamp
-from aicp.storage.sqlite_book import FIRST_EPOCH, Book, KeyUse, read_key_use
+from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow, encode_facts, encode_submitted, timestamp
+from aicp.storage.sqlite_book import Book, KeyUse, read_key_use
 from aicp.storage.sqlite_claiming import Claimed, claim_chains, newest_chain
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_pruning import prune_chains, prune_keys

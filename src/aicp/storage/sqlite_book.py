@@ -10,9 +10,8 @@ from aicp.errors import RecordDamaged
 from aicp.model.task import TaskStatus
 from aicp.storage.many_rows import ManyRows
 from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, placed
-from aicp.storage.rows import AppendRows, FactRow
+from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow
 
-FIRST_EPOCH = 1
 HEADS_KEPT_MAX = 100_000
 
 _CHAINS = ManyRows(
@@ -34,7 +33,7 @@ _COUNTS = ManyRows(
 )
 # Behind a fact that is missing stays a gap: the next one must not take its place.
 _HEAD = """
-    SELECT max(epoch, coalesce(epoch_min, 0)), status, ended_at IS NOT NULL,
+    SELECT max(epoch, coalesce(epoch_min, 1)), status, ended_at IS NOT NULL,
         max(coalesce(facts_min, 0) - 1, (
             SELECT coalesce(max(seq), -1) FROM facts WHERE facts.chain_id = chains.chain_id))
     FROM chains WHERE chain_id = ?

@@ -21,7 +21,7 @@ _LEFT = """
 """
 _CLAIM = """
     UPDATE chains INDEXED BY chains_unfinished
-    SET epoch = max(epoch, coalesce(epoch_min, 0)) + 1, epoch_min = max(epoch, coalesce(epoch_min, 0)) + 1
+    SET epoch = max(epoch, coalesce(epoch_min, 1)) + 1, epoch_min = max(epoch, coalesce(epoch_min, 1)) + 1
     WHERE ended_at IS NULL AND number > ? AND number <= ?
 """
 

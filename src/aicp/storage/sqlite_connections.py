@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from aicp.errors import StorageError
 from aicp.forks import HomeProcess, kept_in_child
+from aicp.storage.damage import read_text
 from aicp.storage.sqlite_faults import BUSY_TIMEOUT_S
 
 CACHED_STATEMENTS = 128
@@ -69,11 +70,6 @@ def _refuse_inherited(path: Path) -> None:
     for connection in list(_open):
         if connection.path == resolved:
             connection.home.require()
-
-
-def read_text(stored: bytes) -> str:
-    """Text as SQLite stores it; bytes that are no UTF-8 become surrogates."""
-    return stored.decode("utf-8", "surrogateescape")
 
 
 def prepare_writer(connection: sqlite3.Connection, path: Path) -> None:
