@@ -361,7 +361,7 @@ class TestSetAside:
     @virtual
     async def test_no_time_brings_it_back_but_a_reset_does(self) -> None:
         async with Stage(agent("a")) as stage:
-            stage.complete(await stage.lease(), Outcome.MISCONFIGURED)
+            stage.complete(await stage.lease(), Outcome.MISCONFIGURED, whole_agent=True)
             asked = stage.asking()
             await asyncio.sleep(86_400)
             assert not asked.done()

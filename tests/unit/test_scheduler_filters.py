@@ -307,7 +307,7 @@ class TestGoingOut:
                 busy = await stage.lease()
                 asked = stage.asking(wait=False)
                 await asyncio.sleep(2)
-                stage.complete(busy, outcome)
+                stage.complete(busy, outcome, whole_agent=True)
                 assert await asked is Unscheduled.ALL_OUT
 
     @virtual

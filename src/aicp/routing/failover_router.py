@@ -330,12 +330,19 @@ class FailoverRouter:
             return self._failed(work, work.refusal[1])
         if refusal is Unscheduled.DEADLINE:
             return self._ended(work, _deadline_exceeded(work))
+        if refusal is Unscheduled.ALL_REFUSE:
+            return self._refused_by_all(work)
         if refusal is Unscheduled.LINE_FULL:
             return self._ended(work, TaskError(QueueFull.code, refusal.value))
         if refusal is Unscheduled.NOBODY_ELSE:
             return await self._begin_round(work)
         code = AllAgentsFailed.code if work.real_attempts else NoAgentAvailable.code
         return self._ended(work, TaskError(code, refusal.value))
+
+    def _refused_by_all(self, work: Work) -> TaskResult:
+        work.is_refused = True
+        reasons = "; ".join(self._scheduler.refusals(work.task, work.tenant))
+        return self._ended(work, TaskError(AllAgentsFailed.code, f"{Unscheduled.ALL_REFUSE.value} ({reasons})"))
 
     async def _begin_round(self, work: Work) -> TaskResult | None:
         """Everybody usable was tried: wait, longer each time, then all may be tried again."""
@@ -448,11 +455,7 @@ class FailoverRouter:
             return DeadlineExceeded(f"Task {work.task_id}: {error.message}")
         if error.code == QueueFull.code:
             return QueueFull(error.message, 1.0)
-        # Whatever an agent that failed says of it in its own words, it failed.
-        if error.code == AttemptTimedOut.code:
-            return AttemptTimedOut(work.task_id, work.attempts, f"Task {work.task_id}: {error.message}.")
-        broke = work.refusal is None and bool(work.attempts) and work.attempts[-1].outcome in _BROKE
-        return AllAgentsFailed(work.task_id, work.attempts) if broke or error.code == AllAgentsFailed.code else None
+        return _as_failure(work, error)
 
 
 def _has_references(task: Task) -> bool:
@@ -463,6 +466,17 @@ def _fails_over(task: Task, reply: Reply) -> bool:
     if reply.outcome is Outcome.AGENT_FAULT:
         return task.idempotent or reply.repeatable
     return reply.outcome in _NOTHING_WAS_EXECUTED
+
+
+def _as_failure(work: Work, error: TaskError) -> AllAgentsFailed | None:
+    told = f"Task {work.task_id}: {error.message}."
+    if work.is_refused:
+        return AllAgentsFailed(work.task_id, work.attempts, told)
+    if error.code == AttemptTimedOut.code:
+        return AttemptTimedOut(work.task_id, work.attempts, told)
+    # Whatever an agent that failed says of it in its own words, it failed.
+    broke = work.refusal is None and bool(work.attempts) and work.attempts[-1].outcome in _BROKE
+    return AllAgentsFailed(work.task_id, work.attempts) if broke or error.code == AllAgentsFailed.code else None
 
 
 def _all_failed(work: Work) -> TaskError:

@@ -47,12 +47,13 @@ class Work:
         announce: Asked once, right before it is first sent; False keeps it from being sent. None when nobody asks.
         parent: Trace context of whoever submitted it; None for the chain's own trace.
         is_lost: True when an agent knows a newer fencing token: another owner has the task.
+        is_refused: True when every agent that offers the capability answered that it does not do it.
     """
 
     __slots__ = (
         "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "choices", "dispatches", "epoch",
-        "full_timeouts", "held", "is_lost", "limit", "number", "parent", "ready_at", "ready_at_utc", "real_attempts",
-        "refusal", "rounds", "since", "symptoms", "task", "task_id", "tenant", "timed_out", "tried",
+        "full_timeouts", "held", "is_lost", "is_refused", "limit", "number", "parent", "ready_at", "ready_at_utc",
+        "real_attempts", "refusal", "rounds", "since", "symptoms", "task", "task_id", "tenant", "timed_out", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -95,7 +96,7 @@ class Work:
         self.alike = 0
         self._last_fault: tuple[str, str] | None = None
         self.refusal: tuple[Lease, Reply] | None = None
-        self.is_lost = False
+        self.is_lost = self.is_refused = False
 
     @property
     def deadline(self) -> float:

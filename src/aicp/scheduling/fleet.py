@@ -242,6 +242,7 @@ class Pool:
         tenant: Whom they serve; None for all.
         seats: All of them, in no order.
         out: How many of them may not be used.
+        refusing: How many of those answered that they do not do the capability.
         slots: How many tasks those that may be used take at a time.
         latency_s: Smoothed seconds of all successes here, as of a seat; 0 while there were none.
         mean_s: Their arithmetic mean, which is what a queue is drained by.
@@ -254,15 +255,15 @@ class Pool:
 
     __slots__ = (
         "_answered_at", "_busy", "_busy_mask", "_free_mask", "_hand", "_postings", "_returns", "_rows", "in_vain_at",
-        "input_schemas", "is_known_out", "key", "latency_s", "mean_s", "order", "out", "samples", "seats", "slots",
-        "tenant",
+        "input_schemas", "is_known_out", "key", "latency_s", "mean_s", "order", "out", "refusing", "samples", "seats",
+        "slots", "tenant",
     )  # fmt: skip
 
     def __init__(self, key: str, tenant: str | None = None) -> None:
         self.key = key
         self.tenant = tenant
         self.seats: list[Seat] = []
-        self.out = 0
+        self.out = self.refusing = 0
         self.slots = 0
         self.latency_s = self.mean_s = 0.0
         self.samples = 0
@@ -344,6 +345,7 @@ class Pool:
         """Whether it may be used was found out anew."""
         gone = bool(standing.why_out) - bool(seat.why_out)
         unfit = (standing is not FINE) - (seat.standing is not FINE)
+        self.refusing += standing.refuses - seat.standing.refuses
         seat.standing = standing
         if unfit:
             seat.member.trouble_of_its_own().unfit += unfit

@@ -158,6 +158,13 @@ class Group:
         for strand in self._strands.values():
             yield from strand
 
+    def entered(self) -> Iterator[Waiter]:
+        """All that joined and were not forgotten; some of them may have left. Others may join or leave meanwhile."""
+        entries, strands = [*itertools.chain(*self._entries)], list(self._strands.values())
+        yield from (entry[-1] for entry in entries if isinstance(entry[-1], Waiter))
+        for strand in strands:
+            yield from strand.entered()
+
     def join(self, waiter: Waiter) -> None:
         """Add a waiter."""
         self.size += 1

@@ -16,6 +16,7 @@ class Unscheduled(Enum):
 
     NOBODY_CAPABLE = "no agent offers the capability"
     ALL_OUT = "every capable agent is out"
+    ALL_REFUSE = "every agent that offers the capability refuses it"
     NOBODY_ELSE = "everybody who may be used was tried"
     DEADLINE = "the deadline came while waiting"
     LINE_FULL = "too many tasks are waiting"

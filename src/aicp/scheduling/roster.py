@@ -51,12 +51,14 @@ class Roster:
         members: By agent id.
         fleets: By capability key.
         totals: By tenant, None for agents that serve all.
+        refused: Capability keys that an agent has refused at some time.
     """
 
     def __init__(self) -> None:
         self.members: dict[str, Member] = {}
         self.fleets: dict[str, Fleet] = {}
         self.totals: dict[str | None, Totals] = {}
+        self.refused: set[str] = set()
 
     def member(self, agent_id: str) -> Member:
         """The agent.
@@ -143,6 +145,36 @@ class Roster:
         """How many agents may be used for the task, free or busy, leaving some out; costs the names in the task."""
         return sum(self._usable_of(pool, task, besides) for pool in self.pools(task, tenant))
 
+    def is_refused(self, task: Task, tenant: str) -> bool:
+        """True when an agent offers what the task asks for, and every one that does refuses the capability.
+
+        False as well where the task asks for a label that more than a thousand agents carry, and some do not refuse.
+        """
+        pools = self.pools(task, tenant)
+        if not any(pool.refusing for pool in pools):
+            return False
+        if all(pool.refusing == len(pool.seats) for pool in pools):
+            return self.has_candidate(task, tenant)
+        if not (task.agents or task.labels):
+            return self._others_refuse(task, pools)
+        if not task.agents and any(len(_carriers_of(pool, task)) > LOOKED_AT_MAX for pool in pools):
+            return False
+        seats = list(self.candidates(task, tenant))
+        return bool(seats) and all(seat.standing.refuses for seat in seats)
+
+    def refusals(self, task: Task, tenant: str) -> list[str]:
+        """Which agents refuse the capability of a task, as `<agent>: <what it answered>`; at most eight."""
+        seats = (seat for seat in self.candidates(task, tenant) if seat.standing.refuses)
+        some = itertools.islice(seats, REASONS_MAX)
+        return [f"{seat.agent_id}: {seat.member.trouble.why_aside(seat.key)}" for seat in some]
+
+    def _others_refuse(self, task: Task, pools: list[Pool]) -> bool:
+        """True when there are agents besides those that the task excludes, and all of them refuse the capability."""
+        left_out = [seat for pool in pools for seat in self._named(pool, set(task.exclude_agents))]
+        others = sum(len(pool.seats) for pool in pools) - len(left_out)
+        refusing = sum(pool.refusing for pool in pools) - sum(seat.standing.refuses for seat in left_out)
+        return refusing == others > 0
+
     def find_free(self, pool: Pool, task: Task, tried: frozenset[str], draw: Callable[[], float]) -> Seat | None:
         """A free seat of the pool that the task may have, a fast one of those looked at, which are at most eight."""
         if task.agents:
@@ -194,7 +226,7 @@ class Roster:
         if task.agents:
             seats = self._named(pool, task.agents)
         elif task.labels:
-            seats = pool.carriers(pool.rarest(task.labels.items())).seats
+            seats = _carriers_of(pool, task)
         return filter(fitting(task), seats)
 
     def _named(self, pool: Pool, names: Iterable[str]) -> Iterator[Seat]:
@@ -220,7 +252,7 @@ class Roster:
         fits = fitting(task, frozenset(besides))
         seats: Iterable[Seat] = self._named(pool, task.agents)
         if not task.agents:
-            seats = pool.carriers(pool.rarest(task.labels.items())).seats
+            seats = _carriers_of(pool, task)
             if len(seats) > LOOKED_AT_MAX:
                 return True
         return any((and_out or not seat.why_out) and fits(seat) for seat in seats)
@@ -249,6 +281,11 @@ def check_profile(profile: AgentProfile) -> None:
         faults.append(Fault("/capabilities", f"must be 1 to {CAPABILITIES_MAX}, not {len(profile.capabilities)}"))
     if faults:
         raise InvalidAgent(faults)
+
+
+def _carriers_of(pool: Pool, task: Task) -> Collection[Seat]:
+    """The agents that carry the label of a task that fewest carry."""
+    return pool.carriers(pool.rarest(task.labels.items())).seats
 
 
 def _some(names: tuple[str, ...], start: int) -> tuple[str, ...]:

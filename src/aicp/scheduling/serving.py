@@ -131,9 +131,11 @@ class Serving:
 
     def hopeless(self, waiter: Waiter) -> Unscheduled | None:
         """Why waiting makes no sense for this task now; None when it does."""
+        task, tenant, roster = waiter.task, waiter.tenant, self._roster
+        if roster.is_refused(task, tenant):
+            return Unscheduled.ALL_REFUSE
         if not waiter.is_impatient:
             return None
-        task, tenant, roster = waiter.task, waiter.tenant, self._roster
         if roster.usable_besides(task, tenant, waiter.tried):
             return None
         has_candidate = roster.has_candidate(task, tenant)
@@ -149,8 +151,12 @@ class Serving:
         It is decided once for all that ask for the same; of very many, some in each turn of the loop.
         """
         line = self.lines.get(pool.key)
-        if line is not None and (groups := line.impatient(pool.tenant, profile)):
+        if line is None:
+            return
+        if groups := line.impatient(pool.tenant, profile):
             self._slices.run((pool, profile.agent_id), self._wake_hopeless(groups))
+        if pool.key in self._roster.refused:
+            self._slices.run((pool, profile.agent_id, "refused"), self._end_refused(line.asking(pool.tenant, profile)))
 
     def close(self) -> None:
         """Stop every timer; waiting tasks are their owners' to cancel."""
@@ -273,6 +279,19 @@ class Serving:
                 group.calm(waiter)
                 waiter.decide(refusal)
             if len(some) == WOKEN_A_STEP:
+                yield
+
+    def _end_refused(self, groups: list[Group]) -> Iterator[None]:
+        """End the wait of tasks for which every agent refuses the capability."""
+        left = WOKEN_A_STEP
+        for waiter in itertools.chain.from_iterable(group.entered() for group in groups):
+            task = waiter.task
+            if waiter.is_waiting and self._roster.is_refused(task, waiter.tenant):
+                waiter.decide(Unscheduled.ALL_REFUSE)
+            # Names and labels cost a look at each agent that has them.
+            left -= WOKEN_A_STEP if task.agents or task.labels else 1
+            if left <= 0:
+                left = WOKEN_A_STEP
                 yield
 
     def _is_held(self, waiter: Waiter, seat: Seat, now: float) -> bool:

@@ -34,7 +34,7 @@ class Judge:
             is_probed: True when somebody probes circuits whose wait is over.
         """
         if told := _told_out(seat):
-            return Standing(told, math.inf)
+            return Standing(told, math.inf, refuses=seat.member.trouble.refuses(seat.key))
         state = self._board.get_state(seat.agent_id, seat.key)
         wait_s = self._board.ready_in_s(seat.agent_id, seat.key)
         is_fragile = state is CircuitState.HALF_OPEN

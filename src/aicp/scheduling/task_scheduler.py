@@ -267,6 +267,10 @@ class TaskScheduler:
         """Who could do the task and why they may not be used now; at most eight agents are looked at."""
         return self._roster.outage(task, tenant, self._clock.monotonic())
 
+    def refusals(self, task: Task, tenant: str = DEFAULT_TENANT) -> list[str]:
+        """Which agents refuse the capability of a task, as `<agent>: <what it answered>`; at most eight."""
+        return self._roster.refusals(task, tenant)
+
     def expected_wait_s(self, task: Task, tenant: str = DEFAULT_TENANT) -> float:
         """How long one more such task would wait, in seconds; 0 when that is unknown, or an agent is free.
 
@@ -647,6 +651,7 @@ class TaskScheduler:
             trouble.is_set_aside, trouble.set_aside_because = True, reason
         else:
             trouble.set_aside_keys[seat.key] = reason
+            self._roster.refused.add(seat.key)
         self._look_at_all(seat.member, self._clock.monotonic())
         if is_news and self.on_set_aside is not None:
             self.on_set_aside(seat.member.profile, "" if whole_agent else seat.key, reason)

@@ -12,14 +12,16 @@ class Standing:
         why_out: Why it may not, empty when it may; being full is not such a reason.
         ready_at: When it may again, monotonic seconds; infinite when only a command brings it back.
         is_fragile: True when its circuit has to be asked after every use.
+        refuses: True when the agent answered that it does not do the capability (404, 405, 406, 415, 501).
     """
 
-    __slots__ = ("is_fragile", "ready_at", "why_out")
+    __slots__ = ("is_fragile", "ready_at", "refuses", "why_out")
 
-    def __init__(self, why_out: str, ready_at: float, *, is_fragile: bool = False) -> None:
+    def __init__(self, why_out: str, ready_at: float, *, is_fragile: bool = False, refuses: bool = False) -> None:
         self.why_out = why_out
         self.ready_at = ready_at
         self.is_fragile = is_fragile
+        self.refuses = refuses
 
 
 FINE = Standing("", 0.0)
@@ -67,6 +69,10 @@ class Trouble:
     def why_aside(self, key: str) -> str:
         """What showed that it is misconfigured, as a whole or for a capability; empty when nothing did."""
         return self.set_aside_because or self.set_aside_keys.get(key, "")
+
+    def refuses(self, key: str) -> bool:
+        """True when it is set aside for this capability alone: the agent may be called for its others."""
+        return key in self.set_aside_keys and not self.is_set_aside
 
     def forgive(self) -> None:
         """Forget that it was set aside or asked for a rest."""

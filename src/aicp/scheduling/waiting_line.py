@@ -253,7 +253,11 @@ class WaitingLine:
         return max((len(groups) - looks for lane in lanes for groups in lane.under(seat.member.profile)), default=0)
 
     def impatient(self, tenant: str | None, profile: AgentProfile) -> list[Group]:
-        """The groups that may ask for this agent and have tasks that leave when no agent is left.
+        """As `asking`, those that have tasks that leave when no agent is left."""
+        return [group for group in self.asking(tenant, profile) if group.impatient]
+
+    def asking(self, tenant: str | None, profile: AgentProfile) -> list[Group]:
+        """The groups that may ask for this agent.
 
         Args:
             tenant: The only one that the agent serves; None for all.
@@ -261,8 +265,7 @@ class WaitingLine:
         """
         index = self._indexes.get(tenant)
         lanes = index.lanes.values() if index is not None else ()
-        groups = itertools.chain.from_iterable(itertools.chain(*lane.under(profile), lane.plain()) for lane in lanes)
-        return [group for group in groups if group.impatient]
+        return [group for lane in lanes for group in itertools.chain(*lane.under(profile), lane.plain())]
 
     def of(self, tenant: str, priority: Priority) -> Iterable[Waiter]:
         """What a tenant has waiting at a priority; among them may be some that do not wait any longer."""
