@@ -477,7 +477,6 @@ class TestSubmit:
             assert flow.coordinator.unfinished == 3
             for each in (first, second):
                 await flow.coordinator.wait_result(each)
-            await asyncio.sleep(0.001)
             assert flow.coordinator.unfinished == 0
             await flow.coordinator.execute_chain(spec(step("a"), step("b"), step("c")))
 

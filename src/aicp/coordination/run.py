@@ -61,6 +61,7 @@ class ChainRun:
         until_sure: Returns when nobody else can have taken the chain over; None when there is nobody else.
         stepped_since: How far the wall clock is known to have been set forward since something was recorded.
         attempts_made: Those of an earlier run of this owner, whose numbers this one goes on from.
+        on_over: Called once, with this, right before `is_recorded` is set: waiters wake after it.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class ChainRun:
         until_sure: Callable[[], Awaitable[None]] | None = None,
         stepped_since: Callable[[datetime], timedelta] = _not_stepped,
         attempts_made: Mapping[str, int] | None = None,
+        on_over: "Callable[[ChainRun], None] | None" = None,
     ) -> None:
         self.submitted = record.submitted
         self.readiness = fold(record, graph)
@@ -95,6 +97,7 @@ class ChainRun:
         self._limit = TimeLimit(self._began, math.inf)
         self._news: asyncio.Event | None = None
         self.is_recorded = asyncio.Event()
+        self._on_over = on_over
         self.end: ChainEnded | None = None
         self.attempts_made = dict(attempts_made or {})
         self.stopped_by: Exception | None = None
@@ -166,7 +169,7 @@ class ChainRun:
             self.stopped_by = _first_of(defects)
         finally:
             await self._recorder.close()
-            self.is_recorded.set()
+            self.be_over()
             self._wake_watchers()
 
     async def cancel(self) -> None:
@@ -179,6 +182,14 @@ class ChainRun:
         await self.is_recorded.wait()
         if self.end is None:
             raise AicpError(f"Chain {self.chain_id} stopped before its end was on record; cancel it again.")
+
+    def be_over(self) -> None:
+        """Wake those that wait for the end; again is harmless."""
+        if self.is_recorded.is_set():
+            return
+        if self._on_over is not None:
+            self._on_over(self)
+        self.is_recorded.set()
 
     def stop_trying(self) -> None:
         """What cannot be recorded now is not tried again: the coordinator stops."""
@@ -381,7 +392,7 @@ class ChainRun:
         if isinstance(last, ChainEnded):
             self.readiness.apply(last)
             self.end = last
-            self.is_recorded.set()
+            self.be_over()
         if self._observer is not None:
             for fact in facts:
                 self._observer.notify(fact)

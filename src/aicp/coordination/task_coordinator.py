@@ -110,6 +110,7 @@ class TaskCoordinator:
         self._observer = made_safe(observer)
         self._runs: dict[str, ChainRun] = {}
         self._replicas = replicas
+        self._with_room: set[ChainRun] = set()
         self._tasks: dict[ChainRun, asyncio.Task[None]] = {}
         self._unstoppable: set[asyncio.Task[Any]] = set()
         self._cancelling: set[str] = set()
@@ -521,8 +522,10 @@ class TaskCoordinator:
         run = ChainRun(
             record, graph, self._carrier, self._journal, self._clock, self._observer, self._rng.uniform,
             self._until_sure if self._replicas is not None else None, self._progress.stepped_since, attempts,
+            self._over,
         )  # fmt: skip
         self._runs[run.chain_id] = run
+        self._with_room.add(run)
         task = asyncio.create_task(run.run(), name=f"chain {run.chain_id}")
         self._tasks[run] = task
         task.add_done_callback(functools.partial(self._stopped, run))
@@ -533,14 +536,25 @@ class TaskCoordinator:
         was_replaced = self._runs.get(run.chain_id) is not run
         if not was_replaced:
             del self._runs[run.chain_id]
-        run.is_recorded.set()
+        run.be_over()
         error = None if task.cancelled() or run.end is not None or was_replaced else task.exception() or run.stopped_by
         if isinstance(error, Exception):
             deadline = run.deadline if run.deadline < math.inf else self._deadline_of(run.submitted)
+            self._with_room.discard(run)
             self._strand(run.submitted, run.epoch, error, deadline, run.attempts_made)
             return
         self._stranding.forget(run.chain_id)
-        self._accepted.give_back(run.size, run.submitted)
+        self._give_back_room(run)
+
+    def _over(self, run: ChainRun) -> None:
+        """Give its room back before those that wait for its end wake, as they may submit again at once."""
+        if run.stopped_by is None:
+            self._give_back_room(run)
+
+    def _give_back_room(self, run: ChainRun) -> None:
+        if run in self._with_room:
+            self._with_room.remove(run)
+            self._accepted.give_back(run.size, run.submitted)
 
     def _strand(
         self, submitted: ChainSubmitted, epoch: int, error: Exception, deadline: float, attempts: Mapping[str, int]
