@@ -90,6 +90,14 @@ class ServerProcess:
     def wait_until_started(self) -> None:
         wait_until(self.has_started, "the server serves")
 
+    def has_open(self, path: Path) -> bool:
+        """True while it has a file open."""
+        for each in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if each.readlink() == path:
+                    return True
+        return False
+
     def is_alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 

@@ -1,13 +1,12 @@
 """A disk that is full, fails, is read-only or held by others: told, nothing acknowledged is lost, all goes on."""
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.deployment import Deployment, sqlite_deployment
-from tests.chaos.server_process import ServerProcess
+from tests.chaos.server_process import ServerProcess, wait_until
 from tests.chaos.siege import Outcome, Plan, Storm, besiege
 from tests.chaos.storms import (
     IN_A_NAMESPACE,
@@ -79,7 +78,7 @@ def test_start_on_a_file_that_another_process_has_locked_waits_for_it(tmp_path: 
         server.stop()
         with locked(deployment.path):
             server.start()
-            time.sleep(1.5)  # the span of the lock: long enough for it to have met it
+            wait_until(lambda: server.has_open(deployment.path), "the server meets the lock")
             assert "AICP serves" not in server.told()
         server.wait_until_started()
 
@@ -97,8 +96,8 @@ def test_file_on_a_read_only_disk_is_said_and_is_used_again_when_it_may_be_writt
         read_only.start()
         assert read_only.wait() != 0
         assert read_only.told() == (
-            f"The database {deployment.path} cannot be used: Read-only file system; choose a file in a directory of "
-            "yours.\n"
+            f"The database {deployment.path} cannot be used: it cannot be written by this user (Read-only file "
+            "system): make the file, those beside it and their directory writable for this user.\n"
         )
         server.start()
         server.wait_until_started()

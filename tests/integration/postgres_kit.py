@@ -62,6 +62,7 @@ class Way:
         self._open = asyncio.Event()
         self._open.set()
         self.port = 0
+        self.came = asyncio.Event()
         self.delay_s = 0.0
         self.cut_at: bytes | None = None
         self.lets_through: bool | asyncio.Event = False
@@ -106,6 +107,7 @@ class Way:
         self._tasks.add(task)
         self._writers.add(writer)
         try:
+            self.came.set()
             await self._open.wait()
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.add(to_writer)
@@ -204,7 +206,7 @@ async def child(
         await process.wait()
 
 
-async def until(holds: Callable[[], bool], *, within_s: float = 10.0) -> float:
+async def until(holds: Callable[[], bool], *, within_s: float = 60.0) -> float:
     """Wait until something holds; how long that took, seconds."""
     begin = time.monotonic()
     async with asyncio.timeout(within_s):

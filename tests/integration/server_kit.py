@@ -14,6 +14,7 @@ import msgspec
 
 from aicp.agent import Agent
 from aicp.model.access import GRANTABLE, KeyMade, KeyRequest, Scope
+from aicp.observability.feed import Feed
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings
 from aicp.server import RunningServer, running_server
@@ -130,6 +131,16 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(BOUND_S):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in the server, which knows no test
             await asyncio.sleep(0.01)
+
+
+def readers_of(api: Api) -> int:
+    """How many read live events of the server."""
+    return sum(feed._readers for feed in feeds_of(api.node))
+
+
+def feeds_of(node: Node) -> list[Feed]:
+    """What the servers of a node tell live events with."""
+    return [each for each in node._observers._observers if isinstance(each, Feed)]
 
 
 def echoing_agent(agent_id: str = "eyes-1") -> Agent:

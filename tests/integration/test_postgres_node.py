@@ -93,7 +93,8 @@ def test_node_waits_for_a_database_that_starts_and_gives_up_on_one_that_does_not
             url = server.through(server.fresh_url(), way)
             way.is_hole = True
             starting = asyncio.create_task(Node(database=url).__aenter__())
-            await asyncio.sleep(0.5)
+            async with asyncio.timeout(30):
+                await way.came.wait()
             assert not starting.done()
             way.is_hole = False
             node = await starting

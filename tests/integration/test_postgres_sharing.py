@@ -26,6 +26,7 @@ from aicp.runtime.settings import SECRET_KEY_VARIABLE, Settings
 from aicp.server import RunningServer, running_server
 from tests.integration.postgres_kit import run, shared_server, way_to
 from tests.integration.postgres_pooler import pooler_of
+from tests.integration.server_kit import feeds_of
 from tests.postgres_server import PostgresServer, ask, postgres_server
 
 ENDPOINT = "http://127.0.0.1:1"
@@ -99,9 +100,11 @@ async def replicas(count: int = 2, url: str = "", *, alive: int = 0) -> AsyncIte
 
 
 @asynccontextmanager
-async def servers(tmp: Path) -> AsyncIterator[list[RunningServer]]:
-    """Two with an HTTP API, each with agents of its own process."""
+async def servers(tmp: Path, nodes: list[Node] | None = None) -> AsyncIterator[list[RunningServer]]:
+    """Two with an HTTP API, each with agents of its own process; `nodes` gets what they serve."""
     async with replicas() as made, AsyncExitStack() as stack:
+        if nodes is not None:
+            nodes += [replica.node for replica in made]
         for replica in made:
             await replica.node.add_agent("echo", {"text.echo": _echo, "text.slow": _slow}, max_concurrent_tasks=8)
         yield [
@@ -123,7 +126,7 @@ def _task(capability: str = "image.label") -> Task:
     return Task(capability, {"url": "x"})
 
 
-async def until(holds: Callable[[], Any], within_s: float = 10.0) -> None:
+async def until(holds: Callable[[], Any], within_s: float = 60.0) -> None:
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - what others know has no event
             await asyncio.sleep(0.01)
@@ -283,9 +286,12 @@ def test_heartbeat_at_one_replica_counts_at_the_other() -> None:
             async with replicas(1, url, alive=2) as (late,):
                 assert late.node.ains.liveness("eyes") is Liveness.UNHEARD
                 await until(lambda: one.alive == 2)
-                while late.node.ains.liveness("eyes") is not Liveness.HEARD:
+
+                def is_heard() -> bool:
                     one.node.ains.heartbeat("eyes", "i1")
-                    await asyncio.sleep(0.05)
+                    return late.node.ains.liveness("eyes") is Liveness.HEARD
+
+                await until(is_heard)
 
     run(main())
 
@@ -393,16 +399,14 @@ def test_drained_at_one_is_drained_at_both_until_it_registers_again() -> None:
 
 def test_events_of_a_replica_are_told_at_the_other_once_with_its_name(tmp_path: Path) -> None:
     async def main() -> None:
-        async with servers(tmp_path) as (one, other):
+        nodes: list[Node] = []
+        async with servers(tmp_path, nodes) as (one, other):
             events: list[LiveEvent] = []
             async with Client(other.url, other.admin_key) as client, Client(one.url, one.admin_key) as asked:
                 following = asyncio.create_task(_follow(client, events))
-                task_id = ""
-                while "chain_ended" not in [event.kind for event in events]:
-                    # Whoever comes to listen hears of what happens from then on.
-                    task_id = await asked.submit_task(_task("text.echo"))
-                    await asked.wait_task(task_id)
-                    await asyncio.sleep(0.2)
+                # A reader gets what happens from then on.
+                await until(lambda: feeds_of(nodes[1])[0]._readers == 1)
+                task_id = await asked.submit_task(_task("text.echo"))
                 await until(lambda: _ends_with(events, task_id))
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)

@@ -3,7 +3,6 @@
 import asyncio
 import resource
 import socket
-import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
@@ -20,17 +19,17 @@ from aicp.errors import AicpError, InvalidInput
 from aicp.model.event import CapabilityChanged, ChainSubmitted
 from aicp.model.live import LiveEvent
 from aicp.model.task import Task
-from aicp.observability.feed import Feed
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.runtime.settings import Settings
-from aicp.server import running_server
+from aicp.server import running, running_server
 from aicp.server.auth import Scope
-from tests.integration.server_kit import Api, break_down, echo, run, until, with_api
+from aicp.testing import LoopHoldMeter
+from tests.integration.server_kit import BOUND_S, Api, break_down, echo, feeds_of, readers_of, run, until, with_api
 
 SILENT_READERS = 300
 TASKS = 3_000
-HEALTH_S_MAX = 1.0
+HOLD_MS_MAX = 250.0
 MEMORY_MIB_MAX = 150
 
 
@@ -46,16 +45,6 @@ async def until_kind(events: AsyncGenerator[LiveEvent, None], kind: str) -> list
         if event.kind == kind:
             return seen
     raise AssertionError("events have no end")
-
-
-def readers_of(api: Api) -> int:
-    """How many read live events of the server."""
-    return sum(feed._readers for feed in feeds_of(api.node))
-
-
-def feeds_of(node: Node) -> list[Feed]:
-    """What the servers of a node tell live events with."""
-    return [each for each in node._observers._observers if isinstance(each, Feed)]
 
 
 def test_client_sees_a_task_from_its_submit_to_its_end() -> None:
@@ -159,7 +148,10 @@ def test_reader_that_left_is_forgotten() -> None:
     with_api(test)
 
 
-def test_client_goes_on_when_the_server_comes_back(tmp_path: Path) -> None:
+def test_client_goes_on_when_the_server_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "GRACE_S", 10 * BOUND_S)
+    monkeypatch.setattr(running, "STOP_S_MAX", 10 * BOUND_S)
+
     async def main() -> None:
         async with Node() as node, AsyncExitStack() as stack:
             await node.add_agent("echo-1", {"text.echo": echo})
@@ -169,8 +161,10 @@ def test_client_goes_on_when_the_server_comes_back(tmp_path: Path) -> None:
                 events = await stack.enter_async_context(aclosing(client.events()))
                 following = asyncio.create_task(until_kind(events, "chain_ended"))
                 await until(lambda: feeds_of(node)[0]._readers == 1)
-                began = time.monotonic()
-            assert time.monotonic() - began < 3.0, "live events keep the server from stopping"
+                stopping = await stack.enter_async_context(asyncio.timeout(None))
+                # Far below what is granted here to requests that go on, and far above what a busy machine needs.
+                stopping.reschedule(asyncio.get_running_loop().time() + BOUND_S)
+            stopping.reschedule(None)
             async with running_server(Settings(port=port, data_dir=tmp_path), node):
                 await until(lambda: feeds_of(node)[0]._readers == 1)
                 await client.submit_task(Task("text.echo"))
@@ -227,16 +221,16 @@ def test_three_hundred_who_connect_and_never_read_harm_nobody() -> None:
         silent = [await asking_silently(api) for _ in range(SILENT_READERS)]
         try:
             await until(lambda: readers_of(api) == SILENT_READERS)
-            before_mib, worst_s = memory_mib(), 0.0
-            working = asyncio.create_task(work_hard(api.node))
-            while not working.done():
-                began = time.monotonic()
-                assert (await api.get("/livez")).status == 200
-                assert (await api.get("/api/circuit-breaker/health")).status == 200
-                worst_s = max(worst_s, time.monotonic() - began)
-                await asyncio.sleep(0.02)
-            await working
-            assert worst_s < HEALTH_S_MAX
+            before_mib = memory_mib()
+            # Not the clock on the wall: the meter leaves out what the loop waits for a core.
+            with LoopHoldMeter() as meter:
+                working = asyncio.create_task(work_hard(api.node))
+                while not working.done():
+                    assert (await api.get("/livez")).status == 200
+                    assert (await api.get("/api/circuit-breaker/health")).status == 200
+                    await asyncio.sleep(0.02)
+                await working
+            meter.check(HOLD_MS_MAX)
             assert memory_mib() - before_mib < MEMORY_MIB_MAX
         finally:
             for each in silent:

@@ -11,7 +11,7 @@ import pytest
 
 from aicp.client import Client
 from aicp.model.access import GRANTABLE, Scope
-from tests.integration.server_kit import Answered, Api, Gate, break_down, echo, run, until, with_api
+from tests.integration.server_kit import Answered, Api, Gate, break_down, echo, readers_of, run, until, with_api
 from tests.integration.server_kit import asking as asking_a_server
 from tests.integration.test_server_auth import OPEN_ROUTES, routes
 
@@ -254,7 +254,7 @@ def test_live_events_are_of_ones_own_tenant_and_the_operator_hears_all() -> None
             aclosing(operator.events()) as of_all,
         ):
             hearing = [asyncio.create_task(heard_up_to_ours(each)) for each in (of_ours, of_all)]
-            await asyncio.sleep(0.2)
+            await until(lambda: readers_of(api) == 2)
             chain_id = await accepted(api, stage.theirs, {"id": "theirs-1", "capability": "theirs.echo"})
             await api.get(f"/api/tasks/chain/{chain_id}?wait_s=10", key=stage.theirs)
             await api.post("/api/circuit-breaker/open/theirs-agent", key=stage.theirs)

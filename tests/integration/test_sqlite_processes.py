@@ -196,5 +196,24 @@ def test_file_one_may_not_write_to_is_told(public_directory: Path) -> None:
     public_directory.chmod(0o777)
     path.chmod(0o444)
     path.with_name("a.db.lock").chmod(0o666)
+    assert open_unprivileged(path) == (
+        f"settings_error The database {path} cannot be used: it cannot be written by this user (attempt to write a "
+        "readonly database): make the file, those beside it and their directory writable for this user."
+    )
+
+
+def test_file_in_a_directory_one_may_not_write_to_names_the_directory(public_directory: Path) -> None:
+    path = public_directory / "a.db"
+
+    async def main() -> None:
+        async with opened(path) as journal:
+            await journal.submit(submitted("c1"))
+
+    asyncio.run(main())
+    for each in public_directory.iterdir():
+        each.chmod(0o666)
+    public_directory.chmod(0o555)
     told = open_unprivileged(path)
-    assert told.startswith(f"settings_error The database {path} cannot be used: it is read-only: make the file")
+    assert told.startswith(
+        f"settings_error The database {path} cannot be used: {public_directory} cannot be written by this user ("
+    )

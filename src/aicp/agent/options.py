@@ -1,6 +1,7 @@
 """What an agent is started with, checked before anything is opened."""
 
 import ipaddress
+import logging
 import math
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import msgspec
 
 from aicp.errors import InvalidAgent, SettingsError
 from aicp.model.endpoint import Endpoint, is_loopback_host
+from aicp.private_files import PrivateFile, warn_of_exposures
+
+_log = logging.getLogger("aicp.agent")
 
 DRAIN_S = 30.0
 DRAIN_S_MAX = 3_600.0
@@ -76,6 +80,7 @@ def _token(options: AgentOptions) -> str | None:
     if options.token_file is not None:
         if token is not None:
             raise SettingsError("Give a token or a token file, not both.")
+        warn_of_exposures(_log, [PrivateFile("token file", options.token_file)])
         try:
             token = options.token_file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -10,12 +9,15 @@ from pathlib import Path
 import msgspec
 
 from aicp.errors import SettingsError
-from aicp.runtime.database_url import SqliteFile, choose_database
+from aicp.private_files import PrivateFile, find_exposures
+from aicp.runtime.database_url import SqliteFile, choose_database, files_of_database
 from aicp.runtime.databases import sqlite_log_problem
+from aicp.runtime.secrets_on_disk import files_of_server
 from aicp.runtime.settings import (
     ADMIN_KEY_CHARS_MIN,
     ADMIN_KEY_FILE,
     SECRET_KEY_FILE,
+    Settings,
     data_dir,
     server_settings,
 )
@@ -49,8 +51,8 @@ class Finding(msgspec.Struct, frozen=True):
     advice: str = ""
 
 
-def check_machine(environ: Mapping[str, str] | None = None) -> Iterator[Finding]:
-    """Whether a server could work here, with this environment."""
+def check_machine(environ: Mapping[str, str] | None = None, agents_file: Path | None = None) -> Iterator[Finding]:
+    """Whether a server could work here, with this environment and this list of agents."""
     env = os.environ if environ is None else environ
     yield _check_settings(env)
     directory = data_dir(env)
@@ -59,6 +61,7 @@ def check_machine(environ: Mapping[str, str] | None = None) -> Iterator[Finding]
         if (directory / name).exists():
             yield _check_key(directory / name)
     yield _check_database(env, directory)
+    yield from _check_permissions(env, directory, agents_file)
 
 
 def _check_settings(env: Mapping[str, str]) -> Finding:
@@ -80,8 +83,6 @@ def _check_directory(directory: Path) -> Finding:
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         told = f"{directory} cannot be written by this user"
         return Finding(what, Verdict.FAIL, told, "set AICP_DATA_DIR to a directory of yours")
-    if directory.stat().st_mode & stat.S_IWOTH:
-        return Finding(what, Verdict.FAIL, f"{directory} can be written by anybody", f"chmod 700 {directory}")
     if directory.stat().st_mode & _OTHERS:
         return Finding(what, Verdict.WARN, f"{directory} can be read by others", f"chmod 700 {directory}")
     return Finding(what, Verdict.OK, f"{directory} is yours alone")
@@ -131,6 +132,23 @@ def _check_log(path: Path) -> Finding | None:
     if problem is None:
         return None
     return Finding("database", Verdict.FAIL, problem, "keep the file; `aicp db restore`, or `aicp db salvage`")
+
+
+def _check_permissions(env: Mapping[str, str], directory: Path, agents_file: Path | None) -> Iterator[Finding]:
+    """One finding for each file that others can reach; the keys have checks of their own."""
+    for exposure in find_exposures(_private_files(env, directory, agents_file)):
+        verdict = Verdict.FAIL if exposure.is_open_to_all else Verdict.WARN
+        yield Finding("permissions", verdict, exposure.message, exposure.advice)
+
+
+def _private_files(env: Mapping[str, str], directory: Path, agents_file: Path | None) -> Iterator[PrivateFile]:
+    try:
+        settings = server_settings(environ=env, agents_file=agents_file)
+        database = settings.database
+    except SettingsError:
+        settings, database = Settings(data_dir=directory, agents_file=agents_file), None
+    yield from files_of_database(database)
+    yield from (file for file in files_of_server(settings) if file.path.name not in {ADMIN_KEY_FILE, SECRET_KEY_FILE})
 
 
 def _size(count: int) -> str:

@@ -1,11 +1,12 @@
 """Where the database is: the one place that reads a database URL."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from aicp.errors import SettingsError
+from aicp.private_files import PrivateFile, Reach
 
 DATABASE_FILE = "aicp.db"
 DATABASE_URL_VARIABLE = "AICP_DATABASE_URL"
@@ -83,3 +84,14 @@ def _path_of(rest: str, url: str) -> Path:
     if "?" in path or "\0" in path:
         raise SettingsError(f"The database '{url}' has options or a NUL, which AICP does not take: write {_FORMS}.")
     return Path(path)
+
+
+def files_of_database(database: DatabaseUrl | None) -> Iterator[PrivateFile]:
+    """A database file with its log and shared memory, and the directory they are in; nothing of PostgreSQL."""
+    if not isinstance(database, SqliteFile):
+        return
+    path = database.path
+    yield PrivateFile("directory of the database", path.parent, Reach.DIRECTORY)
+    yield PrivateFile("database", path)
+    for suffix in ("-wal", "-shm"):
+        yield PrivateFile("database", path.with_name(path.name + suffix))

@@ -24,6 +24,7 @@ from aicp.model.live import LiveEvent
 from aicp.model.notice import Order
 from aicp.model.views import FleetHealth
 from aicp.ports import Clock, Observer, SystemClock, Transport
+from aicp.private_files import warn_of_exposures
 from aicp.registry.directory import Directory
 from aicp.registry.leases import Leases
 from aicp.registry.schemas import Schemas
@@ -190,6 +191,7 @@ class Node:
             starting.push_async_callback(self.stores.journal.close)
             starting.callback(self.documents.close)
             await self.stores.journal.open()
+            warn_of_exposures(_log, self.stores.private_files)
             if self._sharing is not None:
                 await self._sharing.prepare()
             await self.ains.restore()

@@ -19,7 +19,8 @@ from aicp.ports import (
     Replicas,
     StandingOrders,
 )
-from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, parse_database_url
+from aicp.private_files import PrivateFile
+from aicp.runtime.database_url import DatabaseUrl, PostgresServerUrl, SqliteFile, files_of_database, parse_database_url
 from aicp.runtime.settings import shared_secret_key
 from aicp.storage.memory import MemoryJournal
 from aicp.storage.memory_access import MemoryApiKeys, MemoryAuditLog
@@ -46,6 +47,7 @@ class Stores(msgspec.Struct, frozen=True):
         bulletin: Where they tell each other what each alone knows; None likewise.
         clock_record: Remembers how far time has progressed; None to remember it in memory.
         file: The file of the record; None where it is not one.
+        private_files: What other users of this machine must not reach.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class Stores(msgspec.Struct, frozen=True):
     bulletin: Bulletin | None = None
     clock_record: ClockRecord | None = None
     file: DatabaseFile | None = None
+    private_files: tuple[PrivateFile, ...] = ()
 
 
 def make_stores(
@@ -119,6 +122,7 @@ def _sqlite_stores(
     return Stores(
         "sqlite", str(file.path), journal, api_keys, audit_log, registrations, orders,
         clock_record=SqliteClockRecord(database), file=database,
+        private_files=tuple(files_of_database(file)),
     )  # fmt: skip
 
 

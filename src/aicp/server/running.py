@@ -19,8 +19,10 @@ from aicp import standstill
 from aicp.errors import SettingsError
 from aicp.forks import close_socket_in_child, closed_in_child, signals_reset_in_child
 from aicp.model.endpoint import is_loopback_host
+from aicp.private_files import warn_of_exposures
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers, set_up_logs
+from aicp.runtime.secrets_on_disk import files_of_server
 from aicp.runtime.settings import ADMIN_KEY_FILE, LogFormat, Settings, Tls, find_or_make_admin_key
 from aicp.runtime.static_agents import static_agents
 from aicp.server.access import Access, access_with
@@ -140,6 +142,7 @@ async def _serve_until_signal(settings: Settings) -> None:
             running_server(settings, node) as server,
         ):
             quieten_collector()
+            warn_of_exposures(_log, files_of_server(settings))
             key = settings.data_dir / ADMIN_KEY_FILE
             say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
             await asked.wait()

@@ -1,5 +1,6 @@
 """What SQLite and the system say when something is wrong with a database, as one sentence for a person."""
 
+import os
 import sqlite3
 from pathlib import Path
 
@@ -26,6 +27,8 @@ _SENTENCES = {
 }
 
 _OF_SETTINGS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY})
+_OF_RIGHTS = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
+_BESIDE = ("-wal", "-shm", ".lock")
 _OF_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -63,11 +66,29 @@ def storage_error(error: Exception, path: Path) -> AicpError:
 
 def opening_error(error: Exception, path: Path) -> AicpError:
     """What to raise for an error while the database was being opened: often it is the wrong one."""
+    if primary_code(error) in _OF_RIGHTS or isinstance(error, OSError):
+        unwritable = _unwritable(path)
+        if unwritable is not None:
+            return SettingsError(_told_of_rights(error, path, unwritable))
     if isinstance(error, OSError):
         told = error.strerror or str(error)
         return SettingsError(f"The database {path} cannot be used: {told}; choose a file in a directory of yours.")
     told = _told(error, path)
     return SettingsError(told) if primary_code(error) in _OF_SETTINGS else StorageError(told)
+
+
+def _unwritable(path: Path) -> Path | None:
+    """What of an existing database this user cannot write: the file, one beside it, or their directory."""
+    beside = (path.with_name(path.name + suffix) for suffix in _BESIDE)
+    places = (path, *beside, path.parent) if path.exists() else ()
+    return next((place for place in places if place.exists() and not os.access(place, os.W_OK)), None)
+
+
+def _told_of_rights(error: Exception, path: Path, unwritable: Path) -> str:
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    what = "it" if unwritable == path else str(unwritable)
+    mend = "make the file, those beside it and their directory writable for this user"
+    return f"The database {path} cannot be used: {what} cannot be written by this user ({why}): {mend}."
 
 
 def _told(error: Exception, path: Path) -> str:
