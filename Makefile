@@ -55,7 +55,7 @@ bench: $(PEERS) ## Run every benchmark in turn, or one: BENCH=benchmarks/flow/pa
 	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python -m $$(echo $${bench%.py} | tr / .) $(ARGS) || exit 1; done
 
 clean: ## Remove what the targets above made, .venv too; databases stay
-	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-newest build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Done once, and again when pyproject.toml changes.
@@ -77,7 +77,7 @@ ifdef UV
 
 INSTALL = $(UV) pip install --quiet --python $(BIN)/python
 $(BIN)/python:
-	@$(UV) venv --quiet --clear $(VENV)
+	@$(UV) venv --quiet --clear $(if $(filter-out file,$(origin PYTHON)),--python $(PYTHON)) $(VENV)
 
 else
 

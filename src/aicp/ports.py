@@ -98,6 +98,7 @@ class ChainQuery(msgspec.Struct, frozen=True):
         before: Only chains submitted before this one of theirs (the last one of the page before); none when there is no
             such chain.
         unfinished: True for only those without a recorded end.
+        with_tasks: Only chains that may have tasks that ended so; all that have any are among them.
     """
 
     tenant: str | None = None
@@ -105,6 +106,7 @@ class ChainQuery(msgspec.Struct, frozen=True):
     limit: int = 50
     before: str | None = None
     unfinished: bool = False
+    with_tasks: TaskStatus | None = None
 
 
 class ChainSummary(msgspec.Struct, frozen=True):

@@ -129,7 +129,7 @@ def test_results_too_large_to_be_handed_on_together_are_the_callers_fault_and_to
     assert [view.tasks[name].status for name in ("one", "other", "both")] == [COMPLETED, COMPLETED, FAILED]
 
 
-@pytest.mark.parametrize("levels", [100, 200_000])
+@pytest.mark.parametrize("levels", [100, 100_000])
 def test_result_nested_too_deep_is_the_agents_fault_and_told(server: ServerProcess, levels: int) -> None:
     view = run_chain(server, task("deep", "deep", {"levels": levels}))
 
@@ -137,14 +137,14 @@ def test_result_nested_too_deep_is_the_agents_fault_and_told(server: ServerProce
     assert "answer is nested deeper than 64" in told_of(view, "deep")
 
 
-def test_hundred_thousand_tasks_in_a_chain_are_refused_soon(server: ServerProcess) -> None:
-    tasks = [{"id": f"t{number}", "capability": "rough.echo"} for number in range(100_000)]
+def test_twenty_thousand_tasks_in_a_chain_are_refused_soon(server: ServerProcess) -> None:
+    tasks = [{"id": f"t{number}", "capability": "rough.echo"} for number in range(20_000)]
     began = time.monotonic()
     status, problem = post(server, "/api/tasks/chain", {"tasks": tasks})
 
     assert time.monotonic() - began < SOON_S
     assert (status, problem["code"]) == (422, "invalid_chain")
-    assert problem["faults"] == [{"place": "/tasks", "message": "has 100000 tasks; at most 10000 fit in a chain"}]
+    assert problem["faults"] == [{"place": "/tasks", "message": "has 20000 tasks; at most 10000 fit in a chain"}]
 
 
 def test_circle_of_ten_thousand_is_shown_as_a_path_by_its_ends(server: ServerProcess) -> None:

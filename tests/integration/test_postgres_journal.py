@@ -9,6 +9,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from aicp.model.task import TaskStatus
 from aicp.ports import KEYS_KEPT, ChainQuery, Journal, SubmitKey
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_reading import LIST_BY_FILTERS
@@ -137,14 +138,16 @@ def test_chain_that_cannot_be_read_is_left_and_keeps_no_other_from_being_claimed
 
 
 @pytest.mark.parametrize("filters", LIST_BY_FILTERS)
-def test_list_walks_an_index_and_sorts_nothing(url: str, filters: tuple[bool, bool, bool]) -> None:
+def test_list_walks_an_index_and_sorts_nothing(url: str, filters: tuple[bool, bool, bool, TaskStatus | None]) -> None:
     async def main() -> None:
         await database(url).upgrade()
-        has_tenant, has_status, _ = filters
+        has_tenant, has_status, unfinished, ends = filters
         connection = await asyncpg.connect(url)
         await connection.execute(
-            "INSERT INTO chains (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, ended_at) "
-            "SELECT i, 't' || i % 50, '', 's' || i % 5, 1, 1, now(), CASE WHEN i % 100 > 0 THEN now() END "
+            "INSERT INTO chains (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, ended_at,"
+            " task_ends) "
+            "SELECT i, 't' || i % 50, '', 's' || i % 5, 1, 1, now(), CASE WHEN i % 100 > 0 THEN now() END,"
+            " 16 + CASE WHEN i % 1000 > 0 THEN 1 ELSE 14 END "
             "FROM generate_series(1, 20000) i; ANALYZE chains; SET plan_cache_mode = force_generic_plan"
         )
         args = ("t1" if has_tenant else None, "s1" if has_status else None, None, 10)
@@ -152,7 +155,9 @@ def test_list_walks_an_index_and_sorts_nothing(url: str, filters: tuple[bool, bo
         await connection.close()
         plan = "\n".join(row[0] for row in rows)
         assert "Sort" not in plan
-        assert re.search("Index Scan Backward using chains_", plan)
+        # With other filters beside it, theirs may be the better index.
+        is_rare = ends not in {None, TaskStatus.COMPLETED} and not (has_status or unfinished)
+        assert re.search(f"Index Scan Backward using chains_{f'with_{ends.value.lower()}' if is_rare else ''}", plan)
 
     run(main())
 

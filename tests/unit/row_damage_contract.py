@@ -41,6 +41,7 @@ UNCHECKED = {
     ("chains", "epoch"): "a higher one is obeyed by agents; for a lower one there is a test of its own",
     ("chains", "status_checksum"): "when it does not fit, the chain's last fact decides",
     ("chains", "epoch_min"): "a higher one makes the next owner's epoch higher, which agents obey",
+    ("chains", "task_ends"): "it only says which chains a list of tasks by status reads; statuses come from facts",
     ("chains", "owner"): _OF_NOW,
     ("registrations", "saved_at"): _NOT_READ,
     ("agent_orders", "ordered_at"): _NOT_READ,

@@ -388,7 +388,9 @@ class TestList:
         run(main())
 
     @pytest.mark.parametrize("filters", LIST_BY_FILTERS)
-    def test_list_walks_an_index_and_sorts_nothing(self, tmp_path: Path, filters: tuple[bool, bool, bool]) -> None:
+    def test_list_walks_an_index_and_sorts_nothing(
+        self, tmp_path: Path, filters: tuple[bool, bool, bool, TaskStatus | None]
+    ) -> None:
         async def main() -> None:
             async with opened(tmp_path / "a.db"):
                 pass
@@ -402,8 +404,10 @@ class TestList:
                 (False, False): "INTEGER PRIMARY KEY", (True, False): "chains_of_tenant ",
                 (False, True): "chains_by_status", (True, True): "chains_of_tenant_by_status",
             }  # fmt: skip
-            has_tenant, has_status, unfinished = filters
+            has_tenant, has_status, unfinished, ends = filters
             index = "chains_unfinished" if unfinished else expected[has_tenant, has_status]
+            if ends is not None:
+                index = f"chains_with_{ends.value.lower()}"
             assert [step for step in steps if index in step]
 
         run(main())

@@ -1,8 +1,9 @@
 """Lists of chains and tasks, newest first, a page at a time: what is on record, and what its owner has in flight.
 
 There is no table of tasks: a page of tasks walks chains and folds the facts of each, which costs a submit nothing and a
-page some tens of microseconds a task. So a page looks at a bounded number of them, and one that is asked for what is
-rare may end before it is full; the place where it ended leads on.
+page some tens of microseconds a task. Chains that have no task of the status asked for are left out by an index of the
+journal, and by their owner's memory for RUNNING. A page looks at a bounded number of tasks, and one that is asked for
+what is rare otherwise (a capability) may end before it is full; the place where it ended leads on.
 """
 
 import asyncio
@@ -111,7 +112,9 @@ class Listing:
         return ChainPage(page, found[looks - 1].chain_id if len(found) > looks else None)
 
     async def tasks(self, query: TaskQuery) -> TaskPage:
-        """One page: of the newest chain first, in the order in which a chain has them. Looks at 2,000 at most.
+        """One page: of the newest chain first, in the order in which a chain has them. Looks at 2,000 tasks at most.
+
+        Chains without a task of the status asked for cost no look.
 
         Raises:
             ChainNotFound: The chain of `query.after` is none of the tenant, or is forgotten.
@@ -135,16 +138,24 @@ class Listing:
             chain_id, _, local_id = query.after.partition(".")
             for task in (await self._chain(chain_id, query.tenant)).tasks_behind(local_id):
                 yield task
-        chains = ChainQuery(query.tenant, None, query.limit + 1, chain_id, query.status in _UNFINISHED)
+        ends = None if query.status in _UNFINISHED else query.status
+        chains = ChainQuery(query.tenant, None, query.limit + 1, chain_id, query.status in _UNFINISHED, ends)
         # A chain that is forgotten on the way was among the oldest: then the list ends there.
         while found := await self._journal.list_chains(chains):
-            for some in _few_tasks(found):
+            for some in _few_tasks(self._worth_a_look(found, query.status)):
                 for chain in await self._chains(some):
                     for task in chain.tasks():
                         yield task
             # Who found little so far looks at more at once.
             more = min(2 * chains.limit, CHAINS_AT_ONCE_MAX)
             chains = msgspec.structs.replace(chains, before=found[-1].chain_id, limit=more)
+
+    def _worth_a_look(self, found: Sequence[ChainSummary], status: TaskStatus | None) -> list[ChainSummary]:
+        """Without chains that run here and have no task under way, where such are asked for."""
+        if status is not TaskStatus.RUNNING:
+            return list(found)
+        runs = ((summary, self._runs.get(summary.chain_id)) for summary in found)
+        return [summary for summary, run in runs if run is None or run.has_running]
 
     async def _chain(self, chain_id: str, tenant: str | None) -> _Chain:
         for chain in await self._chains([chain_id]):
@@ -200,7 +211,8 @@ def _few_tasks(chains: Sequence[ChainSummary]) -> Iterator[list[str]]:
             some, tasks = [], 0
         some.append(chain.chain_id)
         tasks += chain.total_tasks
-    yield some
+    if some:
+        yield some
 
 
 def _standing(record: ChainRecord) -> Readiness:

@@ -86,6 +86,11 @@ class Readiness:
             return self.end.status
         return TaskStatus.RUNNING if self.ended or self._started or in_flight else TaskStatus.PENDING
 
+    @property
+    def has_started(self) -> bool:
+        """True when the start of a task is on record."""
+        return bool(self._started)
+
     def status_of(self, task: str, in_flight: Collection[str] = ()) -> TaskStatus:
         """Where one task stands; `in_flight` is known to the chain's owner only."""
         if task in self.ended:

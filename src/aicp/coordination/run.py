@@ -141,6 +141,11 @@ class ChainRun:
         return {**self._ending, **{task: _known_of(work) for task, work in self._works.items()}}
 
     @property
+    def has_running(self) -> bool:
+        """True when a task of it reads RUNNING, as far as that is known without looking at each."""
+        return bool(self._works or self._ending or self.standing.has_started)
+
+    @property
     def is_recording(self) -> bool:
         """True while the end of a task of it is not on record yet."""
         return bool(self._ending)

@@ -11,6 +11,7 @@ from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipL
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.task import TaskStatus
 from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
+from aicp.storage.task_ends import added, bits_of, bits_with
 
 FINISHED_KEPT_MAX = 10_000
 KEYS_KEPT_MAX = 1_000_000
@@ -19,7 +20,7 @@ FIRST_EPOCH = 1
 
 
 class _Chain:
-    __slots__ = ("ended_at", "epoch", "facts", "status", "submitted")
+    __slots__ = ("ended_at", "ends", "epoch", "facts", "status", "submitted")
 
     def __init__(self, submitted: ChainSubmitted) -> None:
         self.submitted = submitted
@@ -27,9 +28,11 @@ class _Chain:
         self.epoch = FIRST_EPOCH
         self.status = TaskStatus.PENDING
         self.ended_at: datetime | None = None
+        self.ends = 0
 
     def take(self, fact: Fact) -> None:
         self.facts.append(fact)
+        self.ends = added(self.ends, bits_of([fact]), len(self.submitted.spec.tasks))
         if isinstance(fact, ChainEnded):
             self.status, self.ended_at = fact.status, fact.at
         elif isinstance(fact, TaskEnded) and self.ended_at is None:
@@ -195,6 +198,9 @@ class MemoryJournal:
             next(found, None)
         if query.unfinished:
             found = (chain for chain in found if chain.ended_at is None)
+        if query.with_tasks is not None:
+            bit = bits_with(query.with_tasks)
+            found = (chain for chain in found if chain.ends & bit)
         return found if query.status is None else (chain for chain in found if chain.status is query.status)
 
     def _take(self, chain_id: str, facts: Sequence[Fact]) -> None:

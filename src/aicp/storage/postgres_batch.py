@@ -8,6 +8,7 @@ waits for no chain's row: a chain that another session has locked is left out, a
 
 import functools
 from collections.abc import Iterable, Sequence
+from operator import or_
 from typing import Any
 
 import asyncpg
@@ -19,6 +20,7 @@ from aicp.model.task import TaskStatus
 from aicp.ports import SubmitKey
 from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, status_checksum
 from aicp.storage.rows import AppendRows, FactRow, ResultRow, timestamp
+from aicp.storage.task_ends import ADDED, EPOCH, added
 
 _BETWEEN = "\n"
 """Between the facts of a chain: JSON as it is written here has no line breaks."""
@@ -32,9 +34,10 @@ _ME = """
 _APPENDS = """
     heads AS MATERIALIZED (
         SELECT given.*, chain.* FROM unnest(
-            $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[]
+            $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
+            $11::bigint[]
         ) AS given
-            (chain_id, given_epoch, facts, digests, checksums, new_status, new_end, new_status_checksum)
+            (chain_id, given_epoch, facts, digests, checksums, new_status, new_end, new_status_checksum, new_ends)
         CROSS JOIN LATERAL (
             SELECT epoch, owner, status, ended_at, facts_min FROM chains WHERE chains.chain_id = given.chain_id
             FOR NO KEY UPDATE SKIP LOCKED
@@ -56,33 +59,34 @@ _APPENDS = """
         UPDATE chains SET status = coalesce(fit.new_status, chains.status), ended_at = fit.new_end::timestamptz,
             status_checksum = coalesce(fit.new_status_checksum, chains.status_checksum),
             facts_min = fit.seq + 1 + cardinality(string_to_array(fit.checksums, E'\\n')),
-            owner = CASE WHEN fit.new_end IS NULL THEN chains.owner END
+            owner = CASE WHEN fit.new_end IS NULL THEN chains.owner END, task_ends = {added}
         FROM fit WHERE chains.chain_id = fit.chain_id
     )
-"""
+""".replace("{added}", ADDED)
 _SUBMITS = """
     keyed AS (
         INSERT INTO submit_keys (tenant, key, digest, chain_id, at, checksum)
         SELECT tenant, key, digest, chain_id, at::timestamptz, checksum
-        FROM unnest($11::text[], $23::text[], $13::text[], $14::bytea[], $15::text[], $25::bigint[])
+        FROM unnest($12::text[], $24::text[], $14::text[], $15::bytea[], $16::text[], $26::bigint[])
             AS given (chain_id, tenant, key, digest, at, checksum)
         WHERE key IS NOT NULL AND EXISTS (SELECT 1 FROM me) ORDER BY tenant, key
         ON CONFLICT DO NOTHING RETURNING chain_id
     ), fresh AS MATERIALIZED (
         SELECT given.* FROM unnest(
-            $11::text[], $12::text[], $13::text[], $15::text[], $16::text[], $17::text[], $18::int[], $19::text[],
-            $20::text[], $21::text[], $22::text[], $24::text[], $25::bigint[], $26::bigint[], $27::bigint[]
+            $12::text[], $13::text[], $14::text[], $16::text[], $17::text[], $18::text[], $19::int[], $20::text[],
+            $21::text[], $22::text[], $23::text[], $25::text[], $26::bigint[], $27::bigint[], $28::bigint[],
+            $29::bigint[]
         ) WITH ORDINALITY
             AS given (chain_id, tenant, key, at, name, status, total_tasks, ended_at, retry_of, facts, digests,
-                checksums, key_checksum, checksum, status_checksum, place)
+                checksums, key_checksum, checksum, status_checksum, task_ends, place)
         WHERE EXISTS (SELECT 1 FROM me) AND (key IS NULL OR chain_id IN (SELECT chain_id FROM keyed))
     ), made AS (
         INSERT INTO chains
             (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, ended_at, retry_of, owner, checksum,
-            status_checksum, key_checksum, facts_min)
+            status_checksum, key_checksum, facts_min, task_ends)
         SELECT chain_id, tenant, name, status, total_tasks, 1, at::timestamptz, ended_at::timestamptz, retry_of,
             CASE WHEN ended_at IS NULL THEN $1 END, checksum, status_checksum, key_checksum,
-            cardinality(string_to_array(checksums, E'\\n'))
+            cardinality(string_to_array(checksums, E'\\n')), task_ends
         FROM fresh ORDER BY place
     ), begun AS (
         INSERT INTO facts (chain_id, seq, fact, result_digest, checksum)
@@ -117,8 +121,8 @@ _LOCKED = """
         SELECT chain_id FROM chains WHERE chain_id = ANY($3::text[]) AND chain_id NOT IN (SELECT chain_id FROM heads)
     ) END
 """
-_STALE = "CASE WHEN (SELECT count(*) FROM fresh) < cardinality($11::text[]) THEN ARRAY(SELECT chain_id FROM fresh) END"
-_SUBMITS_FROM, _SUBMIT_COLUMNS = 11, 17
+_STALE = "CASE WHEN (SELECT count(*) FROM fresh) < cardinality($12::text[]) THEN ARRAY(SELECT chain_id FROM fresh) END"
+_SUBMITS_FROM, _SUBMIT_COLUMNS = 12, 18
 KEY_USE_COLUMNS = "tenant, key, digest, chain_id, at, checksum"
 KEY_USES = f"""
     SELECT {KEY_USE_COLUMNS} FROM submit_keys
@@ -326,7 +330,7 @@ def _statement(has_appends: bool, has_submits: bool, has_results: bool) -> str: 
 
 
 def _renumbered(sql: str, less: int) -> str:
-    """The same with parameters from $11 on counted from a lower number; $1 stays."""
+    """The same with parameters from $12 on counted from a lower number; $1 stays."""
     for number in range(_SUBMITS_FROM, _SUBMITS_FROM + _SUBMIT_COLUMNS):
         sql = sql.replace(f"${number}::", f"${number - less}::")
     return sql
@@ -346,7 +350,7 @@ def _append_row(appends: list[Append]) -> tuple[Any, ...]:
     status, of_status = (told[-1].status, told[-1].status_checksum) if told else (None, None)
     return (
         appends[0].chain_id, appends[0].epoch, *_joined(facts), None if status is None else status.value,
-        appends[-1].rows.ended_at, of_status,
+        appends[-1].rows.ended_at, of_status, functools.reduce(or_, (append.rows.task_ends for append in appends)),
     )  # fmt: skip
 
 
@@ -366,6 +370,7 @@ def _submit_row(submit: Submit) -> tuple[Any, ...]:
     return (
         chain_id, tenant, key_name, digest, at, name, status, total_tasks, ended_at, retry_of, facts, digests, of_key,
         checksums, key_checksum, of_chain, status_checksum(chain_id, status, ended_at),
+        added(FIRST_EPOCH * EPOCH, 0 if rows is None else rows.task_ends, total_tasks),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from aicp.storage.damage import is_utf8
 from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
 from aicp.storage.rows import decode_records
+from aicp.storage.task_ends import claimed
 
 TASKS_AT_ONCE_MAX = 2_000
 """What one transaction may claim, so that others wait some milliseconds for it."""
@@ -17,7 +18,7 @@ TASKS_AT_ONCE_MAX = 2_000
 ANY_DEAD = "SELECT 1 FROM replicas WHERE died_at IS NOT NULL LIMIT 1"
 """Rows when there is anything to look for: on most days there is not, and that is all a claim costs."""
 
-_CLAIM = """
+_CLAIM = f"""
     WITH me AS MATERIALIZED (SELECT number FROM replicas WHERE number = $1 AND died_at IS NULL FOR SHARE),
     orphans AS MATERIALIZED (
         SELECT found.* FROM replicas CROSS JOIN LATERAL (
@@ -37,10 +38,10 @@ _CLAIM = """
         WHERE before < $4 ORDER BY number LIMIT greatest($2 - (SELECT count(*) FROM own), 0)
     )
     UPDATE chains SET owner = $1, epoch = greatest(epoch, epoch_min, 1) + 1,
-        epoch_min = greatest(epoch, epoch_min, 1) + 1
+        epoch_min = greatest(epoch, epoch_min, 1) + 1, task_ends = {claimed("greatest(epoch, epoch_min, 1) + 1")}
     FROM (SELECT number FROM few UNION SELECT number FROM own) AS taken WHERE chains.number = taken.number
     RETURNING chains.number, chains.chain_id
-"""
+"""  # noqa: S608 - constants
 _STILL_OWN = "SELECT chain_id FROM chains WHERE owner = $1 AND ended_at IS NULL AND chain_id = ANY($2::text[])"
 _BURY = """
     DELETE FROM replicas WHERE number IN (

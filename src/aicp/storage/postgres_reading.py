@@ -8,6 +8,7 @@ import asyncpg
 
 from aicp.errors import RecordDamaged
 from aicp.model.event import Fact
+from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
 from aicp.storage.damage import checked, decoded, is_utf8
@@ -16,6 +17,7 @@ from aicp.storage.postgres_server import Connection, Rows
 from aicp.storage.postgres_sessions import Sessions
 from aicp.storage.row_checksums import described
 from aicp.storage.rows import FACT_COLUMNS, StoredChain, decode_record, outline_fact, timestamp
+from aicp.storage.task_ends import ENDS, may_have
 
 Ask = Callable[..., Awaitable[Rows]]
 """Reads the rows of a statement with its parameters."""
@@ -53,17 +55,23 @@ _LIST = """
 """
 
 
-def _list(*, has_tenant: bool, has_status: bool, unfinished: bool) -> str:
+def _list(*, has_tenant: bool, has_status: bool, unfinished: bool, ends: TaskStatus | None) -> str:
     filters = [("tenant = $1", has_tenant), ("status = $2", has_status), ("ended_at IS NULL", unfinished)]
+    if ends is not None:
+        filters.append((may_have(ends), True))
     conditions = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
     return _LIST.format(columns=SUMMARY_COLUMNS, filters=conditions)
 
 
 LIST_BY_FILTERS = {
-    (has_tenant, has_status, unfinished): _list(has_tenant=has_tenant, has_status=has_status, unfinished=unfinished)
+    (has_tenant, has_status, unfinished, ends): _list(
+        has_tenant=has_tenant, has_status=has_status, unfinished=unfinished, ends=ends
+    )
     for has_tenant, has_status, unfinished in product((False, True), repeat=3)
+    for ends in (None, *ENDS)
 }
-"""The statement for whether a query names a tenant and a status and wants unfinished chains only."""
+"""The statement for whether a query names a tenant and a status, wants unfinished chains only, and for how tasks of
+them must have ended."""
 
 
 async def read_record(sessions: Sessions, chain_id: str) -> ChainRecord | None:
@@ -105,7 +113,7 @@ async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSum
     Raises:
         StorageError: They could not be read.
     """
-    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished]
+    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished, query.with_tasks]
     status = None if query.status is None else query.status.value
     before = None if query.before is None else storable(query.before)
     rows = await sessions.read(sql, query.tenant, status, before, max(0, query.limit))

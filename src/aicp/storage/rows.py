@@ -15,6 +15,7 @@ from aicp.model.outcome import TaskError
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.ports import ChainRecord
 from aicp.storage.row_checksums import described, fact_checksum, placed, status_checksum
+from aicp.storage.task_ends import bits_of
 
 FIRST_EPOCH = 1
 INLINE_BYTES_MAX = 64 * 1024
@@ -99,6 +100,7 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
         status: What the chain's row says from then on; None to leave it.
         ended_at: When the chain ended; None when it did not.
         size: Bytes, about.
+        task_ends: The bits that these facts add to those of the chain's row.
     """
 
     chain_id: str
@@ -107,6 +109,7 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
     status: TaskStatus | None
     ended_at: str | None
     size: int
+    task_ends: int
 
     @property
     def status_checksum(self) -> int | None:
@@ -145,7 +148,7 @@ def encode_facts(facts: Sequence[Fact]) -> AppendRows:
         elif isinstance(fact, TaskEnded):
             status = status or TaskStatus.RUNNING
     size = sum(len(row.fact) for row in rows) + sum(len(row.body) for row in results)
-    return AppendRows(chain_id, tuple(rows), tuple(results), status, ended_at, size)
+    return AppendRows(chain_id, tuple(rows), tuple(results), status, ended_at, size, bits_of(facts))
 
 
 def decode_facts(facts: Iterable[bytes], results: Mapping[int, bytes]) -> list[Fact]:

@@ -11,31 +11,35 @@ from aicp.model.task import TaskStatus
 from aicp.storage.many_rows import ManyRows
 from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, placed
 from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow
+from aicp.storage.task_ends import EPOCH, added
 
 HEADS_KEPT_MAX = 100_000
 
 _CHAINS = ManyRows(
     "INSERT INTO chains (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, retry_of, checksum,"
-    " key_checksum, facts_min) VALUES",
-    11,
+    " key_checksum, facts_min, task_ends) VALUES",
+    12,
 )
 _FACTS = ManyRows("INSERT INTO facts (chain_id, seq, fact, result_digest, checksum) VALUES", 5)
 _RESULTS = ManyRows("INSERT INTO results (digest, body) VALUES", 2, "ON CONFLICT DO NOTHING")
 _KEYS = ManyRows("INSERT INTO submit_keys (tenant, key, digest, chain_id, at, checksum) VALUES", 6)
 _STATUSES = ManyRows(
     "UPDATE chains SET status = given.column2, ended_at = given.column3, status_checksum = given.column4,"
-    " facts_min = given.column5 FROM (VALUES",
-    5,
+    " facts_min = given.column5, task_ends = given.column6 FROM (VALUES",
+    6,
     ") AS given WHERE chains.chain_id = given.column1",
 )
 _COUNTS = ManyRows(
-    "UPDATE chains SET facts_min = given.column2 FROM (VALUES", 2, ") AS given WHERE chains.chain_id = given.column1"
+    "UPDATE chains SET facts_min = given.column2, task_ends = given.column3 FROM (VALUES",
+    3,
+    ") AS given WHERE chains.chain_id = given.column1",
 )
 # Behind a fact that is missing stays a gap: the next one must not take its place.
 _HEAD = """
     SELECT max(epoch, coalesce(epoch_min, 1)), status, ended_at IS NOT NULL,
         max(coalesce(facts_min, 0) - 1, (
-            SELECT coalesce(max(seq), -1) FROM facts WHERE facts.chain_id = chains.chain_id))
+            SELECT coalesce(max(seq), -1) FROM facts WHERE facts.chain_id = chains.chain_id)),
+        total_tasks, task_ends
     FROM chains WHERE chain_id = ?
 """
 KEY_USE_COLUMNS = "tenant, key, digest, chain_id, at, checksum"
@@ -54,12 +58,16 @@ class Head(msgspec.Struct):
         status: What its row says.
         is_over: True once it has ended.
         seq: Of its last fact.
+        total_tasks: How many it has.
+        task_ends: How its tasks have ended, as in its row.
     """
 
     epoch: int
     status: str
     is_over: bool
     seq: int
+    total_tasks: int
+    task_ends: int | None
 
 
 class _Gathered(msgspec.Struct):
@@ -70,7 +78,7 @@ class _Gathered(msgspec.Struct):
     results: list[Row] = []
     keys: list[Row] = []
     statuses: dict[str, Row] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, Row] = {}
 
 
 class Book:
@@ -119,8 +127,8 @@ class Book:
         """Where a chain's record stands; None when there is no such chain."""
         head = self._heads.get(chain_id)
         if head is None and (row := self._connection.execute(_HEAD, (chain_id,)).fetchone()) is not None:
-            epoch, status, is_over, seq = row
-            head = self._heads[chain_id] = Head(epoch, status, bool(is_over), seq)
+            epoch, status, is_over, *others = row
+            head = self._heads[chain_id] = Head(epoch, status, bool(is_over), *others)
         return head
 
     def key_use(self, key: Key) -> KeyUse | None:
@@ -135,9 +143,12 @@ class Book:
         """A new chain: tenant, name, status, total_tasks, epoch, submitted_at, retry_of."""
         tenant, name, _, total_tasks, _, submitted_at, retry_of = row
         of_chain = chain_checksum(chain_id, tenant, name, total_tasks, submitted_at, retry_of, key_checksum)
-        self._gathered.chains.append((chain_id, *row, of_chain, key_checksum, 1))
+        ends = FIRST_EPOCH * EPOCH
+        self._gathered.chains.append((chain_id, *row, of_chain, key_checksum, 1, ends))
         self._gathered.facts.append((chain_id, 0, first.fact, None, placed(first.checksum, 0)))
-        head = self._heads[chain_id] = Head(FIRST_EPOCH, TaskStatus.PENDING.value, is_over=False, seq=0)
+        head = self._heads[chain_id] = Head(
+            FIRST_EPOCH, TaskStatus.PENDING.value, is_over=False, seq=0, total_tasks=total_tasks, task_ends=ends
+        )
         return head
 
     def add_key(self, key: Key, use: KeyUse, at: str) -> int:
@@ -178,20 +189,23 @@ class Book:
         _RESULTS.write(self._connection, rows.results)
         _KEYS.write(self._connection, rows.keys)
         _STATUSES.write(self._connection, list(rows.statuses.values()))
-        _COUNTS.write(self._connection, list(rows.counts.items()))
+        _COUNTS.write(self._connection, list(rows.counts.values()))
         self._ended += [chain_id for chain_id, _, ended_at, *_ in rows.statuses.values() if ended_at]
 
     def _gather_head(self, head: Head, rows: AppendRows) -> None:
         """One row a chain: the last word of the transaction counts."""
-        chain_id, gathered, count = rows.chain_id, self._gathered, head.seq + 1
+        chain_id, gathered = rows.chain_id, self._gathered
+        if head.task_ends is not None and head.task_ends // EPOCH == head.epoch:
+            head.task_ends = added(head.task_ends, rows.task_ends, head.total_tasks)
+        last = (head.seq + 1, head.task_ends)
         if rows.status is not None and rows.status != head.status:
             head.status, head.is_over = rows.status.value, rows.ended_at is not None
             gathered.counts.pop(chain_id, None)
-            gathered.statuses[chain_id] = (chain_id, head.status, rows.ended_at, rows.status_checksum, count)
+            gathered.statuses[chain_id] = (chain_id, head.status, rows.ended_at, rows.status_checksum, *last)
         elif (status := gathered.statuses.get(chain_id)) is not None:
-            gathered.statuses[chain_id] = (*status[:-1], count)
+            gathered.statuses[chain_id] = (*status[:-2], *last)
         else:
-            gathered.counts[chain_id] = count
+            gathered.counts[chain_id] = (chain_id, *last)
 
     def _forget_ended(self) -> None:
         """Nobody asks for an ended chain's head in the usual course of things."""

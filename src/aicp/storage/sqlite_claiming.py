@@ -9,6 +9,7 @@ from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_reading import read_unfinished
+from aicp.storage.task_ends import claimed
 
 TASKS_AT_ONCE_MAX = 2_000
 """What one transaction may claim, so that others wait some milliseconds for it."""
@@ -19,11 +20,12 @@ _LEFT = """
     SELECT number, chain_id, total_tasks FROM chains INDEXED BY chains_unfinished
     WHERE ended_at IS NULL AND number > ? AND number <= ? ORDER BY number LIMIT ?
 """
-_CLAIM = """
+_CLAIM = f"""
     UPDATE chains INDEXED BY chains_unfinished
-    SET epoch = max(epoch, coalesce(epoch_min, 1)) + 1, epoch_min = max(epoch, coalesce(epoch_min, 1)) + 1
+    SET epoch = max(epoch, coalesce(epoch_min, 1)) + 1, epoch_min = max(epoch, coalesce(epoch_min, 1)) + 1,
+        task_ends = {claimed("max(epoch, coalesce(epoch_min, 1)) + 1")}
     WHERE ended_at IS NULL AND number > ? AND number <= ?
-"""
+"""  # noqa: S608 - constants
 
 
 class Claimed(msgspec.Struct, frozen=True):

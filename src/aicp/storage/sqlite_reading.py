@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from aicp.errors import RecordDamaged
+from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
 from aicp.storage.damage import decoded
 from aicp.storage.row_checksums import described
 from aicp.storage.rows import FACT_COLUMNS, decode_outlines, decode_record, decode_records
+from aicp.storage.task_ends import ENDS, may_have
 
 # Bytes, as JSON is decoded from; and what is no UTF-8 any more does not fail the statement.
 _FACT = f"{FACT_COLUMNS}, CAST(facts.fact AS BLOB)"
@@ -43,19 +45,26 @@ _LIST = """
 """
 
 
-def _list(*, has_tenant: bool, has_status: bool, unfinished: bool) -> str:
+def _list(*, has_tenant: bool, has_status: bool, unfinished: bool, ends: TaskStatus | None) -> str:
     filters = [("tenant = :tenant", has_tenant), ("status = :status", has_status), ("ended_at IS NULL", unfinished)]
     told = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
     # Named, since there may be a million finished chains of the tenant between two unfinished ones.
     index = "INDEXED BY chains_unfinished" if unfinished else ""
+    if ends is not None:
+        told += f"{may_have(ends)} AND "
+        index = f"INDEXED BY chains_with_{ends.value.lower()}"
     return _LIST.format(columns=SUMMARY_COLUMNS, filters=told, index=index)
 
 
 LIST_BY_FILTERS = {
-    (has_tenant, has_status, unfinished): _list(has_tenant=has_tenant, has_status=has_status, unfinished=unfinished)
+    (has_tenant, has_status, unfinished, ends): _list(
+        has_tenant=has_tenant, has_status=has_status, unfinished=unfinished, ends=ends
+    )
     for has_tenant, has_status, unfinished in product((False, True), repeat=3)
+    for ends in (None, *ENDS)
 }
-"""The statement for whether a query names a tenant and a status and wants unfinished chains only; each walks an index
+"""The statement for whether a query names a tenant and a status, wants unfinished chains only, and for how tasks of
+them must have ended; each walks an index
 and sorts nothing. Among the unfinished, those of other tenants are looked at too."""
 
 
@@ -98,7 +107,7 @@ def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[Ch
     Raises:
         sqlite3.Error: They could not be read.
     """
-    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished]
+    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished, query.with_tasks]
     params = {**msgspec.structs.asdict(query), "limit": max(0, query.limit)}
     return [_summary(connection, row) for row in connection.execute(sql, params).fetchall()]
 

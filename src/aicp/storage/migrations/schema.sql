@@ -12,7 +12,7 @@ CREATE TABLE chains (
   epoch INTEGER NOT NULL,
   submitted_at TEXT NOT NULL,
   ended_at TEXT,
-  retry_of TEXT, checksum INTEGER, status_checksum INTEGER, key_checksum INTEGER, facts_min INTEGER, epoch_min INTEGER,
+  retry_of TEXT, checksum INTEGER, status_checksum INTEGER, key_checksum INTEGER, facts_min INTEGER, epoch_min INTEGER, task_ends INTEGER,
   PRIMARY KEY (number),
   UNIQUE (chain_id)
 );
@@ -86,4 +86,8 @@ CREATE TABLE clock_state (
   body TEXT NOT NULL, checksum INTEGER,
   PRIMARY KEY (number)
 );
-INSERT INTO alembic_version VALUES ('0008');
+CREATE INDEX chains_with_completed ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 1) <> 0);
+CREATE INDEX chains_with_failed ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 2) <> 0);
+CREATE INDEX chains_with_cancelled ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 4) <> 0);
+CREATE INDEX chains_with_skipped ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 8) <> 0);
+INSERT INTO alembic_version VALUES ('0009');

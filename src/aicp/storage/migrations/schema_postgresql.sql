@@ -169,3 +169,10 @@ ALTER TABLE clock_state ADD COLUMN checksum BIGINT;
 ALTER TABLE cancel_requests ADD COLUMN checksum BIGINT;
 ALTER TABLE removed_agents ADD COLUMN checksum BIGINT;
 UPDATE alembic_version SET version_num='0008' WHERE alembic_version.version_num = '0007';
+-- Running upgrade 0008 -> 0009
+ALTER TABLE chains ADD COLUMN task_ends BIGINT;
+CREATE INDEX chains_with_completed ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 1) <> 0);
+CREATE INDEX chains_with_failed ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 2) <> 0);
+CREATE INDEX chains_with_cancelled ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 4) <> 0);
+CREATE INDEX chains_with_skipped ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 8) <> 0);
+UPDATE alembic_version SET version_num='0009' WHERE alembic_version.version_num = '0008';
