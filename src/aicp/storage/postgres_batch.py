@@ -19,7 +19,7 @@ from aicp.model.event import ChainSubmitted
 from aicp.model.task import TaskStatus
 from aicp.ports import SubmitKey
 from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, status_checksum
-from aicp.storage.rows import AppendRows, FactRow, ResultRow, timestamp
+from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow, ResultRow, timestamp
 from aicp.storage.task_ends import ADDED, EPOCH, added
 
 _BETWEEN = "\n"
