@@ -12,6 +12,7 @@ SEED = 20_260_101
 FAULTS = 120
 STEPS_PER_RUN = 100
 RUNS_PER_ROUND = 40
+TIMEOUT_S = 900
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,11 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Who asks for more steps or faults than usual is willing to wait for them."""
+    """On a busy machine a state machine takes minutes; more steps or faults than usual take as long as they take."""
     if _option(config, "--steps", STEPS) > STEPS:
         _without_timeout(items, "run_machine")
     if _option(config, "--faults", FAULTS) > FAULTS:
         _without_timeout(items, "faults")
+    # The first marker counts.
+    for item in items:
+        if "/tests/property/" in item.path.as_posix():
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 def _without_timeout(items: list[pytest.Item], fixture: str) -> None:
