@@ -315,6 +315,16 @@ class RowDamageContract(abc.ABC):
 
         self._with_stores(use)
 
+    def test_unfinished_chain_whose_row_has_an_end_is_reported_by_the_first_claim(self) -> None:
+        """It is not among the unfinished ones any more, so no claim finds it, and it is not run."""
+
+        async def use(stores: DiskStores) -> None:
+            await stores.ask("UPDATE chains SET ended_at = submitted_at WHERE chain_id = 'c2'")
+            assert list(await stores.journal.claim(10)) == []
+            assert stores.found == [("chains", "c2")]
+
+        self._with_stores(use)
+
     def test_damaged_rows_keep_no_other_from_being_pruned(self) -> None:
         async def use(stores: DiskStores) -> None:
             await stores.journal.append([chain_ended("c2", at=AT + timedelta(seconds=5))])

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import gc
+import logging
 import random
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -297,6 +299,24 @@ class TestWatch:
         async with Flow(agent()) as flow:
             with pytest.raises(ChainNotFound):
                 await collected(flow.coordinator.watch("nowhere"))
+
+
+class TestCallerThatLeaves:
+    @virtual
+    async def test_failure_after_the_caller_left_is_logged_without_a_traceback(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING, logger="aicp")
+        journal = WatchedJournal(lambda: 1.0, fails=lambda: True, watches=False)
+        async with Flow(agent(), journal=journal) as flow:
+            submitting = asyncio.create_task(flow.coordinator.submit(spec(step("a"))))
+            await asyncio.sleep(0.5)
+            submitting.cancel()
+            await asyncio.gather(submitting, return_exceptions=True)
+            await asyncio.sleep(3)
+            gc.collect()
+        assert "could not be recorded, and the caller has left" in caplog.text
+        assert "never retrieved" not in caplog.text
 
 
 class TestKeys:

@@ -494,7 +494,11 @@ class TaskCoordinator:
         task = asyncio.create_task(work)
         self._unstoppable.add(task)
         task.add_done_callback(self._unstoppable.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
 
     def _take_over(self, record: ChainRecord) -> None:
         """Go on with a chain that an earlier owner left; accepted, it takes its room even if there is none.
@@ -742,3 +746,9 @@ async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """Log why a record failed whose caller has left."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.warning("could not be recorded, and the caller has left: %s", error)

@@ -84,7 +84,7 @@ class Auditing:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await self.flush()
         except (AicpError, TimeoutError) as error:
-            _log.warning("%d audit records are lost: %s", len(self._waiting), error)
+            _log.warning("%d audit records are lost: %s", len(self._waiting), str(error) or "the database is too slow")
 
     async def _flush_soon(self) -> None:
         await asyncio.sleep(FLUSH_S)

@@ -17,7 +17,17 @@ SUMMARY_COLUMNS = (
 )
 """The columns of a `StoredSummary`, in the order of its fields."""
 
+CONTRADICTORY_ENDS = """
+    SELECT chain_id FROM chains WHERE status IN ('PENDING', 'RUNNING') AND ended_at IS NOT NULL LIMIT 100
+"""
+"""The chains for `contradictory_end`: nothing that looks for unfinished chains finds them."""
+
 _OTHER = "its checksum is another"
+
+
+def contradictory_end(chain_id: str) -> RecordDamaged:
+    """How a chain is damaged that has an end, and the status of an unfinished one."""
+    return RecordDamaged("chains", described(chain_id), "it has an end, and the status of an unfinished chain")
 
 
 class StoredSummary(msgspec.Struct, frozen=True):

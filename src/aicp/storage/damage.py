@@ -42,6 +42,12 @@ class DamageReports:
         if self._on_damage is not None:
             self._on_damage(damage)
 
+    def report_unfinished(self, found: Iterable[RecordDamaged]) -> None:
+        """Report damaged chains that are unfinished, or may be."""
+        for damage in found:
+            self.report(damage)
+            _log.error("an unfinished chain is damaged, and stays on record without being run: %s", damage)
+
     @contextmanager
     def reporting(self) -> Iterator[None]:
         """Report a damaged row that a block raises."""

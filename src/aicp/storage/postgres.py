@@ -1,6 +1,5 @@
 """The journal on PostgreSQL: what it acknowledged is on the server's disk, and any replica may go on with it."""
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -10,6 +9,7 @@ import msgspec
 from aicp.errors import RecordDamaged
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
+from aicp.storage.chain_summaries import CONTRADICTORY_ENDS, contradictory_end
 from aicp.storage.postgres_batch import KEY_USES, Append, Submit, chain_of, key_use, storable
 from aicp.storage.postgres_claiming import ANY_DEAD, Claimed, claim_chains
 from aicp.storage.postgres_database import PostgresDatabase
@@ -18,8 +18,6 @@ from aicp.storage.postgres_reading import read_outline, read_record, read_summar
 from aicp.storage.postgres_server import Connection
 from aicp.storage.pruned import Pruned
 from aicp.storage.rows import FIRST_EPOCH, encode_facts, encode_submitted
-
-_log = logging.getLogger(__name__)
 
 
 class PostgresJournal:
@@ -37,6 +35,7 @@ class PostgresJournal:
 
     def __init__(self, database: PostgresDatabase) -> None:
         self._database = database
+        self._has_looked = False
 
     async def open(self) -> None:
         """Bring the database to the newest schema, and join its replicas. It waits up to 10 s for the server.
@@ -45,6 +44,7 @@ class PostgresJournal:
             SettingsError: It cannot be used: wrong URL, user, password, rights or version.
             StorageError: The server cannot be reached.
         """
+        self._has_looked = False
         await self._database.open()
 
     async def close(self) -> None:
@@ -108,13 +108,12 @@ class PostgresJournal:
             StorageError: They could not be claimed or read; a later claim returns them.
         """
         self._database.require_open()
+        await self._look_for_contradictory_ends()
         doubts = self._database.writer.take_doubts(limit)
         if not doubts and not await self._database.sessions.execute(ANY_DEAD):
             return ()
         claimed = await self._claim(limit, doubts)
-        for damage in claimed.damaged:
-            self._database.damage.report(damage)
-            _log.error("an unfinished chain is damaged, and stays on record without being run: %s", damage)
+        self._database.damage.report_unfinished(claimed.damaged)
         return claimed.records
 
     async def read(self, chain_id: str) -> ChainRecord | None:
@@ -190,6 +189,13 @@ class PostgresJournal:
             )
         except RecordDamaged as damage:
             return damage
+
+    async def _look_for_contradictory_ends(self) -> None:
+        """Once after an open: no claim finds those chains."""
+        if not self._has_looked:
+            rows = await self._database.sessions.read(CONTRADICTORY_ENDS)
+            self._database.damage.report_unfinished(contradictory_end(chain_id) for (chain_id,) in rows)
+            self._has_looked = True
 
     async def _claim(self, limit: int, doubts: list[str]) -> Claimed:
         """Claim some; when the answer gets lost, what may have been claimed is in doubt."""

@@ -313,10 +313,11 @@ class Lease:
         if not self._keeps_sessions:
             return
         connection.add_termination_listener(self._on_cut)
-        if self._number:
-            await self._lock(connection, self._number)
-        channel = await connection.fetchval(f"SELECT {CHANNEL}")
-        await connection.add_listener(channel, self._on_notify)
+        async with asyncio.timeout(RENEW_TIMEOUT_S):
+            if self._number:
+                await self._lock(connection, self._number)
+            channel = await connection.fetchval(f"SELECT {CHANNEL}")
+            await connection.add_listener(channel, self._on_notify)
 
     async def _lock(self, connection: Connection, number: int) -> None:
         if not self._keeps_sessions:

@@ -176,7 +176,8 @@ class PostgresServer:
         try:
             (found,) = await self.fetch(connection, _LOOK, timeout_s=self._address.connect_timeout_s)
             self._refuse_unusable(found)
-            await self._ask_for_notice(connection)
+            async with standstill.timeout(self._address.connect_timeout_s):
+                await self._ask_for_notice(connection)
         except BaseException as error:
             connection.terminate()
             if isinstance(error, Trouble):

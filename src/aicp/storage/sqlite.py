@@ -1,6 +1,5 @@
 """The journal on SQLite: what it acknowledged survives kill -9 and loss of power."""
 
-import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -14,13 +13,11 @@ from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.pruned import Pruned
 from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow, encode_facts, encode_submitted, timestamp
 from aicp.storage.sqlite_book import Book, KeyUse, read_key_use
-from aicp.storage.sqlite_claiming import Claimed, claim_chains, newest_chain
+from aicp.storage.sqlite_claiming import Claimed, claim_chains, contradictory_ends, newest_chain
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_pruning import prune_chains, prune_keys
 from aicp.storage.sqlite_reading import read_outlines, read_record, read_summaries
 from aicp.storage.sqlite_writer import Work
-
-_log = logging.getLogger(__name__)
 
 
 class SqliteJournal:
@@ -39,6 +36,7 @@ class SqliteJournal:
         self._database = database
         self._claimed_up_to = 0
         self._left_up_to = 0
+        self._has_looked = False
         self._is_open = False
 
     async def open(self) -> None:
@@ -54,6 +52,7 @@ class SqliteJournal:
         try:
             # Whatever is unfinished now was left by an earlier process; what is submitted from now on is this one's.
             self._claimed_up_to, self._left_up_to = 0, await self._database.read(newest_chain)
+            self._has_looked = False
         except BaseException:
             await self._database.close()
             raise
@@ -120,13 +119,14 @@ class SqliteJournal:
         Raises:
             StorageError: They could not be claimed or read; the next claim begins with them again.
         """
+        if not self._has_looked:
+            self._database.damage.report_unfinished(await self._database.read(contradictory_ends))
+            self._has_looked = True
         while self._claimed_up_to < self._left_up_to:
             work = partial(claim_chains, after=self._claimed_up_to, up_to=self._left_up_to, limit=limit)
             claimed: Claimed = await self._database.write(work)
             self._claimed_up_to = claimed.up_to
-            for damage in claimed.damaged:
-                self._database.damage.report(damage)
-                _log.error("an unfinished chain is damaged, and stays on record without being run: %s", damage)
+            self._database.damage.report_unfinished(claimed.damaged)
             if claimed.records:
                 return claimed.records
         return ()

@@ -7,6 +7,7 @@ import msgspec
 
 from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
+from aicp.storage.chain_summaries import CONTRADICTORY_ENDS, contradictory_end
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_reading import read_unfinished
 from aicp.storage.task_ends import claimed
@@ -46,6 +47,15 @@ def newest_chain(connection: sqlite3.Connection) -> int:
     """The number of the newest chain; 0 when there is none."""
     (number,) = connection.execute(_NEWEST).fetchone()
     return int(number)
+
+
+def contradictory_ends(connection: sqlite3.Connection) -> list[RecordDamaged]:
+    """How chains are damaged that may be unfinished, and that no claim finds; at most 100.
+
+    Raises:
+        sqlite3.Error: They could not be read.
+    """
+    return [contradictory_end(chain_id) for (chain_id,) in connection.execute(CONTRADICTORY_ENDS)]
 
 
 def claim_chains(book: Book, after: int, up_to: int, limit: int) -> Claimed:
