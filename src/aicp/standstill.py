@@ -247,7 +247,9 @@ class TimeLimit:
 
     def left_s(self, now: float) -> float:
         """Seconds until it ends, counting the standstills by which it would be moved; below 0 once it has ended."""
-        return self.ends_at - now + (0.0 if self.is_moved else self._moves_by_s())
+        left_s = self.ends_at - now
+        moved_s = 0.0 if self.is_moved else self._moves_by_s()
+        return max(0.0, left_s) + moved_s if moved_s > 0 else left_s
 
     def _moves_by_s(self) -> float:
         return min(since(self.began_at), self.ends_at - self.began_at)

@@ -29,6 +29,8 @@ HEAD = (
     f"Content-Length: {len(INVOCATION)}\r\n"
 )
 
+DEADLINE = f"X-AICP-Deadline-Ms: {round(TIMEOUT_S * 1000)}\r\n"
+
 held_on = pytest.mark.parametrize("loop", LOOPS)
 
 
@@ -62,8 +64,11 @@ def status_of(endpoint: str, sent: list[bytes], go_on: threading.Event, in_fligh
         return int(connection.recv(4096).split()[1])
 
 
+@pytest.mark.parametrize("deadline", ["", DEADLINE], ids=["no deadline", "deadline"])
 @held_on
-def test_an_agent_that_was_held_reads_the_body_that_came_meanwhile(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_was_held_reads_the_body_that_came_meanwhile(
+    loop: str, deadline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(agent_incoming, "BODY_S_MAX", TIMEOUT_S)
     agent = Agent("eyes")
 
@@ -74,7 +79,7 @@ def test_an_agent_that_was_held_reads_the_body_that_came_meanwhile(loop: str, mo
     async def test() -> None:
         go_on, in_flight = threading.Event(), threading.Event()
         async with agent.serving() as served:
-            sent = [HEAD.encode() + b"\r\n", INVOCATION]
+            sent = [(HEAD + deadline).encode() + b"\r\n", INVOCATION]
             answer = asyncio.create_task(asyncio.to_thread(status_of, served.endpoint, sent, go_on, in_flight))
             assert await asyncio.to_thread(in_flight.wait, BOUND_S)
             await asyncio.sleep(TIMEOUT_S / 4)
@@ -97,9 +102,8 @@ def test_an_agent_that_was_held_gives_its_handler_the_time_that_it_did_not_have(
     async def test() -> None:
         go_on, in_flight = threading.Event(), threading.Event()
         go_on.set()
-        deadline = f"X-AICP-Deadline-Ms: {round(TIMEOUT_S * 1000)}\r\n\r\n"
         async with agent.serving() as served:
-            sent = [(HEAD + deadline).encode(), INVOCATION]
+            sent = [(HEAD + DEADLINE).encode() + b"\r\n", INVOCATION]
             assert await asyncio.to_thread(status_of, served.endpoint, sent, go_on, in_flight) == 200
 
     run(loop, test)

@@ -210,6 +210,23 @@ def test_handler_cancelled_from_inside_does_not_cancel_the_caller() -> None:
     assert asyncio.run(reply_of(cancel_itself)).outcome is Outcome.AGENT_FAULT
 
 
+class Fatal(BaseException):
+    """What a library raises that does not want to be caught."""
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Fatal("x"), BaseExceptionGroup("x", [Fatal("y")])])
+def test_handler_that_raises_to_end_the_process_ends_its_call_alone(error: BaseException) -> None:
+    async def leave(params: dict[str, Any]) -> Any:
+        raise error
+
+    def leave_from_a_thread(params: dict[str, Any]) -> Any:
+        raise error
+
+    for handler in (leave, leave_from_a_thread):
+        reply = asyncio.run(reply_of(handler))
+        assert (reply.outcome, reply.symptom) == (Outcome.AGENT_FAULT, type(error).__name__)
+
+
 def test_keyboard_interrupt_is_nobodys_fault() -> None:
     async def interrupt(params: dict[str, Any]) -> Any:
         raise KeyboardInterrupt

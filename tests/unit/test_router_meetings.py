@@ -1,5 +1,6 @@
 """Where held failures, new agents, defects and standstills meet: no agent is blamed and no call is sent wrongly."""
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call, Task, TaskStatus
 from aicp.routing.work import Work
 from aicp.testing import running_loop
-from aicp.testing.faulty_agents import ScriptedAgent, caller_fault, ok, server_error
+from aicp.testing.faulty_agents import ScriptedAgent, caller_fault, hang, ok, server_error
 from tests.unit.flow_kit import ECHO, Flow, agent, now, task, virtual
 
 
@@ -191,3 +192,36 @@ class TestMeasuring:
             running_loop().stop_process(stood_s, after_s=5.0)
             assert (await flow.router.route_task(task())).status is TaskStatus.COMPLETED
             assert bool(flow.scheduler.member("a").seats[ECHO].samples) is is_learned
+
+
+class TestResends:
+    """A re-used connection died under an attempt, which goes on with what is left of its time."""
+
+    @staticmethod
+    def dying(after_s: float, then: Any) -> ScriptedAgent:
+        """Its re-used connections die after so many seconds; on fresh ones it does `then`."""
+
+        async def step(scripted: ScriptedAgent, call: Call) -> Reply:
+            if call.on_fresh_connection:
+                return await then(scripted, call)  # type: ignore[no-any-return]
+            await asyncio.sleep(after_s)
+            return Reply(Outcome.AGENT_FAULT, reason="closed", evidence=False, resendable=True)
+
+        return ScriptedAgent("a", otherwise=step)
+
+    @virtual
+    async def test_what_was_left_of_a_timeout_is_not_a_whole_one(self) -> None:
+        async with Flow(self.dying(59.0, hang())) as flow:
+            with pytest.raises(AllAgentsFailed) as raised:
+                await flow.router.route_task(task(deadline_s=3_000))
+            assert raised.value.code == "all_agents_failed"
+            assert len(raised.value.attempts) == 12
+
+    @pytest.mark.parametrize("stood_s", [10.0, 59.0, 61.0, 3_600.0])
+    @virtual
+    async def test_a_standstill_of_ours_takes_no_time_from_it(self, stood_s: float) -> None:
+        async with Flow(self.dying(5.0, ok(after_s=30.0))) as flow:
+            running_loop().stop_process(stood_s, after_s=1.0)
+            done = await flow.router.route_task(task(deadline_s=600))
+            assert [attempt.number for attempt in done.attempts] == [1, 2]
+            assert done.attempts[1].outcome is Outcome.SUCCESS

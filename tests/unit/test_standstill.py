@@ -239,6 +239,19 @@ class TestTimeLimit:
         assert (limit.is_over(14.9), limit.is_over(15.0)) == (False, True)
         assert limit.left_s(12.0) == 3.0
 
+    @pytest.mark.parametrize("stood_s", [0.5, 4.0, 5.0, 6.0, 3_600.0])
+    def test_what_it_says_is_left_is_left(self, stood_s: float) -> None:
+        async def test() -> None:
+            began = running_loop().time()
+            limits = TimeLimit(began, began + 5.0), TimeLimit(began, began + 5.0)
+            running_loop().hold(stood_s)
+            left_s = limits[0].left_s(running_loop().time())
+            await asyncio.sleep(max(0.0, 5.0 - stood_s))
+            assert not limits[1].is_over(running_loop().time())
+            assert limits[1].ends_at == pytest.approx(began + stood_s + left_s)
+
+        run(test())
+
     def test_says_what_is_left_with_the_standstills_by_which_it_will_be_moved(self) -> None:
         async def test() -> None:
             limit = TimeLimit(running_loop().time(), running_loop().time() + 5.0)

@@ -67,6 +67,7 @@ class Desk:
         if offer is None:
             told = f"this agent has no '{invocation.capability}'; it has {self._offering.capability_names}"
             return refuse(404, "unknown_capability", told)
+        now = time.monotonic()
         return Order(
             key=invocation.task_id,
             attempt=invocation.attempt,
@@ -74,7 +75,8 @@ class Desk:
             offer=offer,
             params=invocation.params,
             fingerprint=fingerprint_of(offer.ref, invocation.params),
-            ends_at=headers.ends_at,
+            # What this process stood still for while the body came is not the caller's time.
+            ends_at=now + headers.limit.left_s(now),
         )
 
     async def _handle(self, order: Order, headers: CallHeaders) -> web.Response:

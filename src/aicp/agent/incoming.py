@@ -30,13 +30,13 @@ class CallHeaders(msgspec.Struct, frozen=True):
 
     Attributes:
         key: The idempotency key, None when it was not sent.
-        ends_at: When the caller stops waiting, monotonic seconds; infinity when it did not say.
+        limit: When the caller stops waiting; infinite when it did not say.
         fencing_token: As sent, or None.
         token: The same, comparable.
     """
 
     key: str | None
-    ends_at: float
+    limit: standstill.TimeLimit
     fencing_token: str | None
     token: Token | None
 
@@ -50,8 +50,8 @@ def read_headers(headers: Mapping[str, str]) -> CallHeaders | web.Response:
     token = None if fencing_token is None else parse_token(fencing_token)
     if fencing_token is not None and token is None:
         return refuse(400, "invalid_token", f"{FENCING_HEADER} must be <epoch>.<attempt>, such as 3.1")
-    ends_at = NEVER if remaining_ms is None else time.monotonic() + min(int(remaining_ms) / 1000, DEADLINE_S_MAX)
-    return CallHeaders(headers.get(KEY_HEADER), ends_at, fencing_token, token)
+    now, left_s = time.monotonic(), NEVER if remaining_ms is None else min(int(remaining_ms) / 1000, DEADLINE_S_MAX)
+    return CallHeaders(headers.get(KEY_HEADER), standstill.TimeLimit(now, now + left_s), fencing_token, token)
 
 
 def read_invocation(body: bytes, key: str | None) -> Invocation | web.Response:

@@ -93,13 +93,14 @@ class Attempts:
         work.number += 1
         timeout_s = max(0.001, _left_s(lease, now)) if is_resent else lease.timeout_s
         remaining_s = max(0.001, work.limit.left_s(now))
+        work.given_s = min(timeout_s, remaining_s)
         return Call(
             task_id=work.task_id,
             capability=lease.key,
             params=work.task.params,
             attempt=work.number,
             epoch=work.epoch,
-            timeout_s=min(timeout_s, remaining_s),
+            timeout_s=work.given_s,
             remaining_s=remaining_s,
             idempotent=work.task.idempotent,
             parent=work.parent,
@@ -207,7 +208,7 @@ def _fair_time_s(lease: Lease) -> float:
     return min(declared_s, FAIR_LATENCIES * usual_s) if usual_s else declared_s
 
 
-def ran_into_its_timeout(lease: Lease, reply: Reply) -> bool:
+def ran_into_its_timeout(work: Work, lease: Lease, reply: Reply) -> bool:
     """True when the work may be longer than the timeout of its capability, rather than the agent hung.
 
     That is so when the attempt had all of that timeout, and nothing is known of the capability's latency or four times
@@ -215,5 +216,5 @@ def ran_into_its_timeout(lease: Lease, reply: Reply) -> bool:
     """
     timeout_s = lease.seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
     usual_s = lease.seat.pool.latency_s
-    had_it_all = reply.outcome is Outcome.AGENT_FAULT and reply.timed_out and lease.timeout_s >= timeout_s
+    had_it_all = reply.outcome is Outcome.AGENT_FAULT and reply.timed_out and work.given_s >= timeout_s
     return had_it_all and (not usual_s or FAIR_LATENCIES * usual_s >= timeout_s)

@@ -308,7 +308,7 @@ class FailoverRouter:
         if reply.outcome not in _COST_NO_ATTEMPT:
             work.real_attempts += 1
             work.compare(lease, reply)
-        work.full_timeouts += ran_into_its_timeout(lease, reply)
+        work.full_timeouts += ran_into_its_timeout(work, lease, reply)
         if work.full_timeouts >= FULL_TIMEOUTS_MAX:
             return self._ended(work, _timed_out(work, lease))
         if self._is_given_up(work, lease):

@@ -40,6 +40,7 @@ class Work:
         rounds: Rounds that began after every usable agent had been tried.
         held: The lease of the first doubted failure at each agent, in the last generation of its circuit, by agent id.
         timed_out: Agents whose circuit counted a timeout of this task.
+        given_s: How long the last attempt could take, seconds.
         full_timeouts: Attempts that had all of their capability's timeout, where the work may need longer.
         symptoms: How each agent that had it failed last, by agent id; empty where that is beyond doubt.
         alike: How often in a row the same agent failed it with the same symptom.
@@ -52,8 +53,9 @@ class Work:
 
     __slots__ = (
         "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "choices", "dispatches", "epoch",
-        "full_timeouts", "held", "is_lost", "is_refused", "limit", "number", "parent", "ready_at", "ready_at_utc",
-        "real_attempts", "refusal", "rounds", "since", "symptoms", "task", "task_id", "tenant", "timed_out", "tried",
+        "full_timeouts", "given_s", "held", "is_lost", "is_refused", "limit", "number", "parent", "ready_at",
+        "ready_at_utc", "real_attempts", "refusal", "rounds", "since", "symptoms", "task", "task_id", "tenant",
+        "timed_out", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +94,7 @@ class Work:
         self.held: dict[str, Lease] = {}
         self.timed_out: frozenset[str] = frozenset()
         self.full_timeouts = 0
+        self.given_s = 0.0
         self.symptoms: dict[str, str] = {}
         self.alike = 0
         self._last_fault: tuple[str, str] | None = None

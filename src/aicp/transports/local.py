@@ -123,7 +123,9 @@ class LocalTransport:
             return fault("CancelledError: the handler was cancelled from inside", symptom="CancelledError")
         except TaskFailed as failed:
             return refusal(failed.error)
-        except Exception as error:  # noqa: BLE001 - a handler is somebody else's code, and may raise what it likes
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a handler is somebody else's code: sys.exit() ends the task alone
             return self._judge(error, call, is_late=scope.expired())
         finally:
             self._under_way.end(scope)
@@ -150,7 +152,7 @@ class LocalTransport:
         except (TypeError, ValueError) as error:
             return fault(f"result is not JSON: {error}", symptom="not JSON")
 
-    def _judge(self, error: Exception, call: Call, *, is_late: bool) -> Reply:
+    def _judge(self, error: BaseException, call: Call, *, is_late: bool) -> Reply:
         if not is_late:
             return fault(f"{type(error).__name__}: {error}", symptom=type(error).__name__)
         return SHUT_DOWN if self._under_way.is_closed else late("no answer", call.timeout_s)
