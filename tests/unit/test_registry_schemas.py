@@ -242,3 +242,17 @@ def test_the_text_of_compiled_schemas_is_bounded(monkeypatch: pytest.MonkeyPatch
     schemas = Schemas()
     made = {number: schemas.compile({"const": number, "description": "x" * 80}) for number in range(6)}
     assert kept(schemas, made) == [4, 5]
+
+
+@pytest.mark.parametrize("wrong", [7, [[7]], {"a": "x"}])
+def test_first_fault_of_a_large_value_is_found_wherever_it_is(wrong: object) -> None:
+    schemas = Schemas()
+    schema: dict[str, Any] = {
+        "properties": {"l": {"items": {"properties": {"a": {"type": "integer"}}, "type": "object"}}}
+    }
+    rows: list[object] = [{"a": n} for n in range(5_000)]
+    for place in (0, 3, 4_000):
+        value = {"l": [*rows[:place], wrong, *rows[place:]]}
+        assert schemas.misfit(schema, value).startswith(f"/l/{place}")
+    assert "is not of type" in schemas.misfit({"properties": {"l": {"type": "string"}}}, {"l": rows})
+    assert schemas.misfit({"properties": {"l": {"maxItems": 4_999}}}, {"l": rows}).startswith("/l: [")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aicp.errors import StorageError
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import Fact
 from aicp.ports import ChainQuery
 from aicp.storage.sqlite import SqliteJournal
@@ -314,8 +315,9 @@ def test_waiting_writes_are_bounded_by_their_bytes(tmp_path: Path) -> None:
             await disk.commit_begins()
             session = journal._database._session
             assert session is not None
+            while not session.writer._room._waiting:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)  # the facts are encoded in threads
             assert session.writer._room._taken <= WAITING_BYTES_MAX
-            assert session.writer._room._waiting
             before = disk.commits
             disk.open_gate()
             await asyncio.gather(*appends)
@@ -330,13 +332,18 @@ def test_waiting_writes_are_bounded_by_their_bytes(tmp_path: Path) -> None:
 def test_who_waits_for_room_at_the_close_is_refused_and_nothing_of_it_recorded(tmp_path: Path) -> None:
     async def main() -> None:
         disk = GatedDisk()
-        journal = SqliteJournal(database(tmp_path / "a.db", disk))
+        documents = DocumentDesk()
+        journal = SqliteJournal(database(tmp_path / "a.db", disk), documents)
         await journal.open()
         await journal.submit(submitted("c1"))
         disk.is_gated = True
         result = "x" * (16 * MB)
         appends = [asyncio.create_task(journal.append([task_ended("c1", f"t{n}", result)])) for n in range(6)]
         await disk.commit_begins()
+        await turns()
+        while documents.bytes_at_work:
+            await asyncio.sleep(0.01)
+            await turns()
         closing = asyncio.create_task(journal.close())
         await turns()
         disk.open_gate()

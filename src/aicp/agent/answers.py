@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from aicp.model.wire import ANSWER_BYTES_MAX, AgentError, Answer, Refusal
+from aicp.model.writing import encode
 
 MESSAGE_CHARS_MAX = 1_000
 _HEADERS = {"Content-Type": "application/json", "Server": "aicp-agent"}
@@ -18,13 +19,13 @@ class UnusableAnswer(Exception):
 
 
 def encode_answer(task_id: str, result: Any) -> bytes:
-    """The body of a 200 with a result.
+    """The body of a 200 with a result; for a thread when that is heavy.
 
     Raises:
         UnusableAnswer: It is no JSON, holds NaN or infinity, or is larger than 16 MiB.
     """
     try:
-        body = _encoder.encode(Answer(task_id, result))
+        body = encode(Answer(task_id, result))
         lossy = b"null" in body and _holds_nan(result)
     except (TypeError, ValueError, RecursionError) as error:
         raise UnusableAnswer(f"returned what JSON cannot express: {error}") from error

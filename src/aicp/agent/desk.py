@@ -24,12 +24,14 @@ class Desk:
         draining: When True, no execution is started any more; repeats are still answered.
     """
 
-    def __init__(self, offering: Offering, slots: Slots, memory: Memory, executions: Executions) -> None:
+    def __init__(
+        self, offering: Offering, slots: Slots, memory: Memory, executions: Executions, documents: DocumentDesk
+    ) -> None:
         self.draining = False
         self._offering = offering
         self._slots = slots
         self._memory = memory
-        self._documents = DocumentDesk()
+        self._documents = documents
         self._executions = executions
         self._fence = Fence()
         self._bodies = BodyReader(offering.max_concurrent_tasks)
@@ -48,7 +50,7 @@ class Desk:
         invocation = await self._documents.read(body, lambda: read_invocation(body, headers.key), waits=True)
         if not isinstance(invocation, Invocation):
             return invocation
-        order = self._order(invocation, headers)
+        order = await self._order(invocation, headers)
         return await self._handle(order, headers) if isinstance(order, Order) else order
 
     def _refuse_unread(self, headers: CallHeaders) -> web.Response | None:
@@ -62,19 +64,21 @@ class Desk:
             return _draining()
         return self._full() if self._slots.full else None
 
-    def _order(self, invocation: Invocation, headers: CallHeaders) -> Order | web.Response:
+    async def _order(self, invocation: Invocation, headers: CallHeaders) -> Order | web.Response:
         offer = self._offering.find(invocation.capability)
         if offer is None:
             told = f"this agent has no '{invocation.capability}'; it has {self._offering.capability_names}"
             return refuse(404, "unknown_capability", told)
+        params = invocation.params
+        fingerprint = await self._documents.write(params, lambda: fingerprint_of(offer.ref, params))
         now = time.monotonic()
         return Order(
             key=invocation.task_id,
             attempt=invocation.attempt,
             fencing_token=headers.fencing_token,
             offer=offer,
-            params=invocation.params,
-            fingerprint=fingerprint_of(offer.ref, invocation.params),
+            params=params,
+            fingerprint=fingerprint,
             # What this process stood still for while the body came is not the caller's time.
             ends_at=now + headers.limit.left_s(now),
         )

@@ -14,6 +14,7 @@ from aicp.agent.answers import UnusableAnswer, encode_failure, encode_refusal
 from aicp.agent.handler import NEVER, Context, Lifetime, Offer, run_async, run_sync
 from aicp.agent.memory import Memory
 from aicp.agent.slots import Slots
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.wire import TaskFailed
 
 logger = logging.getLogger("aicp.agent")
@@ -135,9 +136,13 @@ class Executions:
         slots: Where each takes its place.
         memory: Where successes go.
         threads: For handlers that are no coroutines; as many threads as slots, so that nothing waits inside.
+        documents: Where heavy answers of coroutines are written.
     """
 
-    def __init__(self, slots: Slots, memory: Memory, threads: ThreadPoolExecutor | None) -> None:
+    def __init__(
+        self, slots: Slots, memory: Memory, threads: ThreadPoolExecutor | None, documents: DocumentDesk
+    ) -> None:
+        self._documents = documents
         self._slots = slots
         self._memory = memory
         self._threads = threads
@@ -188,7 +193,7 @@ class Executions:
         context = Context(order.key, order.attempt, order.fencing_token, lifetime)
         if order.offer.is_async:
             # Held in _running until it ends; cut_off() awaits it.
-            return loop.create_task(run_async(order.offer, order.params, context))
+            return loop.create_task(run_async(order.offer, order.params, context, self._documents))
         return loop.run_in_executor(self._threads, run_sync, order.offer, order.params, context)
 
     def _ender(self, execution: Execution) -> Callable[[asyncio.Future[bytes]], None]:

@@ -10,6 +10,7 @@ import msgspec
 from aicp.agent.answers import encode_answer
 from aicp.errors import InvalidAgent
 from aicp.model.agent import Capability
+from aicp.model.document_desk import DocumentDesk
 
 NEVER = float("inf")
 
@@ -104,13 +105,16 @@ def make_offer(capability: Capability, function: Callable[..., Any]) -> Offer:
     return Offer(capability, function, _is_async(function), _wants_context(capability.name, function))
 
 
-async def run_async(offer: Offer, params: dict[str, Any], context: Context) -> bytes:
-    """Run a coroutine handler and return the body of its answer; what it raises goes through."""
+async def run_async(offer: Offer, params: dict[str, Any], context: Context, documents: DocumentDesk) -> bytes:
+    """Run a coroutine handler and return the body of its answer; what it raises goes through.
+
+    A heavy answer is written in a thread.
+    """
     try:
         result = await (offer.function(params, context) if offer.wants_context else offer.function(params))
     except SystemExit as error:
         raise HandlerExited(f"raised {error!r}; a handler cannot end the agent") from error
-    return encode_answer(context.task_id, result)
+    return await documents.write(result, lambda: encode_answer(context.task_id, result))
 
 
 def run_sync(offer: Offer, params: dict[str, Any], context: Context) -> bytes:

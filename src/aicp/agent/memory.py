@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from aicp.model.writing import encode
+
 ENTRIES_MAX = 10_000
 BYTES_MAX = 64 * 1024 * 1024
 ENTRY_OVERHEAD_BYTES = 400
@@ -66,7 +68,7 @@ class Memory:
 
 def fingerprint_of(capability_ref: str, params: dict[str, Any]) -> bytes:
     """A digest of what is asked, the same for the same params in any order; linear in their size."""
-    written = msgspec.json.encode(params, order="deterministic")
+    written = encode(params, order="deterministic")
     return hashlib.blake2b(capability_ref.encode() + b"\0" + written, digest_size=16).digest()
 
 

@@ -21,6 +21,7 @@ from aicp.agent.slots import Slots
 from aicp.errors import SettingsError
 from aicp.forks import HomeProcess, closed_in_child
 from aicp.model.agent import AgentAuth
+from aicp.model.document_desk import DocumentDesk
 
 UNWINDING_S_MAX = 1.0
 
@@ -43,8 +44,9 @@ class ServedAgent:
         self._on_replaced = on_replaced
         slots, memory = Slots(offering.max_concurrent_tasks), Memory()
         self._threads = _make_threads(offering)
-        self._executions = Executions(slots, memory, self._threads)
-        self._desk = Desk(offering, slots, memory, self._executions)
+        self._documents = DocumentDesk()
+        self._executions = Executions(slots, memory, self._threads, self._documents)
+        self._desk = Desk(offering, slots, memory, self._executions, self._documents)
         self._endpoint = ""
         self._registrar: Registrar | None = None
         self._closing = AsyncExitStack()
@@ -122,6 +124,7 @@ class ServedAgent:
 
     async def _open(self) -> None:
         self._closing.enter_context(standstill.watching())
+        self._closing.callback(self._documents.close)
         if self._threads is not None:
             self._closing.callback(self._threads.shutdown, wait=False, cancel_futures=True)
         description = self._offering.describe(self.instance_id)

@@ -27,6 +27,7 @@ from aicp.routing.work import Work
 from aicp.standstill import TimeLimit
 
 DEADLINE_TOLERANCE_S = 0.001
+TIMES_AT_ONCE = 500
 STARTED_AT_ONCE = 16
 _STALE = TaskError("stale_token", "the agent says that this task has a newer owner, and it has none")
 _TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
@@ -235,14 +236,22 @@ class ChainRun:
         """Settle what an earlier owner left half done, and start what may run."""
         if left := self.readiness.left_started():
             now = self._now_utc()
-            self._ready_since = {task: self._recorded_ready(task) for task in left}
+            self._ready_since = await self._recorded_ready_times(left)
             ends = [self._work(task).ended(TaskStatus.FAILED, now, error=OUTCOME_UNKNOWN) for task in left]
             await self._settle([TaskEnded(self.chain_id, *each) for each in zip(left, ends, strict=True)])
         elif self.standing.is_over() and self.end is None:
             await self._recorder.record([self._end_fact()])
-        ready = self.readiness.ready()
-        self._ready_since = {task: self._recorded_ready(task) for task in ready}
-        self._start(ready, tasks)
+        self._ready_since = await self._recorded_ready_times(self.readiness.ready())
+        # Anew: it may have been stopped meanwhile.
+        self._start(self.readiness.ready(), tasks)
+
+    async def _recorded_ready_times(self, tasks: Sequence[str]) -> dict[str, datetime]:
+        times: dict[str, datetime] = {}
+        for at in range(0, len(tasks), TIMES_AT_ONCE):
+            times.update((task, self._recorded_ready(task)) for task in tasks[at : at + TIMES_AT_ONCE])
+            if at + TIMES_AT_ONCE < len(tasks):
+                await asyncio.sleep(0)
+        return times
 
     def _recorded_ready(self, task: str) -> datetime:
         """The later of its submit and the last end it waited for."""

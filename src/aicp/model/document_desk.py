@@ -5,15 +5,20 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from aicp.errors import AicpError
+from aicp.model.long_texts import LONG_TEXT
 from aicp.model.pieces import is_large
+from aicp.model.writing import encode_in_pieces, is_heavy
 
 THREADS = 2
 BYTES_MAX = 64 * 1024 * 1024
 RETRY_AFTER_S = 1.0
 T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
 
 
 class TooManyDocuments(AicpError):
@@ -72,6 +77,23 @@ class DocumentDesk:
             raise
         done.add_done_callback(partial(self._give_back, loop, size))
         return await asyncio.wrap_future(done)
+
+    async def write(self, value: Any, work: Callable[[], T]) -> T:
+        """The result of work on a value, such as its JSON; in a thread, for which it waits, when the value is heavy.
+
+        A heavy value counts as 64 KiB.
+        """
+        return await self.run(LONG_TEXT, work, waits=True) if is_heavy(value) else work()
+
+    async def encode(self, value: Any) -> bytes:
+        """The JSON of a value, as `msgspec.json.encode` writes it; a heavy value is written in a thread.
+
+        Raises:
+            TypeError: It holds what JSON cannot express; `ValueError` and `RecursionError` likewise.
+        """
+        if not is_heavy(value):
+            return _encode(value)
+        return await self.run(LONG_TEXT, partial(encode_in_pieces, value), waits=True)
 
     def close(self) -> None:
         """Take on nothing more; what waits for a thread is called off, what runs ends by itself."""

@@ -7,15 +7,19 @@ itself inside the brackets that are open around it, and what it holds is put whe
     [1,2,{"a":[3,4,     decoded as    [1,2,{"a":[3,4]}]
     5],"b":6},7]        decoded as    [{"<open>":[5],"b":6},7]      and merged along what was open
 
+A text of over 64 KiB is left out of its piece, and put in again once it was decoded in pieces of its own.
+
 Between two pieces other threads have their turn. Costs about 0.3 us a bracket or string more than one call.
 """
 
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
+from aicp.model.long_texts import LONG_TEXT, decode_text
 from aicp.model.nesting import NESTING_MAX
 
 VALUES_MAX = 200_000
@@ -31,8 +35,11 @@ _CLOSER_BEHIND = re.compile(rb"[ \t\r\n]*+[\]}]")
 _SPACES = b" \t\r\n"
 _NO_VALUES = frozenset({b"", b"[", b"{"})
 _AT_BYTE = re.compile(r"(.*) \(byte (\d+)\)", re.DOTALL)
-_OPEN_KEY = "\x00aicp: open"
-_OPEN_DICT = b'{"\\u0000aicp: open":'
+# Drawn anew in each process: these stand in the place of something else, and no document may hold them.
+_OPEN_KEY = f"aicp: open {secrets.token_hex(16)}"
+_OPEN_DICT = b'{"%b":' % _OPEN_KEY.encode()
+_LONG = f"aicp: long {secrets.token_hex(16)} "
+_LONG_DIGITS = 8
 
 
 def values_at_most(body: bytes) -> int:
@@ -98,13 +105,22 @@ def _end_of_string(body: bytes, quote: int) -> int:
     """The byte behind the string that begins at `quote`; the end of the body when it is not closed."""
     at = quote + 1
     while (at := body.find(b'"', at)) >= 0:
-        backslash = at - 1
-        while body[backslash] == _BACKSLASH:
-            backslash -= 1
-        if (at - backslash) % 2:
+        if body[at - 1] != _BACKSLASH or _backslashes(body, quote + 1, at) % 2 == 0:
             return at + 1
         at += 1
     return len(body)
+
+
+def _backslashes(body: bytes, begin: int, end: int) -> int:
+    """How many there are right before `end`, behind `begin`."""
+    count = 0
+    while count < end - begin:
+        last = body[max(begin, end - count - LONG_TEXT) : end - count]
+        found = len(last) - len(last.rstrip(b"\\"))
+        count += found
+        if found < len(last):
+            break
+    return count
 
 
 class _Open:
@@ -132,19 +148,20 @@ class _Pieces:
         self._levels_max = levels_max
         self._has_doubles = has_doubles
         self._begin = 0
+        self._long: list[tuple[int, int]] = []
         self._open: list[_Open] = []
         self._root: Any = None
 
     def decode(self) -> Any:
         """The whole value."""
         for opened, text in self.cut():
-            part = self._decoded(opened, text)
-            doubled = self._has_doubles is not None and self._has_doubles(text)
+            doubled, part = self._completed(self._decoded(opened, text))
+            doubled |= self._has_doubles is not None and self._has_doubles(text)
             if opened:
-                doubled |= _merge([each.value for each in opened], part) and self._has_doubles is not None
+                doubled |= _merge([each.value for each in opened], part)
             else:
                 self._root = part
-            if doubled:
+            if doubled and self._has_doubles is not None:
                 raise DoubledKey
             self._find_open()
         return self._root
@@ -153,7 +170,7 @@ class _Pieces:
         """Each piece with what was open where it begins."""
         opened: list[_Open] = []
         for end in self._ends():
-            text = self._body[self._begin : end]
+            text = self._shortened(end)
             if self._begin and _CLOSER_BEHIND.match(self._body, self._begin):
                 raise msgspec.DecodeError(f"JSON is malformed: trailing comma (byte {self._begin})")
             if end < len(self._body):
@@ -162,7 +179,7 @@ class _Pieces:
                     raise msgspec.DecodeError(f"JSON is malformed: invalid character (byte {end})")
                 text += _tails(self._open)
             yield opened, _heads(opened) + text
-            self._begin, opened = end + 1, list(self._open)
+            self._begin, self._long, opened = end + 1, [], list(self._open)
 
     def _ends(self) -> Iterator[int]:
         """Where the pieces end: at commas, and at the end of the body."""
@@ -186,6 +203,8 @@ class _Pieces:
             end = _end_of_string(self._body, at)
             if self._open:
                 self._open[-1].key = (at, end)
+            if end - at > LONG_TEXT:
+                self._long.append((at, end))
             return end
         if mark in b"[{":
             if len(self._open) >= self._levels_max:
@@ -201,8 +220,32 @@ class _Pieces:
         except msgspec.DecodeError as error:
             if (at_byte := _AT_BYTE.fullmatch(str(error))) is None:
                 raise
-            place = self._begin + int(at_byte[2]) - len(_heads(opened))
+            place = self._place_of(self._begin + int(at_byte[2]) - len(_heads(opened)))
             raise msgspec.DecodeError(f"{at_byte[1]} (byte {min(place, len(self._body))})") from None
+
+    def _shortened(self, end: int) -> bytes:
+        """A piece up to `end`, with a short text in the place of each long one."""
+        if not self._long:
+            return self._body[self._begin : end]
+        parts, at = [], self._begin
+        for number, (begin, behind) in enumerate(self._long):
+            parts += [self._body[at:begin], b'"%b"' % _stand_in(number).encode()]
+            at = behind
+        return b"".join((*parts, self._body[at:end]))
+
+    def _place_of(self, place: int) -> int:
+        """Where in the body a place is that was found in a shortened piece."""
+        for begin, behind in self._long:
+            if place > begin:
+                place += behind - begin - len(_stand_in(0)) - 2
+        return place
+
+    def _completed(self, part: Any) -> tuple[bool, Any]:
+        """A piece with its long texts again; and whether a key stands twice in an object then."""
+        if not self._long:
+            return False, part
+        texts = {_stand_in(number): decode_text(self._body, *place) for number, place in enumerate(self._long)}
+        return _put_in(part, texts)
 
     def _find_open(self) -> None:
         """The value of each object and list that is open now."""
@@ -210,8 +253,31 @@ class _Pieces:
         for number, each in enumerate(self._open):
             if number:
                 outer = self._open[number - 1]
-                value = value[msgspec.json.decode(self._body[slice(*outer.key)])] if outer.is_object else value[-1]
+                value = value[decode_text(self._body, *outer.key)] if outer.is_object else value[-1]
             each.value = value
+
+
+def _stand_in(number: int) -> str:
+    return f"{_LONG}{number:0{_LONG_DIGITS}}"
+
+
+def _put_in(part: Any, texts: dict[str, str]) -> tuple[bool, Any]:
+    """Put texts into the places of what stands in for them; True when two keys of an object are the same then."""
+    root, doubled = [part], False
+    holders: list[Any] = [root]
+    for holder in holders:
+        if isinstance(holder, dict):
+            items = [(texts.get(key, key), inner) for key, inner in holder.items()]
+            count = len(holder)
+            holder.clear()
+            holder.update(items)
+            doubled |= len(holder) < count
+        for key, inner in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+            if isinstance(inner, str):
+                holder[key] = texts.get(inner, inner)
+            elif isinstance(inner, dict | list):
+                holders.append(inner)
+    return doubled, root[0]
 
 
 def _heads(opened: list[_Open]) -> bytes:

@@ -8,6 +8,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from aicp.errors import Fault
 from aicp.model.agent import SCHEMA_BYTES_MAX, Schema
 from aicp.model.reference import place_of
+from aicp.model.writing import is_heavy
 
 COMPILED_MAX = 4_096
 COMPILED_BYTES_MAX = 64 * 1024 * 1024
@@ -26,10 +28,12 @@ THOROUGH_COST_MAX = 1_000_000
 """Sum of the squared lengths of the strings in a value, times such patterns: about 5 ms at worst. A value that may cost
 more is checked without these patterns."""
 THOROUGH_VALUES_MAX = 5_000
+OUTLINED_MAX = 20
 
 _OPENAPI_DIALECTS = "https://spec.openapis.org/oas/"
 _HOLD_DATA = frozenset({"const", "default", "enum", "examples"})
 _HOLD_NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
+_NOT_SAID = "does not fit"
 _NOT_COMPILED = "the schema cannot be used"
 
 
@@ -111,9 +115,11 @@ class _JsonSchema:
         try:
             if self._validator.is_valid(value):
                 return ""
-            first = next(iter(self._validator.iter_errors(value)))
+            first = _first_error(self._validator, value)
         except (TypeError, ValueError) as error:
             return f"is not JSON: {_first_line(error)}"
+        if first is None:
+            return _NOT_SAID
         place = "".join(f"/{step}" for step in first.instance_path)
         return f"{place}: {first.message}".removeprefix(": ")[:REASON_CHARS_MAX]
 
@@ -136,6 +142,39 @@ class _ThoroughSchema(_JsonSchema):
         if told := self._plain.misfit(value):
             return told
         return super().misfit(value) if _is_cheap_to_match(value, self._cost_max) else ""
+
+
+def _first_error(validator: Any, value: Any) -> Any:
+    """The first error in a value that does not fit; None when it shows in no copy of it.
+
+    An error has a copy of the value that it is about, which takes long for a heavy one. A type that is another shows in
+    an outline already.
+    """
+    error = _raised(validator, _outline(value)) if is_heavy(value) else None
+    if error is not None and error.schema_path and error.schema_path[-1] == "type":
+        return error
+    return _raised(validator, value)
+
+
+def _raised(validator: Any, value: Any) -> Any:
+    import jsonschema_rs  # noqa: PLC0415 - loaded when the first schema is used
+
+    try:
+        validator.validate(value)
+    except jsonschema_rs.ValidationError as error:
+        return error
+    return None
+
+
+def _outline(value: Any) -> Any:
+    """A value with the beginnings only of long texts, lists and objects; types are where they were."""
+    if isinstance(value, str):
+        return value[:SHOWN_CHARS_MAX]
+    if isinstance(value, dict):
+        return {key: _outline(inner) for key, inner in islice(value.items(), OUTLINED_MAX)}
+    if isinstance(value, list | tuple):
+        return [_outline(inner) for inner in value[:OUTLINED_MAX]]
+    return value
 
 
 def _is_cheap_to_match(value: Any, cost_max: int) -> bool:

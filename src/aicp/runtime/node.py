@@ -104,12 +104,12 @@ class Node:
     ) -> None:
         self._clock = clock or SystemClock()
         self._observers = Observers()
+        self.documents = DocumentDesk()
         self.stores = make_stores(
-            database, self._clock, partial(_secret_key, data_dir), self._committed, self._found_damaged
+            database, self._clock, partial(_secret_key, data_dir), self._committed, self._found_damaged, self.documents
         )
         rng = random.Random(seed)
         monotonic = self._clock.monotonic
-        self.documents = DocumentDesk()
         self._local = LocalTransport(self.documents)
         remote = make_remote or http_when_needed(policy or AddressPolicy(loopback=True), self.documents)
         self._transport = TransportByEndpoint(self._local, remote)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import msgspec
 
 from aicp.errors import RecordDamaged, SettingsError
+from aicp.model.document_desk import DocumentDesk
 from aicp.ports import (
     ApiKeys,
     AuditLog,
@@ -70,6 +71,7 @@ def make_stores(
     secret_key: Callable[[], bytes],
     on_commit: OnCommit,
     on_damage: OnDamage | None = None,
+    documents: DocumentDesk | None = None,
 ) -> Stores:
     """The stores of a database, not open yet; what they need is imported only when one is named.
 
@@ -80,6 +82,7 @@ def make_stores(
             `AICP_SECRET_KEY`, since every server on that database needs the same.
         on_commit: Told of each transaction, in the event loop.
         on_damage: Called with each row that was found damaged, once, in the event loop.
+        documents: Where heavy facts are encoded and decoded; a desk of its own by default.
 
     Raises:
         SettingsError: The URL is of no database that AICP can use, or what PostgreSQL needs is not installed.
@@ -88,8 +91,8 @@ def make_stores(
         return Stores(IN_MEMORY, IN_MEMORY, MemoryJournal(clock=clock), MemoryApiKeys(), MemoryAuditLog())
     named = parse_database_url(database) if isinstance(database, str) else database
     if isinstance(named, PostgresServerUrl):
-        return _postgres_stores(named, clock, on_commit, on_damage)
-    return _sqlite_stores(named, clock, secret_key, on_commit, on_damage)
+        return _postgres_stores(named, clock, on_commit, on_damage, documents)
+    return _sqlite_stores(named, clock, secret_key, on_commit, on_damage, documents)
 
 
 def require_postgres_driver() -> None:
@@ -103,7 +106,12 @@ def require_postgres_driver() -> None:
 
 
 def _sqlite_stores(
-    file: SqliteFile, clock: Clock, secret_key: Callable[[], bytes], on_commit: OnCommit, on_damage: OnDamage | None
+    file: SqliteFile,
+    clock: Clock,
+    secret_key: Callable[[], bytes],
+    on_commit: OnCommit,
+    on_damage: OnDamage | None,
+    documents: DocumentDesk | None,
 ) -> Stores:
     from aicp.storage.sqlite import SqliteJournal  # noqa: PLC0415 - whoever names no database pays for none
     from aicp.storage.sqlite_access import SqliteApiKeys, SqliteAuditLog  # noqa: PLC0415 - as above
@@ -116,7 +124,7 @@ def _sqlite_stores(
     registrations = SqliteRegistrations(
         database, seal=functools.partial(_seal, secret_key), unseal=functools.partial(_unseal, secret_key), clock=clock
     )
-    journal = SqliteJournal(database)
+    journal = SqliteJournal(database, documents)
     api_keys, audit_log = SqliteApiKeys(database), SqliteAuditLog(database)
     orders = SqliteOrders(database, clock=clock)
     return Stores(
@@ -127,7 +135,11 @@ def _sqlite_stores(
 
 
 def _postgres_stores(
-    server: PostgresServerUrl, clock: Clock, on_commit: OnCommit, on_damage: OnDamage | None
+    server: PostgresServerUrl,
+    clock: Clock,
+    on_commit: OnCommit,
+    on_damage: OnDamage | None,
+    documents: DocumentDesk | None,
 ) -> Stores:
     require_postgres_driver()
     from aicp.storage.postgres import PostgresJournal  # noqa: PLC0415 - as above
@@ -141,7 +153,7 @@ def _postgres_stores(
     database = PostgresDatabase(server.url, on_commit=on_commit, on_damage=on_damage)
     seal, unseal = functools.partial(_seal, shared_secret_key), functools.partial(_unseal, shared_secret_key)
     registrations = PostgresRegistrations(database, seal=seal, unseal=unseal, clock=clock)
-    journal = PostgresJournal(database)
+    journal = PostgresJournal(database, documents)
     api_keys, audit_log = PostgresApiKeys(database), PostgresAuditLog(database)
     orders, bulletin = PostgresOrders(database, clock=clock), PostgresBulletin(database, unseal=unseal)
     return Stores(

@@ -24,6 +24,7 @@ from aicp.model.pieces import VALUES_MAX, DoubledKey, decode_in_pieces, holds_mo
 from aicp.model.reading import type_faults
 from aicp.model.validation import ChainGraph
 from aicp.model.wire import KEY_HEADER
+from aicp.model.writing import encode
 from aicp.ports import SubmitKey
 from aicp.server.auth import Caller, KeyHolder
 from aicp.server.doubles import faults_of_doubles, has_doubles
@@ -139,7 +140,7 @@ def submit_key(request: CallerRequest, document: Any) -> SubmitKey | None:
     (key,) = keys
     if not (0 < len(key) <= KEY_CHARS_MAX and key.isascii() and key.isprintable()):
         raise InvalidInput([Fault(KEY_HEADER, f"must be 1 to {KEY_CHARS_MAX} printable ASCII characters")])
-    canonical = msgspec.json.encode([request.scope["path"], document], order="deterministic")
+    canonical = encode([request.scope["path"], document], order="deterministic")
     return SubmitKey(request.user.tenant, key, hashlib.sha256(canonical).digest())
 
 

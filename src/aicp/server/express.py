@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from aicp.errors import AicpError
 from aicp.server.auth import Guard, declared_routes
+from aicp.server.body import desk_of
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
 from aicp.server.routes.parameters import WAIT_S_MAX, NodeAndWaits
 
@@ -26,7 +26,6 @@ TAKEN = frozenset({"submit_task", "submit_parallel", "submit_chain", "show_task"
 
 _ID = re.compile(r"[0-9a-f]{32}(?:\.[A-Za-z0-9_-]{1,64})?")
 _WAIT = re.compile(rb"wait_s=([0-9]{1,2}(?:\.[0-9]{1,6})?)")
-_encode = msgspec.json.Encoder().encode
 
 
 class Express:
@@ -61,7 +60,8 @@ class Express:
         request = Request[Any, Any, Any](scope, receive, send)
         try:
             await self._guard(request, handler)
-            body = _encode(await handler.fn(request, *ids.values(), self._node_and_waits, wait_s))
+            view = await handler.fn(request, *ids.values(), self._node_and_waits, wait_s)
+            body = await desk_of(request).encode(view)
         except Exception as error:  # noqa: BLE001 - as the framework does: every error has its answer
             response = _answering(error)(request, error)
             await response.to_asgi_response(app=None, request=request)(scope, receive, send)

@@ -7,6 +7,7 @@ from functools import partial
 import msgspec
 
 from aicp.errors import RecordDamaged
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.chain_summaries import CONTRADICTORY_ENDS, contradictory_end
@@ -17,7 +18,7 @@ from aicp.storage.postgres_pruning import REMOVED_AGENTS, prune_chains, prune_ke
 from aicp.storage.postgres_reading import read_outline, read_record, read_summaries
 from aicp.storage.postgres_server import Connection
 from aicp.storage.pruned import Pruned
-from aicp.storage.rows import FIRST_EPOCH, encode_facts, encode_submitted
+from aicp.storage.rows import FIRST_EPOCH, FactEncoder
 
 
 class PostgresJournal:
@@ -29,12 +30,15 @@ class PostgresJournal:
 
     Args:
         database: The database; the journal opens and closes it.
+        documents: Where heavy facts are encoded and decoded; a desk of its own by default.
     """
 
     durable = True
 
-    def __init__(self, database: PostgresDatabase) -> None:
+    def __init__(self, database: PostgresDatabase, documents: DocumentDesk | None = None) -> None:
         self._database = database
+        self._documents = documents or DocumentDesk()
+        self._encoder = FactEncoder(self._documents)
         self._has_looked = False
 
     async def open(self) -> None:
@@ -76,8 +80,7 @@ class PostgresJournal:
             RecordDamaged: What is on record of the key is damaged; nothing was recorded.
             StorageError: It could not be recorded, or this replica is not alive.
         """
-        first = encode_submitted(submitted)
-        rows = encode_facts(facts) if facts else None
+        first, rows = await self._encoder.submit(submitted, facts)
         size = len(first.fact) + (rows.size if rows else 0)
         with self._database.damage.reporting():
             return await self._database.writer.write(Submit(submitted, first, rows, key), size)
@@ -95,7 +98,7 @@ class PostgresJournal:
             ValueError: They are of several chains.
         """
         if facts:
-            rows = encode_facts(facts)
+            rows = await self._encoder.append(facts)
             await self._database.writer.write(Append(rows, epoch), rows.size)
 
     async def claim(self, limit: int) -> Sequence[ChainRecord]:
@@ -125,7 +128,7 @@ class PostgresJournal:
         """
         self._database.require_open()
         with self._database.damage.reporting():
-            return await read_record(self._database.sessions, storable(chain_id))
+            return await read_record(self._database.sessions, storable(chain_id), self._documents)
 
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
         """What `read` gives of several chains, in this order, without results of tasks.
@@ -203,7 +206,7 @@ class PostgresJournal:
         number = self._database.replicas.living_number
 
         async def work(connection: Connection) -> Claimed:
-            claimed = await claim_chains(connection, number, limit, doubts)
+            claimed = await claim_chains(connection, number, limit, doubts, self._documents)
             taken.extend(claimed.chain_ids)
             return claimed
 

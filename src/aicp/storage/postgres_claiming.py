@@ -5,11 +5,12 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from aicp.errors import RecordDamaged
+from aicp.model.document_desk import DocumentDesk
 from aicp.ports import ChainRecord
 from aicp.storage.damage import is_utf8
 from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
-from aicp.storage.rows import decode_records
+from aicp.storage.rows import decode_records, read_in_pieces
 from aicp.storage.task_ends import claimed
 
 TASKS_AT_ONCE_MAX = 2_000
@@ -68,7 +69,9 @@ class Claimed(msgspec.Struct, frozen=True):
     locked: list[str]
 
 
-async def claim_chains(connection: Connection, number: int, limit: int, doubts: Sequence[str]) -> Claimed:
+async def claim_chains(
+    connection: Connection, number: int, limit: int, doubts: Sequence[str], documents: DocumentDesk
+) -> Claimed:
     """Make a replica the owner of some chains that nobody alive runs, and read them; to be called in a transaction.
 
     Args:
@@ -76,6 +79,7 @@ async def claim_chains(connection: Connection, number: int, limit: int, doubts: 
         number: Of the replica.
         limit: At most this many.
         doubts: At most as many chains that may be its own without its knowing: whoever recorded that got no answer.
+        documents: Where many or large records are decoded.
     """
     rows = await connection.fetch(_CLAIM, number, max(1, limit), list(doubts), TASKS_AT_ONCE_MAX)
     numbers, chain_ids = [each for each, _ in rows], [chain_id for _, chain_id in rows if is_utf8(chain_id)]
@@ -84,7 +88,8 @@ async def claim_chains(connection: Connection, number: int, limit: int, doubts: 
         await connection.execute(_BURY)
         return Claimed([], [], [], locked)
     # A statement of its own: it sees what the last owner recorded while this one waited for its lock.
-    found = list(decode_records(await connection.fetch(OF_CHAINS, numbers)))
+    rows = await connection.fetch(OF_CHAINS, numbers)
+    found = await read_in_pieces(rows, documents, lambda: list(decode_records(rows)))
     records = [each for each in found if isinstance(each, ChainRecord)]
     return Claimed(chain_ids, records, [each for each in found if isinstance(each, RecordDamaged)], locked)
 

@@ -7,6 +7,7 @@ from itertools import product
 import asyncpg
 
 from aicp.errors import RecordDamaged
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import Fact
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
@@ -16,7 +17,7 @@ from aicp.storage.postgres_batch import storable
 from aicp.storage.postgres_server import Connection, Rows
 from aicp.storage.postgres_sessions import Sessions
 from aicp.storage.row_checksums import described
-from aicp.storage.rows import FACT_COLUMNS, StoredChain, decode_record, outline_fact, timestamp
+from aicp.storage.rows import FACT_COLUMNS, StoredChain, decode_record, outline_fact, read_in_pieces, timestamp
 from aicp.storage.task_ends import ENDS, may_have
 
 Ask = Callable[..., Awaitable[Rows]]
@@ -74,7 +75,7 @@ LIST_BY_FILTERS = {
 them must have ended."""
 
 
-async def read_record(sessions: Sessions, chain_id: str) -> ChainRecord | None:
+async def read_record(sessions: Sessions, chain_id: str, documents: DocumentDesk) -> ChainRecord | None:
     """Everything recorded of a chain; None when there is no such chain.
 
     Raises:
@@ -83,7 +84,7 @@ async def read_record(sessions: Sessions, chain_id: str) -> ChainRecord | None:
     """
     rows = await sessions.read(_OF_CHAIN, chain_id)
     if rows:
-        return decode_record(rows)
+        return await read_in_pieces(rows, documents, lambda: decode_record(rows))
     if await sessions.read(_ORPHANS, chain_id):
         raise RecordDamaged("chains", described(chain_id), "it is missing, and facts of the chain are there")
     return None

@@ -1,18 +1,24 @@
 """Facts as rows and back: JSON that a person can read with any SQL shell; large results apart, by digest."""
 
+import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from aicp.errors import RecordDamaged, StorageError
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.long_texts import text_of
+from aicp.model.nesting import NESTING_MAX
 from aicp.model.outcome import TaskError
+from aicp.model.pieces import LARGE_BYTES, decode_in_pieces, is_large
 from aicp.model.task import Attempt, TaskResult, TaskStatus
+from aicp.model.writing import HEAVY_VALUES, encode_in_pieces, is_heavy
 from aicp.ports import ChainRecord
 from aicp.storage.row_checksums import described, fact_checksum, placed, status_checksum
 from aicp.storage.task_ends import bits_of
@@ -20,6 +26,11 @@ from aicp.storage.task_ends import bits_of
 FIRST_EPOCH = 1
 INLINE_BYTES_MAX = 64 * 1024
 """A result whose JSON is longer is stored once, by its digest, and its fact holds `null` instead."""
+
+# A chain has its params five levels below its fact.
+_LEVELS_MAX = NESTING_MAX + 8
+
+T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _facts_decoder = msgspec.json.Decoder(list[Fact])
@@ -117,13 +128,57 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
         return None if self.status is None else status_checksum(self.chain_id, self.status.value, self.ended_at)
 
 
+class FactEncoder:
+    """Encodes facts for a journal, off the loop when they are heavy, and those of one chain in the order of the calls.
+
+    Args:
+        documents: Where heavy facts are encoded.
+    """
+
+    def __init__(self, documents: DocumentDesk) -> None:
+        self._documents = documents
+        self._last: dict[str, asyncio.Future[None]] = {}
+
+    async def submit(self, submitted: ChainSubmitted, facts: Sequence[Fact]) -> tuple[FactRow, AppendRows | None]:
+        """The first fact of a chain, and further ones if there are any.
+
+        Raises:
+            StorageError: One holds what JSON cannot.
+        """
+        return await self._documents.write(
+            [_heavy_part(submitted), *map(_heavy_part, facts)],
+            lambda: (encode_submitted(submitted), encode_facts(facts) if facts else None),
+        )
+
+    async def append(self, facts: Sequence[Fact]) -> AppendRows:
+        """What `encode_facts` gives.
+
+        Raises:
+            StorageError: One holds what JSON cannot.
+            ValueError: They are of several chains.
+        """
+        chain_id, parts = facts[0].chain_id, [*map(_heavy_part, facts)]
+        before = self._last.get(chain_id)
+        if before is None and not is_heavy(parts):
+            return encode_facts(facts)
+        mine = self._last[chain_id] = asyncio.get_running_loop().create_future()
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            return await self._documents.write(parts, lambda: encode_facts(facts))
+        finally:
+            mine.set_result(None)
+            if self._last[chain_id] is mine:
+                del self._last[chain_id]
+
+
 def encode_submitted(submitted: ChainSubmitted) -> FactRow:
     """The first fact of a chain.
 
     Raises:
         StorageError: It holds what JSON cannot.
     """
-    return _fact_row(submitted.chain_id, _encode(submitted, submitted.chain_id))
+    return _encode_fact(submitted, [])
 
 
 def encode_facts(facts: Sequence[Fact]) -> AppendRows:
@@ -157,7 +212,7 @@ def decode_facts(facts: Iterable[bytes], results: Mapping[int, bytes]) -> list[F
     Raises:
         msgspec.MsgspecError: It is not what was written, or of a newer version.
     """
-    decoded = _facts_decoder.decode(b"[%b]" % b",".join(facts))
+    decoded = [fact for some in _small_and_large(facts) for fact in _decode_some(some)]
     for position, body in results.items():
         decoded[position] = _with_result(decoded[position], body)
     return decoded
@@ -263,6 +318,12 @@ def decode_records(rows: Iterable[StoredFact]) -> Iterator[ChainRecord | RecordD
             yield damage
 
 
+async def read_in_pieces(rows: Sequence[StoredFact], documents: DocumentDesk, work: Callable[[], T]) -> T:
+    """The result of work on rows with their large results, off the loop when they are large."""
+    size = sum(len(row[8] or b"") + len(row[9] or b"") for row in rows)
+    return await documents.run(size, work, waits=True) if size > LARGE_BYTES else work()
+
+
 def decode_outlines(rows: Iterable[StoredFact]) -> ChainRecord | None:
     """What `decode_record` makes, without results of tasks and row by row; None when there are no rows.
 
@@ -296,20 +357,46 @@ def timestamp(at: datetime) -> str:
 
 
 def _encode_fact(fact: Fact, results: list[ResultRow]) -> FactRow:
-    encoded = _encode(fact, fact.chain_id)
-    if len(encoded) <= INLINE_BYTES_MAX or not isinstance(fact, TaskEnded):
+    is_in_pieces = is_heavy(_heavy_part(fact))
+    encoded = b"" if is_in_pieces else _encode(fact, fact.chain_id)
+    if not isinstance(fact, TaskEnded):
+        return _fact_row(fact.chain_id, encoded or _encode(fact, fact.chain_id, is_in_pieces=True))
+    if encoded and len(encoded) <= INLINE_BYTES_MAX:
         return _fact_row(fact.chain_id, encoded)
-    body = _encode(fact.result.result, fact.chain_id)
+    body = _encode(fact.result.result, fact.chain_id, is_in_pieces=is_in_pieces)
     if len(body) <= INLINE_BYTES_MAX:
-        return _fact_row(fact.chain_id, encoded)
+        return _fact_row(fact.chain_id, encoded or _encode(fact, fact.chain_id))
     digest = hashlib.sha256(body).digest()
-    results.append(ResultRow(digest, body.decode()))
+    results.append(ResultRow(digest, text_of(body)))
     without = msgspec.structs.replace(fact, result=msgspec.structs.replace(fact.result, result=None))
     return _fact_row(fact.chain_id, _encode(without, fact.chain_id), digest)
 
 
+def _heavy_part(fact: Fact) -> Any:
+    """What of a fact may be large."""
+    if isinstance(fact, TaskEnded):
+        return fact.result.result
+    if isinstance(fact, ChainSubmitted):
+        return [(task.params, task.on_failure) for task in fact.spec.tasks[:HEAVY_VALUES]]
+    return None
+
+
 def _fact_row(chain_id: str, encoded: bytes, digest: bytes | None = None) -> FactRow:
-    return FactRow(encoded.decode(), fact_checksum(chain_id, digest, encoded), digest)
+    return FactRow(text_of(encoded), fact_checksum(chain_id, digest, encoded), digest)
+
+
+def _small_and_large(facts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Facts in their order: small ones together, each large one by itself."""
+    for are_large, some in groupby(facts, key=is_large):
+        together = list(some)
+        yield from ([fact] for fact in together) if are_large else [together]
+
+
+def _decode_some(facts: list[bytes]) -> list[Fact]:
+    if len(facts) == 1 and is_large(facts[0]):
+        decoded: Fact = msgspec.convert(decode_in_pieces(facts[0], levels_max=_LEVELS_MAX), Fact)
+        return [decoded]
+    return _facts_decoder.decode(b"[%b]" % b",".join(facts))
 
 
 def _results(rows: Iterable[StoredFact]) -> dict[int, bytes]:
@@ -335,6 +422,7 @@ def intact_result(digest: bytes, body: bytes | str) -> bytes:
         RecordDamaged: It is not what was written.
     """
     told = body if isinstance(body, bytes) else body.encode()
+    # hashlib gives the interpreter lock up meanwhile.
     if hashlib.sha256(told).digest() != digest:
         raise RecordDamaged("results", digest.hex(), "its content does not fit its digest")
     return told
@@ -344,12 +432,12 @@ def _with_result(fact: Fact, body: bytes) -> Fact:
     if not isinstance(fact, TaskEnded):
         message = "A large result belongs to a fact that has none."
         raise msgspec.ValidationError(message)
-    result: Any = _result_decoder.decode(body)
+    result: Any = decode_in_pieces(body) if is_large(body) else _result_decoder.decode(body)
     return msgspec.structs.replace(fact, result=msgspec.structs.replace(fact.result, result=result))
 
 
-def _encode(value: Any, chain_id: str) -> bytes:
+def _encode(value: Any, chain_id: str, *, is_in_pieces: bool = False) -> bytes:
     try:
-        return _encoder.encode(value)
+        return encode_in_pieces(value) if is_in_pieces else _encoder.encode(value)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise StorageError(f"Chain {chain_id} holds what cannot be recorded as JSON: {error}.") from error

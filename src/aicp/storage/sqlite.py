@@ -7,11 +7,12 @@ from functools import partial
 import msgspec
 
 from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, RecordDamaged
+from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.pruned import Pruned
-from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow, encode_facts, encode_submitted, timestamp
+from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactEncoder, FactRow, timestamp
 from aicp.storage.sqlite_book import Book, KeyUse, read_key_use
 from aicp.storage.sqlite_claiming import Claimed, claim_chains, contradictory_ends, newest_chain
 from aicp.storage.sqlite_database import SqliteDatabase
@@ -28,12 +29,14 @@ class SqliteJournal:
 
     Args:
         database: The file; the journal opens and closes it.
+        documents: Where heavy facts are encoded and decoded; a desk of its own by default.
     """
 
     durable = True
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: SqliteDatabase, documents: DocumentDesk | None = None) -> None:
         self._database = database
+        self._encoder = FactEncoder(documents or DocumentDesk())
         self._claimed_up_to = 0
         self._left_up_to = 0
         self._has_looked = False
@@ -89,8 +92,7 @@ class SqliteJournal:
             RecordDamaged: What is on record of the key is damaged; nothing was recorded.
             StorageError: It could not be recorded.
         """
-        fact = encode_submitted(submitted)
-        rows = encode_facts(facts) if facts else None
+        fact, rows = await self._encoder.submit(submitted, facts)
         size = len(fact.fact) + (rows.size if rows else 0)
         return await self._database.write(partial(_submit, submitted, fact, rows, key), size)
 
@@ -107,7 +109,7 @@ class SqliteJournal:
             ValueError: They are of several chains.
         """
         if facts:
-            rows = encode_facts(facts)
+            rows = await self._encoder.append(facts)
             await self._database.write(partial(_append, rows, epoch), rows.size)
 
     async def claim(self, limit: int) -> Sequence[ChainRecord]:

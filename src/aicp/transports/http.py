@@ -82,7 +82,7 @@ class HttpTransport:
         """Send the call and judge what comes back; `call.timeout_s` runs from here to the last byte."""
         try:
             route = self._route(agent.endpoint, agent.auth)
-            body = encode(call)
+            body = await self._documents.write(call.params, lambda: encode(call))
         except Refused as refused:
             return refused.reply
         dial = Dial(reuse_within_s=math.inf if call.idempotent else REUSE_WITHIN_S)

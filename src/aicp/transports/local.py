@@ -134,14 +134,14 @@ class LocalTransport:
         """What a handler may change as it likes: parts of params are the recorded results of other tasks."""
         if not params:
             return {}
-        encoded = msgspec.json.encode(params)
+        encoded = await self._documents.encode(params)
         copied: dict[str, Any] = await self._documents.read(encoded, lambda: _decoded(encoded), waits=True)
         return copied
 
     async def _answer(self, result: Any) -> Reply:
         """A result as it would have come over the wire: at most 16 MiB and 200,000 values, nested at most 64 deep."""
         try:
-            encoded = msgspec.json.encode(result)
+            encoded = await self._documents.encode(result)
             if len(encoded) > ANSWER_BYTES_MAX:
                 return fault(
                     f"result has {len(encoded)} bytes; at most {ANSWER_BYTES_MAX} are taken", symptom=TOO_LARGE

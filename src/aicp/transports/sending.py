@@ -21,6 +21,7 @@ from aicp.model.wire import (
     TRACE_HEADER,
     Invocation,
 )
+from aicp.model.writing import encode as encode_json
 from aicp.transports.replies import misconfigured, one_line
 from aicp.version import __version__
 
@@ -35,7 +36,6 @@ COMMON_HEADERS = {
 # The case-insensitive form, made once: aiohttp would make it for each call.
 _KEY, _DEADLINE, _FENCING, _TRACE = map(istr, (KEY_HEADER, DEADLINE_HEADER, FENCING_HEADER, TRACE_HEADER))
 _AUTHORIZATION, _CONTENT_TYPE = istr("Authorization"), istr("Content-Type")
-_encoder = msgspec.json.Encoder()
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -86,13 +86,13 @@ def make_route(endpoint_url: str | None, auth: AgentAuth | None) -> Route:
 
 
 def encode(call: Call) -> bytes:
-    """The body of a call.
+    """The body of a call; for a thread when the params are heavy.
 
     Raises:
         Refused: The params are no JSON, larger than 16 MiB, of more than 200,000 values, or nested deeper than 64.
     """
     try:
-        body = _encoder.encode(Invocation(call.task_id, call.capability, call.params, call.attempt))
+        body = encode_json(Invocation(call.task_id, call.capability, call.params, call.attempt))
     except (TypeError, ValueError, RecursionError) as error:
         raise Refused(Reply(Outcome.CALLER_FAULT, reason=one_line(f"params are not JSON: {error}"))) from None
     if len(body) > PARAMS_BYTES_MAX:
