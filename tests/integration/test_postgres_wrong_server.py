@@ -1,21 +1,25 @@
 """A server that stops taking writes, a standby, an address that moved: connections are not trusted without end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import asyncpg
 import pytest
 
 from aicp.errors import SettingsError, StorageError
+from aicp.model.access import AuditRecord
+from aicp.model.agent import AgentProfile, Capability
 from aicp.storage import postgres_server as server_module
 from aicp.storage.postgres import PostgresJournal
+from aicp.storage.postgres_access import PostgresAuditLog
 from aicp.storage.postgres_address import parse_postgres_url, urls_of
+from aicp.storage.postgres_registrations import PostgresRegistrations
 from aicp.storage.postgres_server import Rows
 from tests.integration.postgres_kit import database, opened, run, until, way_to
 from tests.integration.postgres_pooler import pooler_of
 from tests.postgres_server import PostgresServer, ask, free_port, postgres_server, standby_of
-from tests.unit.sqlite_kit import refused, submitted, task_ended, tasks_of
+from tests.unit.sqlite_kit import AT, refused, submitted, task_ended, tasks_of
 
 BACK_WITHIN_S = 10.0
 
@@ -69,6 +73,14 @@ async def until_asked(url: str, sql: str, wanted: object) -> None:
             pass
 
 
+USES_THAT_WRITE: tuple[Callable[[PostgresJournal], Awaitable[object]], ...] = (
+    lambda journal: PostgresRegistrations(journal._database).save(AgentProfile("a", (Capability("test.echo"),))),
+    lambda journal: journal.prune_keys(AT),
+    lambda journal: journal._database.replicas.ask_cancel("c1"),
+    lambda journal: PostgresAuditLog(journal._database).append([AuditRecord(AT, "k", "t", "a", "o", 200, 1)], 10),
+)
+
+
 def test_sessions_that_turn_read_only_while_new_ones_are_not_are_replaced_and_nothing_is_refused(
     server: PostgresServer,
 ) -> None:
@@ -87,6 +99,19 @@ def test_sessions_that_turn_read_only_while_new_ones_are_not_are_replaced_and_no
                 record = await journal.read("c1")
                 assert record is not None
                 assert tasks_of(record.facts) == ["t0"]
+
+    run(main())
+
+
+def test_uses_of_sessions_that_turned_read_only_are_done_on_new_ones(server: PostgresServer) -> None:
+    """One after the other, so that each meets sessions of its own that are read-only."""
+
+    async def main() -> None:
+        for use in USES_THAT_WRITE:
+            async with opened(server.fresh_url()) as journal:
+                await asyncio.gather(*(journal.prune_keys(AT) for _ in range(2)))
+                async with old_sessions_read_only(server):
+                    await use(journal)
 
     run(main())
 

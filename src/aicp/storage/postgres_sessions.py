@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import asyncpg
+
 from aicp import standstill
 from aicp.errors import StorageError
 from aicp.storage.postgres_faults import Trouble, is_lost, is_read_only, storage_error
@@ -77,6 +79,8 @@ class Sessions:
     async def in_transaction(self, work: Callable[[Connection], Awaitable[T]], *, snapshot: bool = False) -> T:
         """What `work` does in one transaction; with `snapshot` it only reads, all as of one moment.
 
+        It is done once more when the server turned out to take no writes.
+
         Cancelled, the connection is cut, and the server ends what it was doing.
 
         Raises:
@@ -109,12 +113,19 @@ class Sessions:
             async with standstill.timeout(self._timeout_s), contextlib.AsyncExitStack() as taken:
                 for turn in (*turns, self._turns):
                     await taken.enter_async_context(turn)
-                result = await self._used(work)
+                result = await self._used_again(work)
         except Trouble as error:
             self._is_well = self._is_well and not (is_lost(error) or is_read_only(error))
             raise storage_error(error, self._server.place) from error
         self._is_well = True
         return result
+
+    async def _used_again(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        try:
+            return await self._used(work)
+        except asyncpg.ReadOnlySQLTransactionError:
+            # Surely not done, and all connections were cut: a new one may lead to a server that takes writes.
+            return await self._used(work)
 
     async def _used(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         if self._is_closed:
