@@ -33,7 +33,7 @@ _CREATE = """
     INSERT INTO api_keys (key_id, digest, described, created_at, expires_at, checksum) VALUES (?, ?, ?, ?, ?, ?)
 """
 _REVOKE = """
-    UPDATE api_keys SET revoked_at = ?2, revoked_checksum = ?3 WHERE key_id = ?1 AND revoked_at IS NULL
+    UPDATE api_keys SET revoked_at = ?, revoked_checksum = ? WHERE key_id = ? AND revoked_at IS NULL
 """
 _IS_THERE = "SELECT 1 FROM api_keys WHERE key_id = ?"
 KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
@@ -152,7 +152,7 @@ def _forget(stored: StoredApiKey, book: Book) -> None:
 
 
 def _revoke(key_id: str, at: str, book: Book) -> bool:
-    book.execute(_REVOKE, (key_id, at, revoked_checksum(key_id, at)))
+    book.execute(_REVOKE, (at, revoked_checksum(key_id, at), key_id))
     return book.execute(_IS_THERE, (key_id,)).fetchone() is not None
 
 

@@ -14,7 +14,8 @@ _ENDED = f"""
 _DIGESTS = "SELECT DISTINCT result_digest FROM facts WHERE chain_id = ? AND result_digest IS NOT NULL"
 _RESULT = """
     DELETE FROM results
-    WHERE digest = ?1 AND NOT EXISTS (SELECT 1 FROM facts WHERE result_digest = ?1 AND result_digest IS NOT NULL)
+    WHERE digest = ? AND NOT EXISTS (
+        SELECT 1 FROM facts WHERE result_digest = results.digest AND result_digest IS NOT NULL)
 """
 _OLD_KEYS = f"SELECT {KEY_USE_COLUMNS} FROM submit_keys WHERE at < ? ORDER BY at LIMIT ?"  # noqa: S608 - constants
 _KEY = "DELETE FROM submit_keys WHERE tenant = ? AND key = ?"
