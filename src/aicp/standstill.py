@@ -18,7 +18,7 @@ Every event loop has its own history. The tick runs while a timer of this module
 import asyncio
 import contextlib
 import logging
-import threading
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
@@ -75,6 +75,7 @@ class Standstills:
         self.total_s = 0.0
         self._ticks = ticks
         self._spans: deque[_Span] = deque(maxlen=SPANS_MAX)
+        self._newest_end = -math.inf
         self._watchers = 0
         # The handle of the tick would keep the loop alive, and with it this entry of `_of_loops`.
         self._is_ticking = False
@@ -101,8 +102,9 @@ class Standstills:
 
         Costs one step for each entry of the history since then. Standstills older than the history are not counted.
         """
-        self._look()
-        return sum(self._each_since(began_at)) if self._spans else 0.0
+        if self._is_ticking and self.clock() - self._alive_at > KNOWN_FROM_S:
+            self._look()
+        return 0.0 if began_at >= self._newest_end else sum(self._each_since(began_at))
 
     def was_stopped_since(self, began_at: float) -> bool:
         """True when one standstill since that moment took `LOGGED_FROM_S` or longer: a peer may have given up on us."""
@@ -119,6 +121,7 @@ class Standstills:
         """Record that the process stood still between these moments of the clock."""
         stood_s = ended_at - began_at
         self.total_s += stood_s
+        self._newest_end = max(self._newest_end, ended_at)
         last = self._spans[-1] if self._spans else None
         if last is not None and ended_at - last.began_at < SPAN_S_MIN:
             last.ended_at, last.stood_s = ended_at, last.stood_s + stood_s
@@ -148,31 +151,29 @@ class Standstills:
 _of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, Standstills] = WeakKeyDictionary()
 
 
-class _Latest(threading.local):
-    """The loop that this thread asked for last, which it nearly always asks for again."""
-
-    loop: Callable[[], asyncio.AbstractEventLoop | None] = staticmethod(lambda: None)
-    standstills = Standstills()
-
-
-_latest = _Latest()
+# The loop that was asked for last, nearly always asked for again, and its history: one tuple, which threads with loops
+# of their own only miss.
+_latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], Standstills] = (lambda: None, Standstills())
 
 
 def standstills_of(loop: asyncio.AbstractEventLoop) -> Standstills:
     """The history of an event loop, made at the first question."""
-    if _latest.loop() is loop:
-        return _latest.standstills
+    global _latest  # noqa: PLW0603 - a cache
+    latest, standstills = _latest
+    if latest() is loop:
+        return standstills
     found = _of_loops.get(loop)
     if found is None:
         found = _of_loops[loop] = Standstills()
-    _latest.loop, _latest.standstills = ref(loop), found
+    _latest = ref(loop), found
     return found
 
 
 def set_standstills_of(loop: asyncio.AbstractEventLoop, standstills: Standstills) -> None:
     """Give an event loop another history, as one on virtual time needs; before its first timer."""
+    global _latest  # noqa: PLW0603 - as above
     _of_loops[loop] = standstills
-    _latest.loop, _latest.standstills = ref(loop), standstills
+    _latest = ref(loop), standstills
 
 
 def since(began_at: float) -> float:
@@ -248,7 +249,10 @@ class TimeLimit:
     def left_s(self, now: float) -> float:
         """Seconds until it ends, counting the standstills by which it would be moved; below 0 once it has ended."""
         left_s = self.ends_at - now
-        moved_s = 0.0 if self.is_moved else self._moves_by_s()
+        # The usual case, for each attempt: less has passed than the shortest standstill takes.
+        if self.is_moved or now - self.began_at <= KNOWN_FROM_S:
+            return left_s
+        moved_s = self._moves_by_s()
         return max(0.0, left_s) + moved_s if moved_s > 0 else left_s
 
     def _moves_by_s(self) -> float:
@@ -272,14 +276,16 @@ class Timer:
         self._standstills = standstills = standstills_of(loop)
         standstills.watch()
         self._began_at = began_at = standstills.clock()
-        self._due_at = began_at + delay_s
-        self._handle = loop.call_later(delay_s, self._due)
+        self._due_at = due_at = began_at + delay_s
+        # The clock is the loop's; `call_later` would read it once more.
+        self._handle = loop.call_at(due_at, self._due)
 
     def cancel(self) -> None:
         """Do not call back; does nothing after it has, or twice."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._end()
+        if (handle := self._handle) is not None:
+            handle.cancel()
+            self._handle = None
+            self._standstills.unwatch()
 
     def _due(self) -> None:
         now, limit = self._standstills.clock(), self._limit
@@ -336,7 +342,10 @@ class Timeout(Timer):
 
     def __init__(self, delay_s: float) -> None:
         # Its own callback would make it part of a cycle, to be found by the collector of garbage.
-        super().__init__(_nothing, ())
+        self._callback = _nothing
+        self._args = ()
+        self._limit = None
+        self._handle = None
         self._delay_s = delay_s if delay_s > 0 else 0.0
         self._scope = asyncio.timeout(None)
 

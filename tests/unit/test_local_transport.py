@@ -338,3 +338,23 @@ def test_a_result_that_cannot_be_taken_may_be_the_tasks_fault(result: Any, sympt
         await transport.close()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("params", [{"n": "\ud800"}, {"\ud800": 1}, {"n": 10**5_000}], ids=["value", "key", "number"])
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_params_that_are_not_json_are_the_callers_fault(params: dict[str, Any], *, in_thread: bool) -> None:
+    called: list[Any] = []
+
+    async def handler(params: dict[str, Any]) -> None:
+        called.append(params)
+
+    async def main() -> None:
+        transport = LocalTransport()
+        transport.add("eyes", {"echo": called.append if in_thread else handler})
+        reply = await transport.invoke(AgentProfile("eyes", (Capability("echo"),), 1), Call("c.t", "echo", params))
+        assert reply.outcome is Outcome.CALLER_FAULT
+        assert "params are not JSON" in reply.reason
+        assert not called
+        await transport.close()
+
+    asyncio.run(main())

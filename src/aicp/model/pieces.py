@@ -48,8 +48,12 @@ def values_at_most(body: bytes) -> int:
 
 
 def is_large(body: bytes) -> bool:
-    """True when it takes long to decode a body: it is over 256 KiB, or may hold over 10,000 values."""
-    return len(body) > LARGE_BYTES or values_at_most(body) > LARGE_VALUES
+    """True when it takes long to decode a body: it is over 256 KiB, or may hold over 10,000 values.
+
+    Costs next to nothing below 10,000 bytes: they hold no more values.
+    """
+    size = len(body)
+    return size >= LARGE_VALUES and (size > LARGE_BYTES or values_at_most(body) > LARGE_VALUES)
 
 
 def holds_more_values(body: bytes, values_max: int = VALUES_MAX) -> bool:
@@ -58,6 +62,8 @@ def holds_more_values(body: bytes, values_max: int = VALUES_MAX) -> bool:
     Keys of objects do not count, objects and lists do, empty ones twice. For a thread: a large body takes up
     to a second, in short steps.
     """
+    if len(body) < values_max:
+        return False
     bound = 1
     for at in range(0, len(body), _COUNTED_BYTES):
         bound += sum(body.count(mark, at, at + _COUNTED_BYTES) for mark in (b",", b"[", b"{"))

@@ -84,7 +84,7 @@ class Attempts:
             elapsed_s = self._clock.monotonic() - began
             if is_resent or not reply.resendable or _left_s(lease, began + elapsed_s) <= 0:
                 self._settle(work, lease, reply, _measured_s(began, elapsed_s))
-            self._remember(work, lease, call, reply, began, elapsed_s)
+            self._remember(work, lease, call, reply, began, began_utc, elapsed_s)
             work.agent_id = None
             subject.reset(before)
         return reply
@@ -175,9 +175,11 @@ class Attempts:
                 )
             )  # fmt: skip
 
-    def _remember(self, work: Work, lease: Lease, call: Call, reply: Reply, began: float, elapsed_s: float) -> None:
+    def _remember(
+        self, work: Work, lease: Lease, call: Call, reply: Reply, began: float, began_utc: datetime, elapsed_s: float
+    ) -> None:
         agent_id, ended_utc = lease.agent.agent_id, work.utc(began + elapsed_s)
-        work.remember(Attempt(agent_id, call.attempt, reply.outcome, reply.reason, work.utc(began), ended_utc))
+        work.remember(Attempt(agent_id, call.attempt, reply.outcome, reply.reason, began_utc, ended_utc))
         if self._observer is not None:
             self._observer.notify(
                 AttemptEnded(
@@ -194,6 +196,8 @@ def error_of(reply: Reply) -> TaskError:
 
 def _measured_s(began: float, elapsed_s: float) -> float | None:
     """How long the agent took; None where that is unknown, as its answer may have lain unread in a standstill."""
+    if elapsed_s <= standstill.KNOWN_FROM_S:
+        return elapsed_s
     return elapsed_s if standstill.since(began) <= MEASURED_DESPITE * elapsed_s else None
 
 

@@ -365,7 +365,8 @@ class FailoverRouter:
             self._choices.remember(work)
             if ended.status is TaskStatus.COMPLETED and work.refusal is not None:
                 self._count_against(work.refusal[0])
-            self._judge_doubts(work, ended)
+            if work.held or self._outages:
+                self._judge_doubts(work, ended)
         except Exception as error:  # noqa: BLE001 - whatever it is, the task must not be sent again for it
             self.defects.report(f"task {work.task_id}", error, "held failures are dropped")
 

@@ -143,7 +143,7 @@ class Work:
 
         Every time that is reported of the task comes from here, so that no duration is negative or too long.
         """
-        return self.ready_at_utc + timedelta(seconds=at_s - self.ready_at)
+        return self.ready_at_utc + timedelta(0, at_s - self.ready_at)
 
     def leave_out(self, agent_id: str) -> None:
         """Its params do not fit what this agent declares: it shall not go there again."""

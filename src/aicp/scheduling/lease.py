@@ -96,7 +96,11 @@ class Leases:
         if lease.is_settled:
             return False
         lease.is_settled = True
-        self._forget(lease, int(lease.expires_at) + 1)
+        second = int(lease.expires_at) + 1
+        leases = self._by_second[second]
+        del leases[lease]
+        if not leases:
+            del self._by_second[second]
         return True
 
     def close(self) -> None:
@@ -110,14 +114,11 @@ class Leases:
             self.expired += 1
             self._on_expiry(lease)
             return
-        self._forget(lease, second)
-        self._by_second.setdefault(int(lease.expires_at) + 1, {})[lease] = None
-
-    def _forget(self, lease: Lease, second: int) -> None:
         leases = self._by_second[second]
         del leases[lease]
         if not leases:
             del self._by_second[second]
+        self._by_second.setdefault(int(lease.expires_at) + 1, {})[lease] = None
 
     def _look_again(self) -> None:
         self._timer = standstill.call_later(LOOK_EVERY_S, self._expire)

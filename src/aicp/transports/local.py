@@ -15,7 +15,7 @@ from aicp.model.agent import AgentProfile
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
-from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large, values_at_most
+from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large
 from aicp.model.task import Call
 from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
 from aicp.transports.replies import (
@@ -25,6 +25,7 @@ from aicp.transports.replies import (
     late,
     local_trouble,
     misconfigured,
+    one_line,
     refusal,
     unavailable,
 )
@@ -80,7 +81,10 @@ class LocalTransport:
         skill = skills.get(call.capability)
         if skill is None:
             return misconfigured(f"has no handler for '{call.capability}'", whole_agent=False)
-        return await (self._run(skill.handler, call) if skill.is_asynchronous else self._run_in_thread(skill, call))
+        try:
+            return await (self._run(skill.handler, call) if skill.is_asynchronous else self._run_in_thread(skill, call))
+        except _NoJson as error:
+            return Reply(Outcome.CALLER_FAULT, reason=one_line(str(error)))
 
     async def probe(self, agent: AgentProfile) -> Reply:
         """SUCCESS while the agent is in place."""
@@ -123,7 +127,7 @@ class LocalTransport:
             return fault("CancelledError: the handler was cancelled from inside", symptom="CancelledError")
         except TaskFailed as failed:
             return refusal(failed.error)
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit, _NoJson):
             raise
         except BaseException as error:  # noqa: BLE001 - a handler is somebody else's code: sys.exit() ends the task alone
             return self._judge(error, call, is_late=scope.expired())
@@ -134,7 +138,10 @@ class LocalTransport:
         """What a handler may change as it likes: parts of params are the recorded results of other tasks."""
         if not params:
             return {}
-        encoded = await self._documents.encode(params)
+        try:
+            encoded = await self._documents.encode(params)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _NoJson(f"params are not JSON: {error}") from error
         copied: dict[str, Any] = await self._documents.read(encoded, lambda: _decoded(encoded), waits=True)
         return copied
 
@@ -163,10 +170,14 @@ def _decoded(encoded: bytes) -> Any:
 
 
 def _reply(encoded: bytes) -> Reply:
-    if values_at_most(encoded) > VALUES_MAX and holds_more_values(encoded):
+    if holds_more_values(encoded):
         return fault(f"result holds more than {VALUES_MAX:,} values, the most that are taken", symptom=TOO_LARGE)
     value = _decoded(encoded)
     return fault(_TOO_DEEP, symptom=TOO_LARGE) if is_too_deep(value, encoded) else Reply(Outcome.SUCCESS, value)
+
+
+class _NoJson(Exception):
+    """Params that only Python can hold: half a character, or a number of more than 4,300 digits."""
 
 
 class _Skill(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from aicp.model.agent import BEARER_PATTERN, AgentAuth
 from aicp.model.endpoint import Endpoint
 from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
-from aicp.model.pieces import VALUES_MAX, holds_more_values, values_at_most
+from aicp.model.pieces import VALUES_MAX, holds_more_values
 from aicp.model.task import Call
 from aicp.model.wire import (
     DEADLINE_HEADER,
@@ -97,7 +97,7 @@ def encode(call: Call) -> bytes:
         raise Refused(Reply(Outcome.CALLER_FAULT, reason=one_line(f"params are not JSON: {error}"))) from None
     if len(body) > PARAMS_BYTES_MAX:
         raise Refused(Reply(Outcome.CALLER_FAULT, reason=f"params are larger than {PARAMS_BYTES_MAX >> 20} MiB"))
-    if values_at_most(body) > VALUES_MAX and holds_more_values(body):
+    if holds_more_values(body):
         raise Refused(Reply(Outcome.CALLER_FAULT, reason=f"params hold more than {VALUES_MAX:,} values"))
     if is_too_deep(call.params, body):
         raise Refused(Reply(Outcome.CALLER_FAULT, reason=f"params are nested deeper than {NESTING_MAX}"))
