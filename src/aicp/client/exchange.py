@@ -18,7 +18,7 @@ from yarl import URL
 
 from aicp import standstill
 from aicp.client.connector import PatientConnector
-from aicp.client.problems import Problem, ServerUnreachable, error_of, read_problem
+from aicp.client.problems import Problem, ServerRefused, ServerUnreachable, error_of, read_problem
 from aicp.client.unreached import reason_of
 from aicp.errors import AicpError, InvalidInput, SettingsError
 from aicp.forks import HomeProcess, close_socket_in_child
@@ -113,6 +113,7 @@ class Exchange:
 
         Raises:
             AicpError: The error that the server told, by its code.
+            ServerRefused: A line is longer than 128 KiB.
             Trouble: It may be asked again.
         """
         target = URL(self.url + path, encoded=True).update_query(query)
@@ -121,7 +122,7 @@ class Exchange:
             async with self._opened().get(target, headers=headers, timeout=timeout, allow_redirects=False) as response:
                 if response.status != HTTPStatus.OK:
                     raise self._refusal(response, await self._read(response))
-                async for line in response.content:
+                async for line in _lines(response):
                     yield line.decode("utf-8", "replace").rstrip("\r\n")
         except TimeoutError as error:
             told = f"{self.url} said nothing for {STREAM_SILENCE_S_MAX:.0f} s."
@@ -206,6 +207,18 @@ class Exchange:
     def _unreachable(self, error: Exception) -> ServerUnreachable:
         reason = reason_of(_plain(error), self.url)
         return ServerUnreachable(f"{self.url} cannot be reached: {reason.told}.", reason.advice)
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    while True:
+        try:
+            line = await response.content.readline()
+        except ValueError as error:
+            told = f"What answers at {response.url.origin()} sends lines that are too long for events."
+            raise ServerRefused(told, response.status) from error
+        if not line:
+            return
+        yield line
 
 
 WAIT_MS_MAX = 10**9

@@ -1,6 +1,7 @@
 """Live events from a server, for as long as somebody wants them: read, and gone on with after every break."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
@@ -8,10 +9,13 @@ import msgspec
 
 from aicp.client.exchange import Exchange, Trouble
 from aicp.client.problems import ServerRefused
+from aicp.errors import InvalidInput
 from aicp.model.live import LiveEvent
 
 LAST_ID_HEADER = "Last-Event-ID"
 _decode = msgspec.json.Decoder(LiveEvent).decode
+# What a header can carry back: another id is none that AICP gives.
+_ID = re.compile(r"[!-~]{1,256}")
 _OK = 200
 
 
@@ -28,9 +32,12 @@ async def follow(
 
     Raises:
         AicpError: The error that the server told, by its code.
+        InvalidInput: `after` can be no id.
         ServerRefused: It told what is no event.
         ServerUnreachable: It could not be reached, however often it was tried.
     """
+    if after is not None and not _ID.fullmatch(after):
+        raise InvalidInput(f"{after[:80]!a} can be no id of an event: give the id of one, or none.")
     place = after
     backoffs = exchange.backoffs()
     while True:
@@ -39,7 +46,7 @@ async def follow(
                 async for line in lines:
                     name, _, value = line.partition(": ")
                     if name == "id":
-                        place = value
+                        place = value if _ID.fullmatch(value) else place
                         backoffs = exchange.backoffs()
                     elif name == "data":
                         yield msgspec.structs.replace(_event(value), id=place or "")
@@ -53,7 +60,7 @@ async def follow(
 def _event(body: str) -> LiveEvent:
     try:
         return _decode(body)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ServerRefused(f"What answers there is no AICP server of this version: {error}.", _OK) from error
 
 

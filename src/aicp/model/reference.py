@@ -12,6 +12,7 @@ import msgspec
 
 from aicp.errors import AicpError, InvalidTask
 from aicp.model.nesting import NESTING_MAX
+from aicp.model.text import has_half_characters
 
 RESULT_KEY = "$result"
 PATH_KEY = "path"
@@ -236,6 +237,8 @@ def _parse(value: dict[Any, Any], trail: Trail) -> tuple[Trail, Reference | str]
 
 
 def _is_pointer(path: str) -> bool:
+    if has_half_characters(path):
+        return False
     return not path or (path[0] == "/" and ("~" not in path or not _LONE_TILDE.search(path)))
 
 

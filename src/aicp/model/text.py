@@ -4,7 +4,10 @@ import re
 
 CONTROLS = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 """Inside of a pattern's brackets: what moves a terminal's cursor, ends a line, or cannot be kept by a database."""
+INT_DIGITS_MAX = 4_300
+"""Python neither reads nor writes longer integers (`sys.get_int_max_str_digits`)."""
 _CONTROL = re.compile(rf"[{CONTROLS}\ud800-\udfff]")
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 def why_not_plain(text: str) -> str:
@@ -14,3 +17,11 @@ def why_not_plain(text: str) -> str:
     """
     found = _CONTROL.search(text)
     return f"has a control character, {found[0]!a}; leave it out" if found else ""
+
+
+def has_half_characters(text: str) -> bool:
+    """True when a string has surrogates, which Python's strings may hold and UTF-8 cannot.
+
+    Costs some nanoseconds for ASCII.
+    """
+    return not text.isascii() and _HALF.search(text) is not None

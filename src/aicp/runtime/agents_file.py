@@ -15,7 +15,7 @@ from aicp.model.validation import FAULTS_MAX, type_fault
 from aicp.registry.directory import Directory
 from aicp.registry.schemas import Schemas
 from aicp.runtime.bearers import bearer_in_file, bearer_in_variable, sound_bearer
-from aicp.runtime.documents import Document, read_document
+from aicp.runtime.documents import Document, is_no_file, read_document
 from aicp.runtime.files import placed
 
 AGENTS_MAX = 10_000
@@ -122,7 +122,7 @@ def read_static_agents(path: Path) -> dict[str, StaticAgent]:
         SettingsError: The file cannot be read, or has no list of agents.
         InvalidAgent: An entry cannot be used, or two are the same; every fault has its file and line.
     """
-    if path.exists() and not path.is_file():
+    if is_no_file(path):
         raise SettingsError(f"{path} is no file that can be read again and again.")
     document = read_document(path)
 

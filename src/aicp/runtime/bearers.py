@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aicp.errors import SettingsError
 from aicp.model.agent import BEARER_CHARS_MAX, BEARER_PATTERN, AgentAuth
+from aicp.runtime.documents import is_no_file
 
 FILE_CHARS_MAX = 2 * BEARER_CHARS_MAX
 """Room for blanks around it."""
@@ -17,7 +18,7 @@ def bearer_in_file(path: Path) -> AgentAuth:
     Raises:
         SettingsError: The file cannot be read, or holds none.
     """
-    if path.exists() and not path.is_file():
+    if is_no_file(path):
         raise SettingsError(f"The token file {path} cannot be read: it is no file.")
     try:
         with path.open(encoding="utf-8") as file:

@@ -58,7 +58,7 @@ def check_machine(environ: Mapping[str, str] | None = None, agents_file: Path | 
     directory = data_dir(env)
     yield _check_directory(directory)
     for name in (ADMIN_KEY_FILE, SECRET_KEY_FILE):
-        if (directory / name).exists():
+        if _is_there(directory / name):
             yield _check_key(directory / name)
     yield _check_database(env, directory)
     yield from _check_permissions(env, directory, agents_file)
@@ -76,7 +76,7 @@ def _check_settings(env: Mapping[str, str]) -> Finding:
 
 def _check_directory(directory: Path) -> Finding:
     what = "data directory"
-    if not directory.exists():
+    if not _is_there(directory):
         return Finding(what, Verdict.OK, f"{directory} is not there yet; the first start makes it")
     if not directory.is_dir():
         return Finding(what, Verdict.FAIL, f"{directory} is no directory", "set AICP_DATA_DIR to a directory of yours")
@@ -111,12 +111,14 @@ def _check_database(env: Mapping[str, str], directory: Path) -> Finding:
 
 
 def _check_file(path: Path) -> Finding:
-    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+    if _is_there(path) and not os.access(path, os.R_OK | os.W_OK):
         told = f"{path} cannot be read and written by this user"
         return Finding("database", Verdict.FAIL, told, "run as the user of the server, or set AICP_DATABASE_URL")
     place = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(place).free
-    told = f"{path}{'' if path.exists() else ' is not there yet; the first start makes it'}, {_size(free)} free on disk"
+    told = (
+        f"{path}{'' if _is_there(path) else ' is not there yet; the first start makes it'}, {_size(free)} free on disk"
+    )
     if free < FREE_BYTES_LITTLE:
         verdict = Verdict.FAIL if free < FREE_BYTES_TOO_LITTLE else Verdict.WARN
         return Finding("database", verdict, told, "make room, or set AICP_RETENTION_S lower")
@@ -149,6 +151,11 @@ def _private_files(env: Mapping[str, str], directory: Path, agents_file: Path | 
         settings, database = Settings(data_dir=directory, agents_file=agents_file), None
     yield from files_of_database(database)
     yield from (file for file in files_of_server(settings) if file.path.name not in {ADMIN_KEY_FILE, SECRET_KEY_FILE})
+
+
+def _is_there(path: Path) -> bool:
+    """False as well for what cannot be looked at, where `Path.exists` may raise."""
+    return os.access(path, os.F_OK)
 
 
 def _size(count: int) -> str:

@@ -7,6 +7,7 @@ no aliases and no tags that make other objects. YAML is read as version 1.2 has 
 import json
 import math
 import re
+import stat
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ import yaml
 
 from aicp.errors import SettingsError
 from aicp.model.nesting import NESTING_MAX
+from aicp.model.text import INT_DIGITS_MAX, has_half_characters
 
 FILE_BYTES_MAX = 8 * 1024 * 1024
 SUFFIXES = (".json", ".yaml", ".yml", ".toml")
@@ -70,6 +72,17 @@ def read_document(path: Path) -> Document:
     return Document(path, value, text)
 
 
+def is_no_file(path: Path) -> bool:
+    """True for a directory, a pipe or a device; False for a file, and for what cannot be looked at.
+
+    Opening the latter says why, which `Path.exists` and `Path.is_file` raise for some reasons and hide for others.
+    """
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 class _Unusable(ValueError):
     """Says what is wrong with the text, where, and what to do."""
 
@@ -78,8 +91,9 @@ def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
+    except (OSError, ValueError) as error:
+        told = getattr(error, "strerror", None) or str(error)
+        raise SettingsError(f"{path} cannot be read: {told.lower()}.") from error
     if len(content) > FILE_BYTES_MAX:
         raise SettingsError(f"{path} is larger than {FILE_BYTES_MAX >> 20} MiB, which is the most that is read.")
     try:
@@ -143,14 +157,23 @@ def _checked(value: Any, path: Path) -> Any:
 
 def _inside(value: Any, path: Path) -> Iterable[Any]:
     if isinstance(value, dict):
-        return value.values()
+        return (*value, *value.values())
     if isinstance(value, list):
         return value
-    if isinstance(value, float) and not math.isfinite(value):
-        raise _Unusable(f"{path} cannot be used: {value} is no JSON number.")
-    if not isinstance(value, str | int | float | bool | None):
-        raise _Unusable(f"{path} cannot be used: {value} has no form in JSON; write it in quotes.")
+    if told := _misfit(value):
+        raise _Unusable(f"{path} cannot be used: {told}.")
     return ()
+
+
+def _misfit(value: Any) -> str:
+    """Why a value that is neither object nor list is not one of JSON; empty when it is."""
+    if isinstance(value, str):
+        return f"{value[:80]!a} holds half a character" if has_half_characters(value) else ""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{value} is no JSON number"
+    if isinstance(value, int):
+        return "" if -_INT_END < value < _INT_END else f"it holds a number of more than {INT_DIGITS_MAX:,} digits"
+    return "" if value is None else f"{value} has no form in JSON; write it in quotes"
 
 
 class _Frame:
@@ -248,6 +271,8 @@ class _YamlReader:
             self._refuse(event, f"'{event.value[:80]}' is no {kind}; put text in quotes")
         if isinstance(value, float) and not math.isfinite(value):
             self._refuse(event, f"{event.value} is no JSON number")
+        if told := _misfit(value):
+            self._refuse(event, told)
         return value
 
     def _refuse(self, event: yaml.Event, told: str) -> NoReturn:
@@ -255,6 +280,7 @@ class _YamlReader:
 
 
 _TAG = "tag:yaml.org,2002:"
+_INT_END = 10**INT_DIGITS_MAX
 # Neither is repeated: a secret that begins with * or ! looks like one.
 _DEEPER = f"it is nested deeper than {NESTING_MAX}"
 # What the parser says of it where it sees it first; older versions of PyYAML leave it to the reader.

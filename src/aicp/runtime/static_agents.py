@@ -13,7 +13,7 @@ from aicp.errors import AicpError, InvalidAgent
 from aicp.model.agent import AgentProfile
 from aicp.runtime.agents_file import StaticAgent, named_bearer_files, read_static_agents
 from aicp.runtime.ains import Ains
-from aicp.runtime.documents import FILE_BYTES_MAX
+from aicp.runtime.documents import FILE_BYTES_MAX, is_no_file
 
 LOOK_EVERY_S = 1.0
 TRY_AGAIN_EVERY_S = 5.0
@@ -205,7 +205,7 @@ def _why(error: AicpError) -> str:
 
 
 def _look_at(file: Path, before: Seen) -> Seen:
-    if not file.is_file():
+    if is_no_file(file):
         # A pipe would be waited for; whoever reads it next says what it is.
         return Seen(b"", 0, ())
     try:

@@ -7,7 +7,7 @@ import msgspec
 from aicp.errors import RecordDamaged
 from aicp.model.access import ApiKey, AuditRecord
 from aicp.ports import StoredKey
-from aicp.storage.row_checksums import checksum, described, is_intact
+from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact
 from aicp.storage.rows import timestamp
 
 _decoder = msgspec.json.Decoder(ApiKey)
@@ -53,7 +53,7 @@ class StoredApiKey(msgspec.Struct, frozen=True):
             return StoredKey(
                 msgspec.structs.replace(_decoder.decode(self.described), revoked_at=revoked_at), self.digest
             )
-        except (msgspec.MsgspecError, ValueError) as error:
+        except UNREADABLE as error:
             raise self._damaged(f"this version of AICP cannot read it ({error})") from error
 
     def check(self) -> None:
@@ -94,7 +94,7 @@ class StoredAudit(msgspec.Struct, frozen=True):
             raise RecordDamaged("audit", described(self.number), "its checksum is another")
         try:
             return AuditRecord(datetime.fromisoformat(self.at), *values[1:], self.number)
-        except (TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise RecordDamaged("audit", described(self.number), f"it cannot be read ({error})") from error
 
 

@@ -8,7 +8,7 @@ from aicp.errors import RecordDamaged, SettingsError
 from aicp.model.agent import AgentAuth, AgentProfile
 from aicp.model.notice import Order
 from aicp.ports import Ordered
-from aicp.storage.row_checksums import checksum, described, is_intact_stamped, stamped
+from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact_stamped, stamped
 
 Cipher = Callable[[bytes], bytes]
 
@@ -63,7 +63,7 @@ class StoredAgent(msgspec.Struct, frozen=True):
             raise RecordDamaged("registrations", described(self.agent_id), "its checksum is another")
         try:
             return decode_agent(row, unseal)
-        except (msgspec.MsgspecError, UnicodeError) as error:
+        except UNREADABLE as error:
             why = f"this version of AICP cannot read it ({error})"
             raise RecordDamaged("registrations", described(self.agent_id), why) from error
 
@@ -119,7 +119,7 @@ def decode_agent(row: AgentRow, unseal: Cipher | None) -> AgentProfile:
         return profile
     try:
         auth = _auth_decoder.decode((unseal or _refuse)(row.sealed_auth))
-    except ValueError as error:
+    except UNREADABLE as error:
         raise SettingsError(
             f"The secret of agent '{profile.agent_id}' cannot be unsealed ({error}): set AICP_SECRET_KEY to the "
             "key it was sealed with, or remove the agent."

@@ -8,7 +8,7 @@ from aicp.errors import RecordDamaged
 from aicp.model.event import ChainEnded
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainSummary
-from aicp.storage.row_checksums import chain_checksum, described, status_checksum
+from aicp.storage.row_checksums import UNREADABLE, chain_checksum, described, status_checksum
 from aicp.storage.rows import decode_outline, timestamp
 
 SUMMARY_COLUMNS = (
@@ -64,13 +64,13 @@ class StoredSummary(msgspec.Struct, frozen=True):
         """
         try:
             fact = decode_outline(last_fact or b"")
-        except (msgspec.MsgspecError, UnicodeError):
+            is_told = (
+                (self.status, self.ended_at) == (fact.status.value, timestamp(fact.at))
+                if isinstance(fact, ChainEnded)
+                else self.ended_at is None and self.status in {TaskStatus.PENDING.value, TaskStatus.RUNNING.value}
+            )
+        except UNREADABLE:
             raise self._damaged("its progress has another checksum, and the last fact cannot be read") from None
-        is_told = (
-            (self.status, self.ended_at) == (fact.status.value, timestamp(fact.at))
-            if isinstance(fact, ChainEnded)
-            else self.ended_at is None and self.status in {TaskStatus.PENDING.value, TaskStatus.RUNNING.value}
-        )
         if not is_told:
             raise self._damaged("it contradicts the chain's last fact")
 
@@ -87,7 +87,7 @@ class StoredSummary(msgspec.Struct, frozen=True):
                 self.chain_id, self.name, self.tenant, TaskStatus(self.status), self.total_tasks,
                 datetime.fromisoformat(self.submitted_at), ended_at, self.retry_of,
             )  # fmt: skip
-        except (TypeError, ValueError) as error:
+        except UNREADABLE as error:
             raise self._damaged(f"it cannot be read ({error})") from error
 
     def check(self) -> None:

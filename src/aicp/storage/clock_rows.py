@@ -7,7 +7,7 @@ import msgspec
 
 from aicp.errors import RecordDamaged
 from aicp.model.progress import ClockState
-from aicp.storage.row_checksums import checksum, described, is_intact
+from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact
 
 READ = "SELECT body, checksum FROM clock_state WHERE number = 1"
 _log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def decode_clock_state(row: StoredClockState | None) -> ClockState | None:
         if is_intact(stored, 1, body):
             return _decode(body)
         why: object = "its checksum is another"
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         why = error
     _log.warning("the recorded clock state cannot be read, deletions begin anew: %s", why)
     return None

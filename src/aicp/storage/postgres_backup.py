@@ -116,7 +116,7 @@ def backup_database(address: PostgresAddress, backup: Path, tell: Tell | None = 
             or the copy would overwrite something, or cannot be written.
         StorageError: It failed; there is no copy.
     """
-    if backup.exists():
+    if os.access(backup, os.F_OK):
         raise SettingsError(f"{backup} is there already: name a new file for the backup.")
     program, target = find_program("pg_dump"), target_of(address)
     found = asyncio.run(_look(address))
@@ -137,7 +137,7 @@ def restore_database(backup: Path, address: PostgresAddress) -> RestoredPostgres
             missing; or the database cannot be used, or a server uses it.
         StorageError: It failed; the database is as it was.
     """
-    if not backup.is_file():
+    if not (os.access(backup, os.F_OK) and backup.is_file()):
         raise SettingsError(f"There is no backup {backup}; name the file of one.")
     reader, writer, target = find_program("pg_restore"), find_program("psql"), target_of(address)
     header = _header_of(*asyncio.run(_read_header(reader, target, backup.absolute())), backup)

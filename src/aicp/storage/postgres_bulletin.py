@@ -21,12 +21,11 @@ from aicp.ports import News, Ordered, Posted
 from aicp.storage.agent_rows import Cipher
 from aicp.storage.damage import decoded
 from aicp.storage.postgres_database import PostgresDatabase
-from aicp.storage.postgres_faults import storage_error
 from aicp.storage.postgres_lease import BORN, CHANNEL, NOTICE
 from aicp.storage.postgres_orders import stored_order
 from aicp.storage.postgres_registrations import stored_agent
 from aicp.storage.postgres_server import Rows
-from aicp.storage.row_checksums import described, is_intact
+from aicp.storage.row_checksums import UNREADABLE, described, is_intact
 
 KEPT_S = 60.0
 PRUNE_EVERY_S = 10.0
@@ -130,10 +129,7 @@ class PostgresBulletin:
         await self._prune()
         rows, is_reborn = await self._rows()
         now = _now()
-        try:
-            news = self._read(rows, has_gap=is_reborn or now - self._looked_at > KEPT_S / 2)
-        except msgspec.MsgspecError as error:
-            raise storage_error(error, self._database.place) from error
+        news = self._read(rows, has_gap=is_reborn or now - self._looked_at > KEPT_S / 2)
         self._next_mark = _mark_of(rows)["number"]
         self._looked_at = now
         return news
@@ -167,12 +163,14 @@ class PostgresBulletin:
         for row in rows:
             kinds.setdefault(row["kind"], []).append(row)
         intact = self._database.damage.intact
+        unseen = list(self._unseen(kinds.get("told", [])))
+        posted = intact(unseen)
         return News(
             registered=tuple(intact(self._agents(kinds.get("registered", [])))),
             removed=tuple(intact(decoded(partial(_removed, row)) for row in kinds.get("removed", []))),
             orders=tuple(intact(decoded(partial(_ordered, row)) for row in kinds.get("ordered", []))),
-            posted=tuple(self._unseen(kinds.get("told", []))),
-            has_gap=has_gap,
+            posted=tuple(posted),
+            has_gap=has_gap or len(posted) < len(unseen),
         )
 
     def _agents(self, rows: Rows) -> Iterator[AgentProfile | RecordDamaged]:
@@ -184,13 +182,12 @@ class PostgresBulletin:
             except SettingsError as error:
                 _log.warning("an agent that another replica registered cannot be used here: %s", error)
 
-    def _unseen(self, rows: Rows) -> Iterator[Posted]:
+    def _unseen(self, rows: Rows) -> Iterator[Posted | RecordDamaged]:
         """Those not read before, in order; a transaction that takes long lets the same ones come again and again."""
         for row in sorted(rows, key=lambda row: row["number"]):
             if row["number"] not in self._seen:
                 self._seen[row["number"]] = None
-                # The database's clock may have been set back since.
-                yield Posted(int(row["agent_id"]), max(0.0, row["age_s"]), _decode(row["body"]))
+                yield decoded(partial(_posted, row))
         while len(self._seen) > REMEMBERED_MAX:
             self._seen.popitem(last=False)
 
@@ -199,6 +196,15 @@ class PostgresBulletin:
         if now - self._pruned_at >= PRUNE_EVERY_S:
             self._pruned_at = now
             await self._database.sessions.execute(_PRUNE)
+
+
+def _posted(row: asyncpg.Record) -> Posted:
+    try:
+        # The database's clock may have been set back since.
+        return Posted(int(row["agent_id"]), max(0.0, row["age_s"]), _decode(row["body"]))
+    except UNREADABLE as error:
+        why = f"this version of AICP cannot read it ({' '.join(str(error).split())[:200]})"
+        raise RecordDamaged("notices", described(row["number"]), why) from error
 
 
 def _mark_of(rows: Rows) -> asyncpg.Record:

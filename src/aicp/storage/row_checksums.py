@@ -16,6 +16,9 @@ from zlib import crc32
 
 Value = str | bytes | int | None
 
+UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
+"""What decoding a row may raise that no version of AICP wrote, or a newer one: every decoder of rows catches these."""
+
 PLACE_BITS = 32
 _STAMP_MASK = 0x7FFF_FFFF
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from aicp.errors import RecordDamaged, StorageError
+from aicp.errors import InvalidChain, RecordDamaged, StorageError
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.long_texts import text_of
@@ -20,7 +20,7 @@ from aicp.model.pieces import LARGE_BYTES, decode_in_pieces, is_large
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.writing import HEAVY_VALUES, encode_in_pieces, is_heavy
 from aicp.ports import ChainRecord
-from aicp.storage.row_checksums import described, fact_checksum, placed, status_checksum
+from aicp.storage.row_checksums import UNREADABLE, described, fact_checksum, placed, status_checksum
 from aicp.storage.task_ends import bits_of
 
 FIRST_EPOCH = 1
@@ -176,9 +176,12 @@ def encode_submitted(submitted: ChainSubmitted) -> FactRow:
     """The first fact of a chain.
 
     Raises:
-        StorageError: It holds what JSON cannot.
+        InvalidChain: It holds what JSON cannot: Python's strings and integers can.
     """
-    return _encode_fact(submitted, [])
+    try:
+        return _encode_fact(submitted, [])
+    except StorageError as error:
+        raise InvalidChain(f"it is not JSON: {error.__cause__}") from error
 
 
 def encode_facts(facts: Sequence[Fact]) -> AppendRows:
@@ -302,10 +305,10 @@ def decode_record(rows: Sequence[StoredFact]) -> ChainRecord:
         RecordDamaged: Something is not as it was written, is missing, or is of a newer version.
     """
     chain = StoredChain(rows[0])
-    facts = [chain.check(row) for row in rows if row[5] is not None]
     try:
+        facts = [chain.check(row) for row in rows if row[5] is not None]
         return chain.record(decode_facts(facts, _results(rows)))
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise chain.unreadable(error) from error
 
 
@@ -347,7 +350,7 @@ def outline_fact(chain: StoredChain, row: StoredFact) -> Fact:
     """
     try:
         return decode_outline(chain.check(row))
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except UNREADABLE as error:
         raise chain.unreadable(error) from error
 
 

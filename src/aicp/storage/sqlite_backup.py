@@ -160,7 +160,7 @@ def backup_database(path: Path, backup: Path, tell: Tell | None = None) -> Backe
         SettingsError: There is none, or the copy would overwrite something, or cannot be written.
         StorageError: The disk failed; there is no copy.
     """
-    if backup.exists():
+    if os.access(backup, os.F_OK):
         raise SettingsError(f"{backup} is there already: name a new file for the backup.")
     with _reading(path) as source:
         found = recognise(source)
