@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from aicp.client.blocking import BlockingClient
 from aicp.errors import SettingsError
+from aicp.model.task import Task, TaskStatus
 from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_database import SqliteDatabase
 from tests.integration.postgres_kit import opened, run, shared_server, until
@@ -155,7 +157,9 @@ def test_postgres_peers_see_the_death_of_a_replica_whose_child_lives(tmp_path: P
                 child = await asyncio.to_thread(parent.told)
                 assert child["refused"] == "forked_process"
                 parent.kill()
+                killed_at = time.monotonic()
                 await until(lambda: len(replicas.alive) == 1)
+                print(f"a peer saw the death after {(time.monotonic() - killed_at) * 1000:.0f} ms")  # noqa: T201 - the figure, for whoever asks with -s
                 assert lives(child["child"])
 
     run(main())
@@ -230,6 +234,108 @@ def test_child_that_ends_as_a_program_does_leaves_the_database_of_the_next_owner
             await journal.close()
 
     run(main())
+
+
+FORKING_AGENT = """
+import multiprocessing, os, time
+from aicp.agent import Agent
+
+agent = Agent("forker")
+
+@agent.capability("fork.it")
+def fork_it(params):
+    if params["how"] == "multiprocessing":
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        process.start()
+        return process.pid
+    pid = os.fork()
+    if pid == 0:
+        try:
+            time.sleep(600)
+        finally:
+            os._exit(0)
+    return pid
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        port: int = bound.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def commands(directory: Path, agent_url: str, server_url: str) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """`aicp agent run` and `aicp serve --agents`, which answer; killed at the end."""
+    ports = [str(urlsplit(url).port) for url in (agent_url, server_url)]
+    aicp = [sys.executable, "-W", "ignore", "-m", "aicp"]
+    env = {**os.environ, "AICP_DATA_DIR": str(directory / "data"), "PYTHONPATH": str(directory)}
+    started = [
+        subprocess.Popen([*aicp, *arguments], cwd=directory, env=env)
+        for arguments in (
+            ("agent", "run", "forking_agent:agent", "--port", ports[0]),
+            ("serve", "--port", ports[1], "--agents", "agents.json"),
+        )
+    ]
+    try:
+        for url, process in zip((agent_url, server_url), started, strict=True):
+            until_it_answers(url, process)
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.wait(BOUND_S)
+
+
+def until_it_answers(url: str, process: "subprocess.Popen[bytes]") -> None:
+    ends_by = time.monotonic() + BOUND_S
+    while True:
+        assert process.poll() is None, "it refused to start"
+        assert time.monotonic() < ends_by
+        with contextlib.suppress(OSError):
+            connected(url).close()
+            return
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("how", ["os_fork", "multiprocessing"])
+def test_commands_start_again_at_once_while_children_of_an_agents_handler_live(tmp_path: Path, how: str) -> None:
+    agent_url, server_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    (tmp_path / "forking_agent.py").write_text(FORKING_AGENT)
+    (tmp_path / "agents.json").write_text(json.dumps({"agents": [{"endpoint": agent_url}]}))
+    children: list[int] = []
+    try:
+        # The second time, the children of the first are still there.
+        for _ in range(2):
+            with commands(tmp_path, agent_url, server_url) as started:
+                key = (tmp_path / "data" / "admin.key").read_text().strip()
+                with BlockingClient(server_url, api_key=key) as client:
+                    until_registered(client)
+                    ended = client.run_task(Task("fork.it", {"how": how}))
+                assert ended.status is TaskStatus.COMPLETED, ended.error
+                children.append(ended.result)
+                with connected(agent_url) as to_agent, connected(server_url) as to_server:
+                    for process in started:
+                        process.kill()
+                        process.wait(BOUND_S)
+                    assert_ended(to_agent)
+                    assert_ended(to_server)
+            assert all(map(lives, children))
+            assert_port_is_free(agent_url)
+            assert_port_is_free(server_url)
+            asyncio.run(open_at_once(tmp_path / "data" / "aicp.db"))
+    finally:
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def until_registered(client: BlockingClient) -> None:
+    ends_by = time.monotonic() + BOUND_S
+    while not client.agents():
+        assert time.monotonic() < ends_by
+        time.sleep(0.02)
 
 
 def test_refusal_names_the_process_that_holds_the_lock(tmp_path: Path) -> None:
