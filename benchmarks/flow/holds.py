@@ -47,6 +47,11 @@ async def _measure() -> None:
         async with served(Path(directory)) as server:
             await server.send(_chain(b"{}"))
             await server.longest_hold()
+            took_s = await server.pipeline(300)
+            hold = await server.longest_hold()
+            sys.stdout.write(
+                f"{'a client beside a pipelining crowd':34}     {hold.held_ms:7.1f} ms held {took_s:7.2f} s\n"
+            )
             for name, document in DOCUMENTS.items():
                 began = time.perf_counter()
                 status = await server.send(document)

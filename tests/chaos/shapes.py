@@ -9,6 +9,7 @@ CHAIN_BYTES = 8 * 1024 * 1024 - 1_024
 TASK_BYTES = 1024 * 1024 - 1_024
 TASK, CHAIN, PARALLEL = "/api/tasks", "/api/tasks/chain", "/api/tasks/parallel"
 VALUES = (100, 9_999, 10_001, 66_000, 199_000, 200_001, 1_000_000)
+TEXT_BYTES = (300_000, 1_000_000, 8_000_000)
 Request = tuple[str, bytes]
 """A path and a body."""
 
@@ -42,7 +43,7 @@ def deep(random_: random.Random) -> Request:
 def long_text(random_: random.Random) -> Request:
     """One long string, plain, escaped or of wide characters."""
     one = random_.choice([b"a", "é".encode(), b"a,[", b"\\n"])
-    return CHAIN, _with_params(CHAIN, b'{"t":"' + one * (random_.choice([300_000, 1_000_000]) // len(one)) + b'"}')
+    return CHAIN, _with_params(CHAIN, b'{"t":"' + one * (random_.choice(TEXT_BYTES) // len(one)) + b'"}')
 
 
 def many_tasks(random_: random.Random) -> Request:
