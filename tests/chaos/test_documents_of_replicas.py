@@ -32,10 +32,21 @@ def submit(server: ServerProcess, params: bytes) -> int:
 
 def register(server: ServerProcess) -> None:
     """An agent that does not answer: only the submits matter here."""
-    agent = {"endpoint": "http://127.0.0.1:9", "agent_id": "echo-1", "capabilities": [{"name": "text.echo"}]}
+    agent = {
+        "endpoint": "http://127.0.0.1:9",
+        "agent_id": "echo-1",
+        "instance_id": "one",
+        "capabilities": [{"name": "text.echo"}],
+        "max_concurrent_tasks": 4,
+    }
     headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
-    with urlopen(Request(f"{server.url}/ains/agents", json.dumps(agent).encode(), headers), timeout=BOUND_S) as answer:
-        assert answer.status in {200, 201}
+    try:
+        with urlopen(
+            Request(f"{server.url}/ains/agents", json.dumps(agent).encode(), headers), timeout=BOUND_S
+        ) as answer:
+            assert answer.status == 201
+    except HTTPError as error:
+        raise AssertionError(error.read().decode()) from None
 
 
 @pytest.mark.timeout(300)
