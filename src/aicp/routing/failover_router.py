@@ -273,6 +273,7 @@ class FailoverRouter:
             if not reply.resendable or lease.is_settled:
                 return reply
             self._history.remember(work, lease, reply, self._clock.utcnow())
+            lease.begin_again()
             return await self._attempts.make(work, lease, is_resent=True)
         finally:
             self._give_back(work, lease)

@@ -33,11 +33,14 @@ class Lease:
         granted_at: When it was given, monotonic seconds.
         expires_at: When slot and permit are freed anyway, monotonic seconds.
         bucket: The speed the agent was picked for.
-        is_moved: True when `expires_at` was moved, or cannot be.
+        moves_left: How often standstills may still move `expires_at`.
+        is_spared: True when it was moved: when it is over, it is left for one more look, as its attempt may be ending
+            in this very moment.
     """
 
     __slots__ = (
-        "agent", "bucket", "expires_at", "granted_at", "is_moved", "is_settled", "key", "permit", "seat", "timeout_s",
+        "agent", "bucket", "expires_at", "granted_at", "is_settled", "is_spared", "key", "moves_left", "permit", "seat",
+        "timeout_s",
     )  # fmt: skip
 
     def __init__(
@@ -51,16 +54,24 @@ class Lease:
         self.timeout_s = timeout_s
         self.granted_at = granted_at
         self.expires_at = expires_at
-        self.is_moved = False
-        self.is_settled = False
+        self.moves_left = 1
+        self.is_settled = self.is_spared = False
+
+    def begin_again(self) -> None:
+        """Let it be moved once more: its attempt goes on, on a fresh connection, with a timer of its own."""
+        self.moves_left += 1
 
     def is_over(self, now: float) -> bool:
         """True when it has expired; once, it is moved by the standstills of this process that fell into it."""
-        limit = standstill.TimeLimit(self.granted_at, self.expires_at)
-        limit.is_moved, self.is_moved = self.is_moved, True
-        is_over = limit.is_over(max(now, self.expires_at))
-        self.expires_at = limit.ends_at
-        return is_over
+        if self.moves_left:
+            self.moves_left -= 1
+            limit = standstill.TimeLimit(self.granted_at, self.expires_at)
+            if not limit.is_over(max(now, self.expires_at)):
+                self.expires_at = limit.ends_at
+                self.is_spared = True
+                return False
+        was_spared, self.is_spared = self.is_spared, False
+        return not was_spared
 
 
 class Leases:
