@@ -149,9 +149,18 @@ def assert_one_sentence(ran: Ran, code: int, *told: str) -> None:
 
 
 def line_of(stream: Any) -> str:
-    """The next line, within the bound: the process is killed from outside when the test ends."""
+    """The next line, within the bound: the process is killed from outside when the test ends.
+
+    What the process says of its own standstills is passed over: on a busy machine it may come at any time.
+    """
     lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
+
+    def read() -> None:
+        while "aicp.standstill" in (line := stream.readline()):
+            pass
+        lines.append(line)
+
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     reader.join(BOUND_S)
     assert lines, "no line came"

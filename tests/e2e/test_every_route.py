@@ -27,6 +27,7 @@ TWO = ChainSpec((Task("text.echo", {"text": "a"}, id="a"), Task("text.echo", id=
 NOT_OF_THE_CLIENT = {"livez", "readyz", "metrics", "document", "docs", "docs_style"}
 # They start something themselves, or look at files: others test them.
 ASK_NO_SERVER = {"demo", "serve", "version", "agent run", "db upgrade", "db check", "db backup", "db restore"}
+ASK_NO_SERVER |= {"db salvage"}
 
 
 @pytest.fixture(scope="module")
