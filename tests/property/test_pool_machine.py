@@ -80,7 +80,7 @@ class PoolMachine(RuleBasedStateMachine):
         """It may be used and has a slot, and this speed by now."""
         seat = self.some(which)
         self.pool.judge(seat, FINE)
-        seat.latency_s, seat.measured_at = latency_s, NOW
+        seat.latency_s, seat.measured_at, seat.samples = latency_s, NOW, 20
         seat.member.trouble_of_its_own().liveness = liveness
         self.pool.put(seat, NOW)
         bucket = LAST_RESORT if liveness is Liveness.UNHEARD else bucket_of(latency_s)
@@ -187,7 +187,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def every_row_knows_which_was_used_longest_ago(self) -> None:
         for bucket, row in self.pool._rows.items():
-            in_row, seat = [each for each in self.order if self.free.get(each) == bucket], row._oldest
+            in_row, seat = [each for each in self.order if self.free.get(each) == bucket], row.oldest
             for expected in in_row:
                 assert seat is expected
                 seat = seat.newer

@@ -154,7 +154,7 @@ class WaitingLineMachine(RuleBasedStateMachine):
             name: Seat(Member(profile), Capability(ECHO), pools[None if profile.shared else profile.tenant])
             for name, profile in AGENTS.items()
         }
-        self.chains = {name: ChainTurn(float(name)) for name in (-50, -20, 0)}
+        self.chains = {name: ChainTurn(float(name), 1_000) for name in (-50, -20, 0)}
         # Invariants are looked at before the first step too.
         WaitingLineMachine.steps -= 1
 
@@ -205,7 +205,7 @@ class WaitingLineMachine(RuleBasedStateMachine):
 
     @rule(which=st.sampled_from([-50, -20, 0]))
     def begin_a_chain(self, which: int) -> None:
-        self.chains[which] = ChainTurn(self.now)
+        self.chains[which] = ChainTurn(self.now, 1_000)
 
     @rule(name=st.sampled_from(sorted(AGENTS)), slots=st.integers(1, 2), is_held=st.booleans())
     def serve(self, name: str, slots: int, *, is_held: bool) -> None:

@@ -6,7 +6,7 @@ The real board, scheduler, prober and router on virtual time; everything is draw
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -77,6 +77,7 @@ class RushHour:
         disaster: What happens to the agents, besides nothing.
         shares: Of the load, by tenant.
         deadline_s: Of every task.
+        priorities: Of tasks.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class RushHour:
         disaster: Disaster,
         shares: Mapping[str, float] = SHARES,
         deadline_s: float = DEADLINE_S,
+        priorities: Sequence[Priority] = tuple(Priority),
     ) -> None:
         self.rush = Rush(seed)
         self._draw = random.Random(seed)
@@ -95,6 +97,7 @@ class RushHour:
         self._disaster = disaster
         self._shares = shares
         self._deadline_s = deadline_s
+        self._priorities = priorities
 
     def run(self) -> Rush:
         """From the first task to the last, and what it came to."""
@@ -145,7 +148,7 @@ class RushHour:
         draw, options = self._draw, dict[str, Any]()
         if draw.random() < CHOOSY:
             options = draw.choice([{"labels": GPU}, {"exclude_agents": ("agent-01", "agent-02")}])
-        return Task(ECHO, {}, priority=draw.choice(list(Priority)), deadline_s=self._deadline_s, **options)
+        return Task(ECHO, {}, priority=draw.choice(self._priorities), deadline_s=self._deadline_s, **options)
 
     async def _carry(self, flow: Flow, tenant: str, task: Task) -> None:
         ended = await self._end_of(flow, tenant, task)

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from aicp.model.task import Priority
 from tests.simulation.fleet_under_fire import Moody, crawling, flap, hanging, suffer
 from tests.simulation.rush_hour import AGENTS, RUSH_S, Disaster, Rush, RushHour
 from tests.unit.flow_kit import now
@@ -102,7 +103,8 @@ def test_in_an_overload_the_less_urgent_give_way_and_high_priority_is_done(seed:
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed={seed}")
 def test_a_greedy_tenant_costs_the_modest_ones_nothing(seed: int) -> None:
-    rush = RushHour(seed, 1.5, nothing, {"greedy": 1.3, "coil": 0.1, "dune": 0.1}).run()
+    shares = {"greedy": 1.3, "coil": 0.1, "dune": 0.1}
+    rush = RushHour(seed, 1.5, nothing, shares, priorities=[Priority.NORMAL]).run()
     check(rush)
     assert set(rush.ends["coil"]) == set(rush.ends["dune"]) == {"COMPLETED"}, told(rush)
     assert max(rush.waits["coil"], rush.waits["dune"]) < rush.waits["greedy"] / 2, rush.waits

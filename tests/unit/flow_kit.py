@@ -17,6 +17,8 @@ from aicp.resilience.board import CircuitBoard
 from aicp.resilience.circuit_breaker import BreakerPolicy, CircuitState
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.prober import Prober
+from aicp.scheduling.fleet import Seat
+from aicp.scheduling.latency import SAMPLES_MAX
 from aicp.scheduling.lease import Lease, Unscheduled
 from aicp.scheduling.task_scheduler import TaskScheduler
 from aicp.storage.memory import MemoryJournal
@@ -60,6 +62,11 @@ def agent(
 
 def task(capability: str = ECHO, **options: Any) -> Task:
     return Task(capability, **options)
+
+
+def measured(seat: Seat, latency_s: float) -> None:
+    """Let a seat be well known for this speed."""
+    seat.latency_s, seat.samples, seat.measured_at = latency_s, SAMPLES_MAX, now()
 
 
 async def granted(asked: asyncio.Task[Lease | Unscheduled]) -> Lease:
@@ -130,7 +137,7 @@ class Stage:
             self.scheduler.complete_task(lease, Outcome.SUCCESS, elapsed_s)
 
     def complete(self, lease: Lease, outcome: Outcome, **options: Any) -> None:
-        self.scheduler.complete_task(lease, outcome, 1.0, **options)
+        self.scheduler.complete_task(lease, outcome, options.pop("elapsed_s", 1.0), **options)
 
     async def fault(self, agent_id: str, times: int = 5, capability: str = ECHO) -> None:
         """Let attempts at an agent end as its fault; five open its circuit."""

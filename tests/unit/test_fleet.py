@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ def seat(agent_id: str = "a", latency_s: float = 0.0, liveness: Liveness = Liven
         member.trouble_of_its_own().liveness = liveness
     member.first = Seat(member, Capability(ECHO), Pool(ECHO))
     member.first.latency_s, member.first.measured_at = latency_s, NOW
+    member.first.samples = 20 if latency_s else 0
     return member.first
 
 
@@ -121,14 +123,73 @@ class TestPick:
     def test_the_unmeasured_are_tried_before_the_slow(self) -> None:
         assert id_of(pool_of(seat("slow", 5.0), seat("new")).pick(random.Random(0).random)) == "new"
 
-    def test_of_two_random_members_of_a_bucket_the_faster_is_taken(self) -> None:
-        pool = pool_of(seat("a", 1.00), seat("b", 1.01), seat("c", 1.02))
-        assert id_of(pool.pick(draw_of(0.9, 0.5).random)) == "b"
-        assert id_of(pool.pick(draw_of(0.5, 0.0).random)) == "a"
+    def test_of_two_alike_the_one_used_longest_ago_is_taken(self) -> None:
+        one, other = seat("a", 1.00), seat("b", 1.01)
+        pool, picked = pool_of(one, other), list[str]()
+        for _ in range(6):
+            each = pool.pick(random.Random(0).random)
+            assert each is not None
+            picked.append(each.agent_id)
+            pool.used(each)
+        assert picked == ["a", "b"] * 3
+
+    def test_one_that_is_over_a_quarter_faster_is_taken_however_lately_it_was_used(self) -> None:
+        pool = pool_of(seat("slow", 1.15), seat("fast", 0.85))
+        assert named(pool, "slow").bucket == named(pool, "fast").bucket
+        assert id_of(pool.pick(draw_of(0.9).random)) == "fast"
+        assert id_of(pool.pick(draw_of(0.0).random)) == "slow"
+
+    def test_two_alike_on_both_sides_of_a_border_of_buckets_take_turns_too(self) -> None:
+        border_s = 1e-4 * 2**6.5
+        one, other = seat("a", border_s * 0.99), seat("b", border_s * 1.01)
+        pool = pool_of(one, other)
+        assert other.bucket == one.bucket + 1
+        assert id_of(pool.pick(random.Random(0).random)) == "a"
+        one.member.quiet_since = NOW
+        assert id_of(pool.pick(random.Random(0).random)) == "b"
+        other.latency_s = border_s * 1.3
+        assert id_of(pool.pick(random.Random(0).random)) == "a"
+
+    def test_one_hand_over_in_fifty_goes_to_one_that_is_hardly_known_and_sound(self) -> None:
+        slow, silent, timed_out = seat("slow"), seat("unheard", 0.0, Liveness.UNHEARD), seat("timed out")
+        timed_out.member.trouble_of_its_own().timed_out = True
+        pool, picked = Pool(ECHO), Counter[str]()
+        pool.latency_s = 9.0
+        join(pool, *(found := [silent, timed_out, slow, seat("known", 0.1)]))
+        for each in found:
+            pool.put(each, NOW)
+        for _ in range(500):
+            picked[id_of(pool.pick(random.Random(0).random))] += 1
+            pool.freshen(NOW)
+        assert picked == {"known": 490, "slow": 10}
+        slow.samples = 5
+        for _ in range(100):
+            assert id_of(pool.pick(random.Random(0).random)) == "known"
+            pool.freshen(NOW)
+
+    def test_of_a_hundred_hardly_known_ones_each_is_tried_in_time(self) -> None:
+        known, pool, tried = seat("known", 0.1), Pool(ECHO), set[str]()
+        pool.latency_s = 9.0
+        join(pool, *(found := [known, *(seat(f"a{each}") for each in range(100))]))
+        for each in found:
+            pool.put(each, NOW)
+        for _ in range(50 * 5 * 100 + 5_000):
+            picked = pool.pick(random.Random(0).random)
+            assert picked is not None
+            if picked is not known:
+                tried.add(picked.agent_id)
+                picked.samples += 1
+            pool.freshen(NOW)
+        assert len(tried) == 100
 
     def test_all_of_a_bucket_have_their_turn(self) -> None:
-        pool, draw = pool_of(*(seat(f"a{each}", 1.0) for each in range(10))), random.Random(1).random
-        assert len({id_of(pool.pick(draw)) for _ in range(500)}) == 10
+        pool, picked = pool_of(*(seat(f"a{each}", 1.0) for each in range(10))), set[str]()
+        for _ in range(10):
+            each = pool.pick(random.Random(1).random)
+            assert each is not None
+            pool.used(each)
+            picked.add(each.agent_id)
+        assert len(picked) == 10
 
     def test_the_unheard_are_a_last_resort_however_fast(self) -> None:
         pool = pool_of(seat("unheard", 0.001, Liveness.UNHEARD), seat("slow", 500.0))

@@ -22,7 +22,7 @@ from aicp.testing.faulty_agents import (
     server_error,
     unavailable,
 )
-from tests.unit.flow_kit import ECHO, Flow, now, task, virtual
+from tests.unit.flow_kit import ECHO, Flow, measured, now, task, virtual
 
 BAD = {"bad": True}
 
@@ -152,7 +152,7 @@ class TestBrokenAgents:
         async with Flow(
             ScriptedAgent("a0", otherwise=server_error()), ScriptedAgent("a1", otherwise=slow_success)
         ) as flow:
-            flow.scheduler.member("a0").seats[ECHO].latency_s = 0.001
+            measured(flow.scheduler.member("a0").seats[ECHO], 0.001)
             flow.scheduler.refresh("a0")
             running = asyncio.create_task(flow.router.route_task(task()))
             await until(lambda: flow.tried() == ["a0", "a1"])
@@ -194,7 +194,7 @@ class TestBrokenAgents:
     async def test_a_second_opinion_counts_nothing_against_a_newer_process(self) -> None:
         slow = ok(after_s=5.0)
         async with Flow(ScriptedAgent("a0", otherwise=caller_fault()), ScriptedAgent("a1", otherwise=slow)) as flow:
-            flow.scheduler.member("a0").seats[ECHO].latency_s = 0.001
+            measured(flow.scheduler.member("a0").seats[ECHO], 0.001)
             flow.scheduler.refresh("a0")
             running = asyncio.create_task(flow.router.route_task(task()))
             await until(lambda: flow.tried() == ["a0", "a1"])

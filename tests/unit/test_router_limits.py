@@ -28,7 +28,7 @@ from aicp.testing.faulty_agents import (
     task_failed,
     unavailable,
 )
-from tests.unit.flow_kit import ECHO, Flow, no_answer, now, task, virtual
+from tests.unit.flow_kit import ECHO, Flow, measured, no_answer, now, task, virtual
 
 NEVER_OPENS = BreakerPolicy(failure_threshold=1_000_000)
 
@@ -171,7 +171,7 @@ class TestRetryBudget:
             budget = flow.router._retries(ECHO)._budget
             while not budget.withdraw():
                 pass
-            flow.scheduler.member("b").seats[ECHO].latency_s = 10.0
+            measured(flow.scheduler.member("b").seats[ECHO], 10.0)
             flow.scheduler.refresh("b")
             result = await flow.router.route_task(task())
             assert result.status is TaskStatus.COMPLETED
@@ -298,7 +298,7 @@ class TestFairTime:
     async def test_a_tiny_timeout_is_no_evidence_but_goes_on_elsewhere(self) -> None:
         async with Flow(ScriptedAgent("a", otherwise=no_answer()), ScriptedAgent("b", latency_s=0.0001)) as flow:
             for _ in range(10):
-                flow.scheduler.member("b").seats[ECHO].latency_s = 10.0
+                measured(flow.scheduler.member("b").seats[ECHO], 10.0)
                 flow.scheduler.refresh("b")
                 result = await flow.router.route_task(task(timeout_s=0.001))
                 assert [each.outcome for each in result.attempts] == [Outcome.AGENT_FAULT, Outcome.SUCCESS]

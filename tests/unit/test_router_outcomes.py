@@ -23,7 +23,7 @@ from aicp.testing.faulty_agents import (
     task_failed,
     unavailable,
 )
-from tests.unit.flow_kit import ECHO, Flow, now, task, virtual
+from tests.unit.flow_kit import ECHO, Flow, measured, now, task, virtual
 
 OTHER = "test.other"
 
@@ -32,7 +32,7 @@ async def prefer(flow: Flow, agent_id: str) -> None:
     """Let the scheduler find this agent the fastest: others are measured as slow."""
     for member in flow.scheduler.members():
         for seat in member.seats.values():
-            seat.latency_s = 0.001 if member.profile.agent_id == agent_id else 10.0
+            measured(seat, 0.001 if member.profile.agent_id == agent_id else 10.0)
         flow.scheduler.refresh(member.profile.agent_id)
 
 

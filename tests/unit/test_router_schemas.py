@@ -11,7 +11,7 @@ from aicp.model.agent import AgentProfile, Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import TaskStatus
 from aicp.testing.faulty_agents import ScriptedAgent, caller_fault, fault, ok, overloaded
-from tests.unit.flow_kit import ECHO, Flow, now, task, virtual
+from tests.unit.flow_kit import ECHO, Flow, measured, now, task, virtual
 
 NEEDS_URL = {"type": "object", "required": ["url"]}
 NEEDS_NUMBER = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
@@ -137,7 +137,7 @@ class TestParams:
         async with Flow(*agents) as flow:
             await flow_of(flow, b=NEEDS_NUMBER)
             for agent_id, latency_s in (("a", 0.001), ("b", 0.01), ("c", 10.0)):
-                flow.scheduler.member(agent_id).seats[ECHO].latency_s = latency_s
+                measured(flow.scheduler.member(agent_id).seats[ECHO], latency_s)
                 flow.scheduler.refresh(agent_id)
             result = await flow.router.route_task(task(params=URL))
             assert result.status is TaskStatus.COMPLETED

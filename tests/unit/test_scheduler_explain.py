@@ -6,7 +6,7 @@ from aicp.model.outcome import Outcome
 from aicp.model.task import Task
 from aicp.registry.leases import Liveness
 from aicp.testing.faulty_agents import ScriptedAgent, fault, ok
-from tests.unit.flow_kit import ECHO, Flow, Stage, agent, task, virtual
+from tests.unit.flow_kit import ECHO, Flow, Stage, agent, measured, task, virtual
 
 GPU = {"gpu": "yes"}
 
@@ -108,7 +108,7 @@ class TestChoices:
     async def test_a_task_that_failed_over_tells_each_choice(self) -> None:
         agents = ScriptedAgent("dead", [fault()]), ScriptedAgent("alive", otherwise=ok(1.0))
         async with Flow(*agents) as flow:
-            flow.scheduler.member("alive").seats[ECHO].latency_s = 9.0
+            measured(flow.scheduler.member("alive").seats[ECHO], 9.0)
             flow.scheduler.refresh("alive")
             task_id = await flow.coordinator.submit_task(task())
             await flow.coordinator.wait(task_id.partition(".")[0])

@@ -7,6 +7,7 @@ import pytest
 from aicp.model.outcome import Outcome
 from aicp.scheduling.latency import FADES_AFTER_S, HALF_LIFE_S
 from aicp.scheduling.lease import Lease, Unscheduled
+from aicp.scheduling.rows import MEASURED_SAMPLES
 from aicp.testing.faulty_agents import ScriptedAgent, ok
 from tests.unit.flow_kit import ECHO, SOON_S, Flow, Stage, agent, granted, now, task, virtual
 
@@ -15,7 +16,8 @@ LONG_S = 1_000.0
 
 
 async def known(stage: Stage, agent_id: str, capability: str = ECHO, elapsed_s: float = 1.0) -> None:
-    stage.succeed(await stage.lease(task(capability, agents=(agent_id,))), elapsed_s=elapsed_s)
+    for _ in range(MEASURED_SAMPLES):
+        stage.succeed(await stage.lease(task(capability, agents=(agent_id,))), elapsed_s=elapsed_s)
 
 
 async def served(stage: Stage, count: int) -> list[Lease]:
@@ -132,6 +134,52 @@ class TestSilence:
             assert now() - began_at < 102.0
             last_small = max(call.began_at for call in only.calls)
             assert last_small - began_at < 25.0
+
+
+class TestTimedOut:
+    @virtual
+    async def test_after_a_timeout_it_gets_one_task_at_a_time_until_it_answers(self) -> None:
+        async with Stage(agent("a", slots=10)) as stage:
+            await known(stage, "a")
+            stage.complete(await stage.lease(), Outcome.AGENT_FAULT, timed_out=True, elapsed_s=5.0)
+            held = await served(stage, 3)
+            assert len(held) == 1
+            stage.complete(held.pop(), Outcome.TASK_FAILED)
+            more = await served(stage, 10)
+            assert len(more) == 10
+            stage.succeed(*more)
+
+    @virtual
+    async def test_a_timeout_enters_the_estimate_where_it_is_longer(self) -> None:
+        async with Stage(agent("a")) as stage:
+            await known(stage, "a")
+            seat = stage.scheduler.member("a").seats[ECHO]
+            stage.complete(await stage.lease(), Outcome.AGENT_FAULT, timed_out=True, elapsed_s=10.0)
+            assert seat.estimate_s(now()) == pytest.approx(10.0**0.3)
+
+    @virtual
+    async def test_a_timeout_below_fair_time_says_nothing_of_a_measured_agent(self) -> None:
+        async with Stage(agent("a", slots=3)) as stage:
+            await known(stage, "a")
+            seat = stage.scheduler.member("a").seats[ECHO]
+            stage.complete(await stage.lease(), Outcome.AGENT_FAULT, timed_out=True, elapsed_s=3.9)
+            assert seat.estimate_s(now()) == pytest.approx(1.0)
+            held = await served(stage, 3)
+            assert len(held) == 3
+            stage.succeed(*held)
+
+    @virtual
+    async def test_one_that_never_answered_is_assumed_twice_as_slow_at_each_timeout_up_to_64_times(self) -> None:
+        async with Stage(agent("a"), agent("new")) as stage:
+            await known(stage, "a")
+            seat, assumed = stage.scheduler.member("new").seats[ECHO], []
+            for _ in range(8):
+                lease = await stage.lease(task(agents=("new",)))
+                stage.complete(lease, Outcome.AGENT_FAULT, timed_out=True, elapsed_s=0.5, evidence=False)
+                assumed.append(round(seat.estimate_s(now())))
+            assert assumed == [2, 4, 8, 16, 32, 64, 64, 64]
+            stage.succeed(await stage.lease(task(agents=("new",))))
+            assert seat.estimate_s(now()) == pytest.approx(1.0)
 
 
 class TestPrior:

@@ -88,7 +88,7 @@ class TestAmongEquals:
     @virtual
     async def test_a_chain_that_began_earlier_is_finished_before_a_later_one_is_begun(self) -> None:
         later = waiter(50.0)
-        begun = waiter(60.0, chain=ChainTurn(1.0))
+        begun = waiter(60.0, chain=ChainTurn(1.0, 1_000))
         assert Bench(later, begun).served(2) == [begun, later]
 
 
@@ -183,8 +183,8 @@ class TestTenants:
 class TestClasses:
     @virtual
     async def test_the_first_64_tasks_of_a_chain_stand_before_the_rest_eight_to_one(self) -> None:
-        large = ChainTurn(0.0)
-        bench = Bench(*many(500, 0.0, chain=large), *(waiter(10.0, chain=ChainTurn(10.0)) for _ in range(500)))
+        large = ChainTurn(0.0, 1_000)
+        bench = Bench(*many(500, 0.0, chain=large), *(waiter(10.0, chain=ChainTurn(10.0, 1_000)) for _ in range(500)))
         first = [each.chain for each in bench.served(FIRST_TASKS)]
         assert first == [large] * FIRST_TASKS
         had = Counter(each.chain is large for each in bench.served(90))
@@ -192,25 +192,25 @@ class TestClasses:
 
     @virtual
     async def test_the_rest_of_large_chains_is_served_without_end_where_nothing_else_waits(self) -> None:
-        bench = Bench(*many(500, 0.0, chain=ChainTurn(0.0)))
+        bench = Bench(*many(500, 0.0, chain=ChainTurn(0.0, 1_000)))
         assert len(bench.served(500)) == 500
         assert len(bench.line) == 0
 
     @virtual
     async def test_what_a_chain_had_before_a_restart_counts(self) -> None:
-        resumed, small = waiter(0.0, chain=ChainTurn(0.0, handed_over=FIRST_TASKS)), waiter(10.0)
+        resumed, small = waiter(0.0, chain=ChainTurn(0.0, 1_000, handed_over=FIRST_TASKS)), waiter(10.0)
         assert Bench(resumed, small).served(2) == [small, resumed]
 
     @virtual
     async def test_a_task_that_is_tried_again_counts_once(self) -> None:
-        chain = ChainTurn(0.0)
+        chain = ChainTurn(0.0, 1_000)
         again = Waiter(task(), 0.0, chain=chain, is_begun=True)
         Bench(again).serve()
         assert chain.handed_over == 0
 
     @virtual
     async def test_one_of_the_rest_that_waited_for_half_of_its_deadline_counts_among_the_first(self) -> None:
-        large = ChainTurn(0.0, handed_over=FIRST_TASKS)
+        large = ChainTurn(0.0, 1_000, handed_over=FIRST_TASKS)
         old = waiter(0.0, chain=large, deadline_s=100.0)
         bench = Bench(*many(50, 40.0, deadline_s=70.0), old)
         assert bench.first(at=49.0) is not old
@@ -218,7 +218,7 @@ class TestClasses:
 
     @virtual
     async def test_of_thousands_that_come_of_age_at_once_none_is_forgotten(self) -> None:
-        bench = Bench(*many(1_000, 0.0, chain=ChainTurn(0.0, handed_over=FIRST_TASKS)))
+        bench = Bench(*many(1_000, 0.0, chain=ChainTurn(0.0, 1_000, handed_over=FIRST_TASKS)))
         assert len(bench.served(1_000, at=1_000.0)) == 1_000
 
 
@@ -314,7 +314,7 @@ class TestGone:
         bench.line.serve(served, Lease(bench.a, 0, 1, 60.0, 0.0, math.inf))
         assert bench.line.oldest_wait_s(4.0) == 0.0
 
-    @pytest.mark.parametrize("chain", [None, ChainTurn(0.0), ChainTurn(0.0, handed_over=FIRST_TASKS)])
+    @pytest.mark.parametrize("chain", [None, ChainTurn(0.0, 1_000), ChainTurn(0.0, 1_000, handed_over=FIRST_TASKS)])
     @virtual
     async def test_the_queue_does_not_grow_with_those_that_left(self, chain: ChainTurn | None) -> None:
         bench = Bench(waiter(0.0, chain=chain))

@@ -40,10 +40,13 @@ class Aim(NamedTuple):
 def aims() -> list[Aim]:
     """All of them."""
     return [
-        Aim("steady: p99 of the oracle's", _p99_of("steady", "steady", ORACLE), 1.35),
+        Aim("steady: p99 of the oracle's", _p99_of("steady", "steady", ORACLE), 1.30),
         Aim("steady: p99 of P2C + EWMA's", _p99_of("steady", "steady", P2C), 0.65),
         Aim("steady: p99 of its own when unloaded", _p99_of("steady", "unloaded", AICP), 2.0),
         Aim("one agent 10x slow: p99.9 of the oracle's", _p999_of_oracle("one agent 10x slow"), 1.8),
+        Aim("one agent 10x slow: p99 of the oracle's", _p99_of_oracle("one agent 10x slow"), 1.40),
+        Aim("a tenth hung: p99 of the oracle's", _p99_of_oracle("three hang"), 1.45),
+        Aim("a tenth hung: p99.9 of the oracle's", _p999_of_oracle("three hang"), 3.0),
         *_survives("third dead, refusing"),
         *_survives("third dead, silent"),
         *(_succeeds(f"third flapping, seed {seed}") for seed in FLAPPING_SEEDS),
@@ -67,6 +70,10 @@ def _high_success(scenario: str) -> Callable[[Table], float]:
 
 def _p99_of(scenario: str, other_scenario: str, other: str) -> Callable[[Table], float]:
     return lambda table: table[scenario, AICP].p99_s / table[other_scenario, other].p99_s
+
+
+def _p99_of_oracle(scenario: str) -> Callable[[Table], float]:
+    return _p99_of(scenario, scenario, ORACLE)
 
 
 def _p999_of_oracle(scenario: str) -> Callable[[Table], float]:

@@ -24,6 +24,7 @@ from aicp.model.trace import Subject, subject
 from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.work import Work
+from aicp.scheduling.waiter import ChainTurn
 from aicp.standstill import TimeLimit
 
 DEADLINE_TOLERANCE_S = 0.001
@@ -222,7 +223,9 @@ class ChainRun:
         self._began = self._clock.monotonic()
         self._began_utc = max(latest, self._clock.utcnow() - self._stepped_since(latest))
         allowed_s = self.submitted.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S
-        self._limit = TimeLimit(self._began, self._moment(self.submitted.at) + allowed_s)
+        submitted_at = self._moment(self.submitted.at)
+        self._limit = TimeLimit(self._began, submitted_at + allowed_s)
+        self._turn = ChainTurn(submitted_at, self.size, len(self.readiness.ended))
 
     def _now_utc(self) -> datetime:
         """The wall clock as it would be if nobody set it while the chain runs: its times are no further apart."""
@@ -345,6 +348,7 @@ class ChainRun:
             epoch=self._epoch,
             announce=functools.partial(self._announce, task) if self._until_sure or not task.idempotent else None,
             parent=self.submitted.traceparent,
+            chain=self._turn,
         )
         work.number = self.attempts_made.pop(local_id, 0)
         return work

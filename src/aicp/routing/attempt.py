@@ -139,9 +139,11 @@ class Attempts:
 
     def _weighed(self, reply: Reply, work: Work, lease: Lease, call: Call) -> Reply:
         """The transport's verdict in the light of the task: fair time, idempotence, earlier attempts."""
-        if reply.timed_out and call.timeout_s < _fair_time_s(lease):
+        if reply.timed_out and call.timeout_s < lease.seat.fair_time_s:
             if call.timeout_s < lease.timeout_s and call.remaining_s <= call.timeout_s:
-                return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
+                return Reply(
+                    Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False, timed_out=True
+                )
             return msgspec.structs.replace(reply, evidence=False)
         if reply.outcome is Outcome.UNAVAILABLE and not reply.repeatable and not work.task.idempotent:
             reply = msgspec.structs.replace(reply, outcome=Outcome.AGENT_FAULT)
@@ -158,6 +160,7 @@ class Attempts:
                 elapsed_s,
                 evidence=reply.evidence,
                 doubted=bool(reply.symptom),
+                timed_out=reply.timed_out,
                 retry_after_s=reply.retry_after_s,
                 whole_agent=reply.whole_agent,
                 reason=reply.reason,
@@ -204,12 +207,6 @@ def _measured_s(began: float, elapsed_s: float) -> float | None:
 def _left_s(lease: Lease, now: float) -> float:
     """What is left of the time of an attempt that began when its lease was given."""
     return standstill.TimeLimit(lease.granted_at, lease.granted_at + lease.timeout_s).left_s(now)
-
-
-def _fair_time_s(lease: Lease) -> float:
-    declared_s = lease.seat.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
-    usual_s = lease.seat.latency_s
-    return min(declared_s, FAIR_LATENCIES * usual_s) if usual_s else declared_s
 
 
 def ran_into_its_timeout(work: Work, lease: Lease, reply: Reply) -> bool:

@@ -150,7 +150,7 @@ class FailoverRouter:
             asked_at = self._clock.monotonic()
             lease = await self._scheduler.schedule_task(
                 work.task, ready_at=work.ready_at, deadline=work.limit, tried=work.tried, wait=work.accepted,
-                tenant=work.tenant,
+                tenant=work.tenant, chain=work.chain, is_begun=work.dispatches > 0,
             )  # fmt: skip
             if self._starts_no_more:
                 await self._stay(lease)

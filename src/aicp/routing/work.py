@@ -11,6 +11,7 @@ from aicp.model.outcome import Outcome, Reply, TaskError
 from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
 from aicp.model.views import Choice
 from aicp.scheduling.lease import Lease
+from aicp.scheduling.waiter import ChainTurn
 from aicp.standstill import TimeLimit
 
 ATTEMPTS_KEPT_MAX = 30
@@ -47,15 +48,16 @@ class Work:
         refusal: The first agent's CALLER_FAULT, while a second opinion is asked.
         announce: Asked once, right before it is first sent; False keeps it from being sent. None when nobody asks.
         parent: Trace context of whoever submitted it; None for the chain's own trace.
+        chain: How far its chain has come, which decides its place in the queue; None for a task of its own.
         is_lost: True when an agent knows a newer fencing token: another owner has the task.
         is_refused: True when every agent that offers the capability answered that it does not do it.
     """
 
     __slots__ = (
-        "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "choices", "dispatches", "epoch",
-        "full_timeouts", "given_s", "held", "is_lost", "is_refused", "limit", "number", "parent", "ready_at",
-        "ready_at_utc", "real_attempts", "refusal", "rounds", "since", "symptoms", "task", "task_id", "tenant",
-        "timed_out", "tried",
+        "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "chain", "choices", "dispatches",
+        "epoch", "full_timeouts", "given_s", "held", "is_lost", "is_refused", "limit", "number", "parent",
+        "ready_at", "ready_at_utc", "real_attempts", "refusal", "rounds", "since", "symptoms", "task", "task_id",
+        "tenant", "timed_out", "tried",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +73,7 @@ class Work:
         accepted: bool = True,
         announce: Callable[[], Awaitable[bool]] | None = None,
         parent: str | None = None,
+        chain: ChainTurn | None = None,
     ) -> None:
         self.task = task
         self.task_id = task_id
@@ -82,6 +85,7 @@ class Work:
         self.accepted = accepted
         self.announce = announce
         self.parent = parent
+        self.chain = chain
         self.attempts: list[Attempt] = []
         self.choices: list[Choice] = []
         self.agent_id: str | None = None

@@ -13,27 +13,35 @@ from collections.abc import Callable, Iterable, Iterator
 
 from aicp import standstill
 from aicp.model.agent import AgentProfile, Capability
+from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Priority
 from aicp.registry.leases import Liveness
+from aicp.scheduling.arrivals import Arrivals
 from aicp.scheduling.input_schemas import InputSchemas
 from aicp.scheduling.latency import (
     FADES_AFTER_S,
     LAST_RESORT,
     POOL_SAMPLES_MAX,
     SAMPLES_MAX,
+    SLOWER_MAX,
+    UNKNOWN_S,
     averaged,
     bucket_of,
     faded,
     latency_of,
     smoothed,
+    with_timeout,
 )
-from aicp.scheduling.rows import Posting, Row, shared_number
+from aicp.scheduling.rows import ALIKE, MEASURED_SAMPLES, Posting, Row, shared_number
 from aicp.scheduling.trouble import FINE, NO_TROUBLE, Standing, Trouble
 from aicp.scheduling.turns import Order
 
 DECISIONS_A_LOOK = 8
 LOOKS = 8
 OUTDATED_KEPT_MAX = 64
-SILENT_AFTER_LATENCIES = 4.0
+SILENT_AFTER_LATENCIES = FAIR_LATENCIES = 4.0
+TOLERANCE_S = 0.001
+EXPLORED_EVERY = 50
+EXPLORED_KEPT_MAX = 64
 NOWHERE = -1
 ON_TRIAL = -math.inf
 LONG_AGO = -sys.float_info.max
@@ -98,9 +106,38 @@ class Seat:
         """Why it may not be used, empty when it may; being full is no such reason."""
         return self.standing.why_out
 
+    @property
+    def fair_time_s(self) -> float:
+        """How long an attempt must have had before its timeout says something about the agent, in seconds."""
+        declared_s = self.declared.timeout_s or DEFAULT_ATTEMPT_TIMEOUT_S
+        return min(declared_s, FAIR_LATENCIES * self.latency_s) if self.latency_s else declared_s
+
     def estimate_s(self, now: float) -> float:
-        """How long it would take for a task; what its pool usually takes while unmeasured, 0 when nobody knows."""
+        """How long it would take for a task, in seconds; 0 when that is unknown.
+
+        Of fewer than 5 successes that is what its pool usually takes, and more after timeouts.
+        """
+        if self.samples < MEASURED_SAMPLES:
+            return self._assumed_s()
         return faded(self.latency_s, now - self.measured_at, self.pool.latency_s)
+
+    def _assumed_s(self) -> float:
+        slower = self.member.trouble.slower.get(self.pool.key, 1.0)
+        return self.pool.latency_s if slower == 1.0 else slower * (self.pool.latency_s or UNKNOWN_S)
+
+    def time_out(self, elapsed_s: float, now: float) -> None:
+        """An attempt had no answer for so long: until it answers, the agent gets one task at a time.
+
+        What is measured does not change by a timeout below fair time.
+        """
+        if self.samples >= MEASURED_SAMPLES:
+            if elapsed_s < self.fair_time_s - TOLERANCE_S:
+                return
+            self.latency_s, self.measured_at = with_timeout(self.latency_s, elapsed_s), now
+        else:
+            slower = self.member.trouble_of_its_own().slower
+            slower[self.pool.key] = min(SLOWER_MAX, 2 * slower.get(self.pool.key, 1.0))
+        self.member.trouble_of_its_own().timed_out = True
 
     def learn(self, elapsed_s: float, now: float) -> None:
         """It succeeded."""
@@ -108,6 +145,8 @@ class Seat:
         self.samples += self.samples < SAMPLES_MAX
         self.measured_at = now
         self.pool.learn(elapsed_s)
+        if self.member.trouble.slower:
+            self.member.trouble.slower.pop(self.pool.key, None)
 
     def take_over(self, older: "Seat") -> None:
         """It is the same agent, registered anew: its speed stays known."""
@@ -214,8 +253,16 @@ class Member:
 
     @property
     def has_room(self) -> bool:
-        """True when it may get one more task; a silent agent gets one at a time."""
-        return self.taken < self.slots and (self.quiet_since != ON_TRIAL or not self.taken)
+        """True when it may get one more task; one that is silent or timed out last gets one at a time."""
+        if not self.taken:
+            return self.slots > 0
+        return self.taken < self.slots and self.quiet_since != ON_TRIAL and not self.trouble.timed_out
+
+    def answer(self, now: float) -> None:
+        """It answered, whatever it said."""
+        self.quiet_since = now
+        if self.trouble.timed_out:
+            self.trouble.timed_out = False
 
     def end_trial(self) -> None:
         """A task of it ended without an answer: when it was silent, it may be tried with another one."""
@@ -249,14 +296,15 @@ class Pool:
         samples: How many successes these rest on, at most 500.
         is_known_out: True when the observers know that none may be used.
         in_vain_at: When a task was last held as long as that pays, for faster agents that did not end theirs.
+        arrivals: How many tasks came lately.
         order: What each priority, and each tenant, has had of its hand-overs.
         input_schemas: The input schemas that they declare.
     """
 
     __slots__ = (
-        "_answered_at", "_busy", "_busy_mask", "_free_mask", "_hand", "_postings", "_returns", "_rows", "in_vain_at",
-        "input_schemas", "is_known_out", "key", "latency_s", "mean_s", "order", "out", "refusing", "samples", "seats",
-        "slots", "tenant",
+        "_answered_at", "_busy", "_busy_mask", "_free_mask", "_hand", "_new", "_postings", "_returns", "_rows",
+        "arrivals", "in_vain_at", "input_schemas", "is_known_out", "key", "latency_s", "mean_s", "order", "out",
+        "refusing", "samples", "seats", "slots", "tenant",
     )  # fmt: skip
 
     def __init__(self, key: str, tenant: str | None = None) -> None:
@@ -270,12 +318,14 @@ class Pool:
         self.is_known_out = False
         self.in_vain_at = -math.inf
         self.order = Order()
+        self.arrivals = Arrivals()
         self._rows: dict[int, Row[Seat]] = {}
         self._free_mask = 0
         self._answered_at: dict[int, float] = {}
         self._busy: dict[int, int] = {}
         self._busy_mask = 0
         self._hand = 0
+        self._new: dict[Seat, None] = {}
         self._returns: list[tuple[float, int, Seat]] = []
         self._postings: dict[Label, Posting[Seat]] = {}
         self.input_schemas = InputSchemas()
@@ -323,6 +373,7 @@ class Pool:
     def leave(self, seat: Seat) -> None:
         """The agent no longer offers the capability, or not as it did."""
         self.take(seat)
+        self._new.pop(seat, None)
         self.judge(seat, FINE)
         for label in seat.member.profile.labels.items():
             posting = self._postings[label]
@@ -369,6 +420,8 @@ class Pool:
             self._free_mask |= 1 << bucket
         seat.bucket = bucket
         row.put(seat)
+        if seat.samples < MEASURED_SAMPLES:
+            self._note_new(seat)
         if seat.member.profile.labels:
             for posting in self._postings_of(seat):
                 posting.put(seat, bucket)
@@ -393,16 +446,25 @@ class Pool:
         self._rows[seat.bucket].used(seat)
 
     def pick(self, draw: Callable[[], float]) -> Seat | None:
-        """Of two free seats of the fastest bucket the faster one.
+        """Of the fastest bucket the seat used longest ago, or a random one that is over 25 % faster.
+
+        A seat of the next bucket that was used longer ago comes first where it is at most 25 % slower: equal agents
+        at a border of buckets have equal shares. One hand-over in 50 goes to a seat that has fewer than 5 samples.
 
         Args:
             draw: Uniform in [0, 1).
         """
+        if self._new and self._hand % EXPLORED_EVERY == EXPLORED_EVERY - 1 and (new := self._newcomer()) is not None:
+            return new
         while mask := self._free_mask:
-            seat = self._rows[(mask & -mask).bit_length() - 1].pick(draw)
-            if seat.member.has_room:
+            lowest = mask & -mask
+            seat = self._rows[lowest.bit_length() - 1].pick(draw)
+            if not seat.member.has_room:
+                self.park(seat)
+            elif mask & lowest << 1:
+                return self._or_next(seat, self._rows[lowest.bit_length()])
+            else:
                 return seat
-            self.park(seat)
         return None
 
     def pick_fitting(self, fits: Callable[[Seat], bool], draw: Callable[[], float]) -> Seat | None:
@@ -479,8 +541,10 @@ class Pool:
         if self._hand % DECISIONS_A_LOOK or not self.seats:
             return
         seat = self.seats[self._hand // DECISIONS_A_LOOK % len(self.seats)]
-        if seat.bucket != NOWHERE and (not seat.latency_s or now - seat.measured_at > FADES_AFTER_S):
+        if seat.bucket != NOWHERE and (seat.samples < MEASURED_SAMPLES or now - seat.measured_at > FADES_AFTER_S):
             self.put(seat, now)
+        if seat.bucket != NOWHERE and seat.samples < MEASURED_SAMPLES:
+            self._note_new(seat)
 
     def first_return(self) -> float:
         """When the first of those that are out may be used again, monotonic seconds; infinite when nobody knows."""
@@ -501,6 +565,30 @@ class Pool:
     def _is_awaited(self, seat: Seat, ready_at: float) -> bool:
         is_here = seat.rank < len(self.seats) and self.seats[seat.rank] is seat
         return is_here and bool(seat.why_out) and seat.standing.ready_at == ready_at
+
+    def _or_next(self, seat: Seat, row: Row[Seat]) -> Seat:
+        """The oldest of the next bucket when it was used longer ago, and is at most 25 % slower."""
+        rival = row.oldest
+        if rival is None:
+            return seat
+        is_alike = rival.samples >= MEASURED_SAMPLES and rival.latency_s <= ALIKE * seat.latency_s
+        is_longer_idle = rival.member.quiet_since < seat.member.quiet_since
+        return rival if is_alike and is_longer_idle and rival.member.has_room else seat
+
+    def _newcomer(self) -> Seat | None:
+        """A free seat with fewer than 5 samples, which is neither silent nor timed out last."""
+        while self._new:
+            seat = next(iter(self._new))
+            del self._new[seat]
+            is_sound = seat.bucket not in {NOWHERE, LAST_RESORT} and not seat.member.trouble.timed_out
+            if seat.samples < MEASURED_SAMPLES and is_sound and seat.member.has_room:
+                self._new[seat] = None
+                return seat
+        return None
+
+    def _note_new(self, seat: Seat) -> None:
+        if len(self._new) < EXPLORED_KEPT_MAX:
+            self._new[seat] = None
 
     def _fastest_row(self) -> Row[Seat] | None:
         """The row of the fastest free seats; seats of agents that turn out to be full are taken out on the way."""
@@ -548,6 +636,12 @@ class Fleet:
     def all_pools(self) -> list[Pool]:
         """Every pool."""
         return [*self.own.values(), *([self.shared] if self.shared is not None else [])]
+
+    def arrive(self, priority: Priority, tenant: str, now: float) -> None:
+        """Count a task that came: at the agents of its tenant, where it has any, else at the shared ones."""
+        pool = self.own.get(tenant) or self.shared
+        if pool is not None:
+            pool.arrivals.note(priority, now)
 
     def pools_of(self, tenant: str | None) -> list[Pool]:
         """Every pool, or those that may work for a tenant."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from aicp.model.task import Priority
 from aicp.scheduling.turns import CLASS_STRIDES, Turns
-from aicp.scheduling.waiter import ChainTurn, Selector, Waiter
+from aicp.scheduling.waiter import FIRST_TASKS, ChainTurn, Selector, Waiter
 
 GONE_KEPT_MAX = 256
 PROMOTED_AT_ONCE = 64
@@ -218,7 +218,7 @@ class Group:
 
     def _strand_for(self, waiter: Waiter) -> Strand | None:
         chain = waiter.chain
-        if chain is None:
+        if chain is None or chain.tasks <= FIRST_TASKS:
             return None
         strand = self._strands.get(chain)
         if strand is None:

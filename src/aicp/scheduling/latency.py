@@ -3,6 +3,9 @@
 import math
 
 WEIGHT_MIN = 0.05
+TIMEOUT_WEIGHT = 0.3
+SLOWER_MAX = 64.0
+UNKNOWN_S = 1.0
 SAMPLES_MAX = 20
 POOL_SAMPLES_MAX = 500
 BUCKETS = 64
@@ -24,6 +27,11 @@ def smoothed(latency_s: float, elapsed_s: float, samples: int) -> float:
     if not latency_s:
         return elapsed_s
     return latency_s * math.pow(elapsed_s / latency_s, _WEIGHTS[samples])
+
+
+def with_timeout(latency_s: float, timeout_s: float) -> float:
+    """The mean after an attempt that had no answer for so long; a timeout below the mean says nothing."""
+    return latency_s * math.pow(timeout_s / latency_s, TIMEOUT_WEIGHT) if timeout_s > latency_s else latency_s
 
 
 def averaged(mean_s: float, elapsed_s: float, samples: int) -> float:

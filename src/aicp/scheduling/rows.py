@@ -4,6 +4,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
+ALIKE = 1.25
+"""Two estimates that differ by no more are alike: then the agent used longest ago is taken."""
+MEASURED_SAMPLES = 5
+"""An agent with fewer successes at a capability counts as unmeasured."""
 _NUMBERS = list(range(257))
 
 
@@ -14,6 +18,7 @@ class Placed(Protocol):
     older: Any
     newer: Any
     latency_s: float
+    samples: int
 
 
 S = TypeVar("S", bound=Placed)
@@ -28,13 +33,18 @@ def shared_number(number: int) -> int:
 
 
 class Row(Generic[S]):
-    """Free seats of one speed: any by its place, and the one that was used longest ago. Each step costs the same."""
+    """Free seats of one speed: any by its place, and the one that was used longest ago. Each step costs the same.
 
-    __slots__ = ("_newest", "_oldest", "seats")
+    Attributes:
+        seats: All of them.
+        oldest: The one that was used longest ago; None of an empty row.
+    """
+
+    __slots__ = ("_newest", "oldest", "seats")
 
     def __init__(self) -> None:
         self.seats: list[S] = []
-        self._oldest: S | None = None
+        self.oldest: S | None = None
         self._newest: S | None = None
 
     def __len__(self) -> int:
@@ -61,17 +71,19 @@ class Row(Generic[S]):
             self._link(seat)
 
     def pick(self, draw: Callable[[], float]) -> S:
-        """Of two the faster one."""
-        seats = self.seats
-        if len(seats) == 1:
+        """The one used longest ago, or a random one that is over 25 % faster."""
+        seats, oldest = self.seats, self.oldest
+        if oldest is None or len(seats) == 1:
             return seats[0]
-        one, other = seats[int(draw() * len(seats))], seats[int(draw() * len(seats))]
-        return one if one.latency_s <= other.latency_s else other
+        other = seats[int(draw() * len(seats))]
+        if oldest.samples < MEASURED_SAMPLES or other.samples < MEASURED_SAMPLES:
+            return oldest
+        return oldest if oldest.latency_s <= ALIKE * other.latency_s else other
 
     def _link(self, seat: S) -> None:
         seat.older, seat.newer = self._newest, None
         if self._newest is None:
-            self._oldest = seat
+            self.oldest = seat
         else:
             self._newest.newer = seat
         self._newest = seat
@@ -79,7 +91,7 @@ class Row(Generic[S]):
     def _unlink(self, seat: S) -> None:
         older, newer = seat.older, seat.newer
         if older is None:
-            self._oldest = newer
+            self.oldest = newer
         else:
             older.newer = newer
         if newer is None:

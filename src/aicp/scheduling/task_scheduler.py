@@ -13,7 +13,7 @@ from typing import Any
 
 from aicp.model.agent import DEFAULT_TENANT, AgentProfile
 from aicp.model.outcome import Outcome
-from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Task
+from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Priority, Task
 from aicp.model.views import Outlook, SchedulerStatus
 from aicp.ports import Clock, SystemClock
 from aicp.registry.leases import Liveness
@@ -115,7 +115,10 @@ class TaskScheduler:
         if _is_too_late(deadline, now):
             return Unscheduled.DEADLINE
         key = wanted_key(task.capability)
-        lease = self._lease_at_once(task, key, tried, tenant, now)
+        fleet = self._roster.fleets.get(key)
+        if fleet is not None and not is_begun:
+            fleet.arrive(task.priority, tenant, now)
+        lease = self._lease_at_once(task, fleet, tried, tenant, now)
         if lease is not None:
             if chain is not None:
                 chain.handed_over += not is_begun
@@ -132,6 +135,7 @@ class TaskScheduler:
         *,
         evidence: bool = True,
         doubted: bool = False,
+        timed_out: bool = False,
         retry_after_s: float | None = None,
         whole_agent: bool = False,
         reason: str = "",
@@ -145,6 +149,7 @@ class TaskScheduler:
             evidence: False when the verdict says nothing about the agent.
             doubted: For AGENT_FAULT: the task may be at fault. The circuit counts it as a doubt, not as a failure;
                 without `evidence`, as a repeat of the same doubt.
+            timed_out: True when no answer came within the attempt's time.
             retry_after_s: For OVERLOADED: how long the agent asked to be left alone.
             whole_agent: For MISCONFIGURED: about the agent rather than about this capability.
             reason: For MISCONFIGURED: what showed it.
@@ -162,10 +167,12 @@ class TaskScheduler:
             seat = current or seat
             if lease.agent.instance_id != member.profile.instance_id:
                 # The process it is about is gone: nothing of it says anything about the one that took its place.
-                outcome = Outcome.CANCELLED
+                outcome, timed_out = Outcome.CANCELLED, False
         now = self._clock.monotonic()
         try:
             self._tally(lease, seat, outcome, elapsed_s, now)
+            if timed_out and elapsed_s is not None:
+                seat.time_out(elapsed_s, now)
             self._settle_permit(lease, outcome, elapsed_s, evidence=evidence, doubted=doubted)
             if outcome is Outcome.OVERLOADED:
                 self._cool_down(seat, retry_after_s)
@@ -179,7 +186,7 @@ class TaskScheduler:
         """Take an agent into the fleet, or take over what changed of it: its speed stays known, its tasks go on.
 
         Raises:
-            InvalidAgent: It has no slots, or no capabilities, or more than 64; nothing was changed.
+            InvalidAgent: It has no slots, or no capabilities, or more than 1,000; nothing was changed.
         """
         check_profile(profile)
         member = self._roster.members.get(profile.agent_id)
@@ -280,14 +287,17 @@ class TaskScheduler:
         pools = self._roster.pools(task, tenant)
         if line is None or any(pool.has_free for pool in pools):
             return 0.0
-        wait_s, tasks_per_s = math.inf, 0.0
-        for pool in pools:
-            tasks_per_s += pool.tasks_per_s
+        now, wait_s = self._clock.monotonic(), math.inf
+        for number, pool in enumerate(pools, 1):
+            tasks_per_s = sum(each.tasks_per_s for each in pools[:number])
             if tasks_per_s:
+                others_per_s = {
+                    other: sum(each.arrivals.per_s(other, now) for each in pools[:number])
+                    for other in Priority
+                    if other is not task.priority
+                }
                 alone = pool.tenant is not None
-                before = line.before(task.priority, tenant)
-                ahead = line.ahead(task.priority, tenant, before, alone=alone)
-                wait_s = min(wait_s, (ahead + 1) / tasks_per_s)
+                wait_s = min(wait_s, line.wait_s(task.priority, tenant, tasks_per_s, others_per_s, alone=alone))
         return wait_s if wait_s < math.inf else 0.0
 
     def refuse(self, task: Task, tenant: str = DEFAULT_TENANT) -> None:
@@ -431,12 +441,13 @@ class TaskScheduler:
                 yield
         self._serving.let_all_go()
 
-    def _lease_at_once(self, task: Task, key: str, tried: frozenset[str], tenant: str, now: float) -> Lease | None:
+    def _lease_at_once(
+        self, task: Task, fleet: Fleet | None, tried: frozenset[str], tenant: str, now: float
+    ) -> Lease | None:
         """A free agent that suits a task, if one is found.
 
         Whatever waits has no use for an agent that is free, unless it is held from it for a faster one.
         """
-        fleet = self._roster.fleets.get(key)
         if fleet is None:
             return None
         if not is_plain(task, tried):
@@ -517,6 +528,8 @@ class TaskScheduler:
             self.refresh(member.profile.agent_id)
             return
         if not member.has_room:
+            if seat is not None:
+                self._take_from_free(seat)
             return
         if member.trouble.is_demoted and not member.is_silent(now):
             member.trouble.is_demoted = False
@@ -620,7 +633,7 @@ class TaskScheduler:
         member = seat.member
         if outcome in _ANSWERS:
             lease.seat.pool.answered(lease.bucket, now)
-            member.quiet_since = now
+            member.answer(now)
         else:
             member.end_trial()
         if outcome is Outcome.SUCCESS:

@@ -43,16 +43,18 @@ class Trouble:
         is_demoted: True while its seats are a last resort because it was silent.
         by_key: Its seats by capability key, when it has many; else empty.
         hand: The first of those that is asked next, where not all are.
+        timed_out: True from an attempt that timed out until it answers: it gets one task at a time.
+        slower: How many times as slow as typical it is assumed to be, by capability it never answered for.
         parked: Seats that were found among the free while all its slots were taken, and were taken from there.
     """
 
     __slots__ = (
         "by_key", "cool_down_s", "failures", "hand", "is_demoted", "is_draining", "is_set_aside", "liveness", "parked",
-        "set_aside_because", "set_aside_keys", "unfit",
+        "set_aside_because", "set_aside_keys", "slower", "timed_out", "unfit",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.is_draining = self.is_set_aside = self.is_demoted = False
+        self.is_draining = self.is_set_aside = self.is_demoted = self.timed_out = False
         self.set_aside_because = ""
         self.set_aside_keys: dict[str, str] = {}
         self.liveness = Liveness.HEARD
@@ -60,6 +62,7 @@ class Trouble:
         self.unfit = self.hand = self.failures = 0
         self.by_key: dict[str, Any] = {}
         self.parked: list[Any] = []
+        self.slower: dict[str, float] = {}
 
     @property
     def was_set_aside(self) -> bool:

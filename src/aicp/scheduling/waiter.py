@@ -23,13 +23,15 @@ class ChainTurn:
 
     Attributes:
         began_at: When its tasks' time began to count, monotonic seconds.
+        tasks: How many it has.
         handed_over: How many of its tasks an agent got, or ended otherwise.
     """
 
-    __slots__ = ("began_at", "handed_over")
+    __slots__ = ("began_at", "handed_over", "tasks")
 
-    def __init__(self, began_at: float, handed_over: int = 0) -> None:
+    def __init__(self, began_at: float, tasks: int, handed_over: int = 0) -> None:
         self.began_at = began_at
+        self.tasks = tasks
         self.handed_over = handed_over
 
     @property

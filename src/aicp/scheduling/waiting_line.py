@@ -7,8 +7,9 @@ The order is kept for each pool: agents of one tenant, or shared ones.
 
 import heapq
 import itertools
+import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from aicp.model.agent import AgentProfile
 from aicp.model.task import Priority
@@ -282,6 +283,38 @@ class WaitingLine:
         others = (other for other in Priority if other is not priority)
         waiting = self.by_priority(tenant if alone else None)
         return mine + sum(min(waiting[other], served * STRIDES[priority] // STRIDES[other]) for other in others)
+
+    def wait_s(
+        self,
+        priority: Priority,
+        tenant: str,
+        tasks_per_s: float,
+        others_per_s: Mapping[Priority, float],
+        *,
+        alone: bool = False,
+    ) -> float:
+        """About how long one more task of a tenant would wait, in seconds: the less of two estimates.
+
+        By share: what stands before it in its priority, over the share that its priority has beside those that wait. By
+        drain: that and all that waits at other priorities, over the rate that their arrivals leave.
+
+        Args:
+            priority: Of the task.
+            tenant: Whose it is.
+            tasks_per_s: How many tasks the agents end in a second.
+            others_per_s: How many tasks of each other priority come in a second.
+            alone: True for agents that work for this tenant only.
+        """
+        before = self.before(priority, tenant)
+        mine = before if alone else self._with_tenants(priority, tenant, before)
+        waiting = self.by_priority(tenant if alone else None)
+        weights = sum(1 / STRIDES[other] for other in others_per_s if waiting[other])
+        share = 1 / (1 + weights * STRIDES[priority])
+        left_per_s = tasks_per_s - sum(others_per_s.values())
+        by_drain_s = (
+            (mine + sum(waiting[other] for other in others_per_s) + 1) / left_per_s if left_per_s > 0 else math.inf
+        )
+        return min((mine + 1) / (tasks_per_s * share), by_drain_s)
 
     def before(self, priority: Priority, tenant: str) -> int:
         """About how many of its tenant are served before one more task of that priority.
