@@ -374,3 +374,14 @@ def plain_count(block: bytes, frames: list[FrameHeader], salts: bytes, before: t
         if frame.salts != salts or frame.page == 0 or before != frame.checksum:
             return at
     return len(frames)
+
+
+def test_log_that_is_cut_after_it_was_counted_has_no_frame_there(tmp_path: Path) -> None:
+    """Another process empties the log between two reads of it."""
+    from aicp.storage.sqlite_wal import _Log
+
+    path = tmp_path / "log"
+    path.write_bytes(b"")
+    with path.open("rb") as file:
+        header = _Log(file).frame_header(3, 4_120)
+    assert (header.size_after, header.checksum) == (0, (0, 0))

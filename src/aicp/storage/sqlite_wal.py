@@ -79,7 +79,9 @@ class _Log:
         return max(0, os.fstat(self._file.fileno()).st_size - LOG_HEADER_BYTES) // frame_size
 
     def frame_header(self, at: int, frame_size: int) -> FrameHeader:
-        return parse_frame_header(self._at(LOG_HEADER_BYTES + at * frame_size, FRAME_HEADER_BYTES))
+        """The header of a frame; one of zeros, which fits no log, where the file was cut since it was counted."""
+        found = self._at(LOG_HEADER_BYTES + at * frame_size, FRAME_HEADER_BYTES)
+        return parse_frame_header(found.ljust(FRAME_HEADER_BYTES, b"\0"))
 
     def page(self, at: int, frame_size: int) -> bytes:
         start = LOG_HEADER_BYTES + at * frame_size + FRAME_HEADER_BYTES
