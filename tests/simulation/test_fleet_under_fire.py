@@ -65,7 +65,7 @@ def test_under_every_trouble_at_once_nothing_is_lost_and_all_heal(seed: int) -> 
     report = Fire(seed, TASKS_PER_S, everybody_suffers).run()
     check(report)
     idempotent = {end: count for end, count in report.ends.items() if not end.startswith("once: ")}
-    assert idempotent["COMPLETED"] >= 0.99 * (sum(idempotent.values()) - idempotent["cancelled"]), told(report)
+    assert idempotent["COMPLETED"] >= 0.99 * (sum(idempotent.values()) - idempotent.get("cancelled", 0)), told(report)
     assert report.chains["COMPLETED"] >= 0.93 * sum(report.chains.values()), told(report)
 
 

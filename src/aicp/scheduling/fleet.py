@@ -41,7 +41,7 @@ OUTDATED_KEPT_MAX = 64
 SILENT_AFTER_LATENCIES = FAIR_LATENCIES = 4.0
 TOLERANCE_S = 0.001
 EXPLORED_EVERY = 50
-EXPLORED_KEPT_MAX = 64
+EXPLORED_KEPT_MAX = 16
 NOWHERE = -1
 ON_TRIAL = -math.inf
 LONG_AGO = -sys.float_info.max
@@ -118,7 +118,7 @@ class Seat:
         Of fewer than 5 successes that is what its pool usually takes, and more after timeouts.
         """
         if self.samples < MEASURED_SAMPLES:
-            return self._assumed_s()
+            return self._assumed_s() if self.member.trouble.slower else self.pool.latency_s
         return faded(self.latency_s, now - self.measured_at, self.pool.latency_s)
 
     def _assumed_s(self) -> float:

@@ -66,9 +66,16 @@ class Row(Generic[S]):
 
     def used(self, seat: S) -> None:
         """It got a task and stays free."""
-        if seat is not self._newest:
-            self._unlink(seat)
-            self._link(seat)
+        newer, newest = seat.newer, self._newest
+        if newer is None or newest is None:
+            return
+        older = seat.older
+        newer.older = older
+        if older is None:
+            self.oldest = newer
+        else:
+            older.newer = newer
+        newest.newer, seat.older, seat.newer, self._newest = seat, newest, None, seat
 
     def pick(self, draw: Callable[[], float]) -> S:
         """The one used longest ago, or a random one that is over 25 % faster."""

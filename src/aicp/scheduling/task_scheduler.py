@@ -500,7 +500,8 @@ class TaskScheduler:
         elif seat.standing is not FINE:
             self._look_at(seat, now)
             self._set_timer(member, now)
-        if seat.bucket != NOWHERE:
+        if seat.newer is not None:
+            # It is among the free, and not the one used last.
             pool.used(seat)
         return lease
 
