@@ -14,6 +14,8 @@ from aicp.scheduling.task_scheduler import TaskScheduler, rest_s
 PROBES_IN_FLIGHT_MAX = 64
 WAIT_S_MAX_WHILE_OUT = 5.0
 PROBE_TIMEOUT_S = 5.0
+AFTER_DEFECT_S = 1.0
+"""How long after an exception inside AICP the agent is probed again."""
 _log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,7 @@ class Prober:
         self._scheduler = scheduler
         self._places = asyncio.Semaphore(PROBES_IN_FLIGHT_MAX)
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._again: dict[str, asyncio.TimerHandle] = {}
         self._is_closed = False
 
     def probe_soon(self, agent: AgentProfile) -> None:
@@ -39,7 +42,7 @@ class Prober:
         if agent.agent_id not in self._probes and not self._is_closed:
             probe = asyncio.create_task(self._probe(agent), name=f"probe {agent.agent_id}")
             self._probes[agent.agent_id] = probe
-            probe.add_done_callback(lambda _: self._probes.pop(agent.agent_id, None))
+            probe.add_done_callback(lambda ended: self._has_ended(agent, ended))
 
     def pool_changed(self, pool: Pool, *, is_out: bool) -> None:
         """While all circuits of a capability are out, none waits longer than 5 s for its next probe."""
@@ -52,6 +55,8 @@ class Prober:
     async def close(self) -> None:
         """Stop every probe, and begin no more."""
         self._is_closed = True
+        for timer in self._again.values():
+            timer.cancel()
         probes = list(self._probes.values())
         for probe in probes:
             probe.cancel()
@@ -62,6 +67,21 @@ class Prober:
             reply = await ask(self._transport, agent)
         self._learn(agent, reply)
         self._scheduler.refresh(agent.agent_id)
+
+    def _has_ended(self, agent: AgentProfile, probe: asyncio.Task[None]) -> None:
+        """After an exception nothing else would look at the agent again."""
+        self._probes.pop(agent.agent_id, None)
+        error = None if probe.cancelled() else probe.exception()
+        if error is None or self._is_closed:
+            return
+        told = "probe of agent %s: defect, probing again in %s s"
+        _log.error(told, agent.agent_id, AFTER_DEFECT_S, exc_info=error, extra={"agent_id": agent.agent_id})
+        loop = asyncio.get_running_loop()
+        self._again[agent.agent_id] = loop.call_later(AFTER_DEFECT_S, self._probe_again, agent)
+
+    def _probe_again(self, agent: AgentProfile) -> None:
+        del self._again[agent.agent_id]
+        self.probe_soon(agent)
 
     def _learn(self, agent: AgentProfile, reply: Reply) -> None:
         waiting = [key for key in self._scheduler.keys_of(agent.agent_id) if self._is_due(agent.agent_id, key)]

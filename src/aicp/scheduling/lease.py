@@ -1,5 +1,6 @@
 """What a task gets from the scheduler: an agent's slot for a while, or the reason why not."""
 
+import logging
 from collections.abc import Callable, Iterator
 from enum import Enum
 
@@ -9,6 +10,7 @@ from aicp.ports import Clock
 from aicp.scheduling.fleet import Seat
 
 LOOK_EVERY_S = 1.0
+_log = logging.getLogger(__name__)
 
 
 class Unscheduled(Enum):
@@ -139,6 +141,9 @@ class Leases:
         now = self._clock.monotonic()
         for second in [second for second in self._by_second if second <= now]:
             for lease in list(self._by_second.get(second, ())):
-                self._look_at(lease, second, now)
+                try:
+                    self._look_at(lease, second, now)
+                except Exception:  # noqa: BLE001 - one lease is not the others' trouble
+                    _log.exception("slot lease of agent %s: defect", lease.agent.agent_id)
         if self._by_second and self._timer is None:
             self._look_again()

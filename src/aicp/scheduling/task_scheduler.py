@@ -6,6 +6,7 @@ the circuit is taken at hand-over, never while waiting. A lease ends once, by `c
 
 import asyncio
 import itertools
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -36,12 +37,16 @@ from aicp.standstill import TimeLimit
 
 SLOT_LEASE_GRACE_S = 5.0
 PROBE_LEASE_GRACE_S = 1.0
+AFTER_DEFECT_S = 1.0
+"""How long after an exception inside AICP an agent is looked at again."""
 SHORTEST_ATTEMPT_S = 0.001
 COOL_DOWN_FIRST_S = 1.0
 COOL_DOWN_FACTOR = 1.5
 COOL_DOWN_MIN_S = 0.05
 COOL_DOWN_MAX_S = 300.0
 SHARED_A_STEP = 100
+
+_log = logging.getLogger(__name__)
 
 
 class TaskScheduler:
@@ -587,8 +592,21 @@ class TaskScheduler:
             timer.cancel()
 
     def _wait_is_over(self, member: Member) -> None:
-        agent_id, now = member.profile.agent_id, self._clock.monotonic()
+        agent_id = member.profile.agent_id
         self._timers.pop(agent_id, None)
+        try:
+            self._look_after_wait(member)
+        except Exception:  # noqa: BLE001 - whatever it is, the agent is looked at again
+            # Without a timer nothing would look at the agent again.
+            _log.exception("agent %s: defect, looking again in %s s", agent_id, AFTER_DEFECT_S)
+            self._stop_timer(agent_id)
+            loop = asyncio.get_running_loop()
+            self._timers[agent_id] = loop.call_later(AFTER_DEFECT_S, self._wait_is_over, member)
+
+    def _look_after_wait(self, member: Member) -> None:
+        if member.is_gone:
+            return
+        agent_id, now = member.profile.agent_id, self._clock.monotonic()
         needs_probe = any(
             seat.standing.ready_at <= now and self._board.needs_probe(agent_id, seat.key) for seat in member
         )
