@@ -126,7 +126,7 @@ def draw_fault(draw: random.Random, path: Path) -> Fault:
     file = "-wal" if has_log and draw.random() < 0.6 else ""
     size = path.with_name(path.name + file).stat().st_size
     pages = (size - LOG_HEADER_BYTES) // FRAME_BYTES if file else size // PAGE_BYTES
-    kind = draw.choices(["flip", "cut", "swap"], [7, 1, 2])[0]
+    kind = draw.choices(["flip", "cut", "swap"], [7, 1, 2 if pages > 1 else 0])[0]
     at: Sequence[int] = {
         "flip": lambda: [draw.randrange(size * 8)],
         "cut": lambda: [draw.randrange(size)],

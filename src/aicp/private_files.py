@@ -88,3 +88,14 @@ def warn_of_exposures(log: logging.Logger, files: Iterable[PrivateFile]) -> None
     """Log a warning for each file that others can reach, with the command that mends it."""
     for exposure in find_exposures(files):
         log.warning("%s; run: %s", exposure.message, exposure.advice)
+
+
+def is_no_file(path: Path) -> bool:
+    """True for a directory, a pipe or a device; False for a file, and for what cannot be looked at.
+
+    Opening the latter says why, which `Path.exists` and `Path.is_file` raise for some reasons and hide for others.
+    """
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False

@@ -118,6 +118,7 @@ def test_agent_that_is_not_there_is_one_sentence(fleet: Shell, command: str) -> 
 def test_agent_that_needs_a_token_is_added_with_it(fleet: Shell, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret-token\n")
+    token.chmod(0o600)
     with fleet.started("agent", "run", "eyes:agent", "--token-file", str(token)) as agent:
         endpoint = line_of(agent.stderr).split()[-1]
         closed = fleet.call("agent", "add", endpoint, "--id", "guarded")

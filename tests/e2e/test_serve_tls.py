@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import aicp
 from aicp.errors import SettingsError
 from aicp.runtime.settings import Tls, server_settings
+from tests.e2e.cli_kit import line_of
 
 BOUND_S = 60.0
 
@@ -47,6 +48,7 @@ def make_certificate(directory: Path, name: str = "localhost", password: bytes |
     certificate_file, key_file = directory / f"{name}.pem", directory / f"{name}.key"
     certificate_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     key_file.write_bytes(kept)
+    key_file.chmod(0o600)
     return certificate_file, key_file
 
 
@@ -65,7 +67,7 @@ def serving(tmp_path: Path, *arguments: str) -> Iterator[tuple[str, str]]:
     )  # fmt: skip
     try:
         assert process.stderr is not None
-        told = process.stderr.readline()
+        told = line_of(process.stderr)
         assert told.startswith("AICP serves https://"), told
         yield told.split()[2].rstrip(";"), (tmp_path / "data" / "admin.key").read_text().strip()
         process.send_signal(signal.SIGTERM)

@@ -592,10 +592,10 @@ def test_defect_is_answered_without_its_inside(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(api: Api) -> None:
-        def fail() -> None:
+        def fail(*_arguments: object) -> None:
             raise RuntimeError("the secret of the inside")
 
-        monkeypatch.setattr(api.node.router, "health", fail)
+        monkeypatch.setattr(api.node.router, "read_health", fail)
         answered = await api.get("/api/circuit-breaker/health")
         assert_is_problem(answered, 500, "internal_error")
         assert "secret" not in repr(answered.body)

@@ -22,7 +22,7 @@ from aicp.testing.faulty_agents import (
     server_error,
     unavailable,
 )
-from tests.unit.flow_kit import ECHO, Flow, measured, now, task, virtual
+from tests.unit.flow_kit import ECHO, Flow, now, task, virtual
 
 BAD = {"bad": True}
 
@@ -152,10 +152,12 @@ class TestBrokenAgents:
         async with Flow(
             ScriptedAgent("a0", otherwise=server_error()), ScriptedAgent("a1", otherwise=slow_success)
         ) as flow:
-            measured(flow.scheduler.member("a0").seats[ECHO], 0.001)
-            flow.scheduler.refresh("a0")
+            # While the other one is busy, the task goes to this one first.
+            busy = asyncio.create_task(flow.router.route_task(task(agents=("a1",))))
+            await until(lambda: flow.tried() == ["a1"])
             running = asyncio.create_task(flow.router.route_task(task()))
-            await until(lambda: flow.tried() == ["a0", "a1"])
+            await until(lambda: flow.tried() == ["a1", "a0", "a1"])
+            assert busy.done()
             flow.board.new_instance("a0")
             assert (await running).status is TaskStatus.COMPLETED
             found = metrics(flow, "a0")
@@ -194,10 +196,12 @@ class TestBrokenAgents:
     async def test_a_second_opinion_counts_nothing_against_a_newer_process(self) -> None:
         slow = ok(after_s=5.0)
         async with Flow(ScriptedAgent("a0", otherwise=caller_fault()), ScriptedAgent("a1", otherwise=slow)) as flow:
-            measured(flow.scheduler.member("a0").seats[ECHO], 0.001)
-            flow.scheduler.refresh("a0")
+            # While the other one is busy, the task goes to this one first.
+            busy = asyncio.create_task(flow.router.route_task(task(agents=("a1",))))
+            await until(lambda: flow.tried() == ["a1"])
             running = asyncio.create_task(flow.router.route_task(task()))
-            await until(lambda: flow.tried() == ["a0", "a1"])
+            await until(lambda: flow.tried() == ["a1", "a0", "a1"])
+            assert busy.done()
             flow.board.new_instance("a0")
             assert (await running).attempts[0].outcome is Outcome.AGENT_FAULT
             found = metrics(flow, "a0")

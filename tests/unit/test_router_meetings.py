@@ -152,7 +152,6 @@ class TestDefects:
     @pytest.mark.parametrize(
         ("part", "name"),
         [
-            ("router", "_judge_doubts"),
             ("router._choices", "remember"),
             ("scheduler", "complete_task"),
             ("scheduler", "_tally"),

@@ -12,10 +12,11 @@ from aicp.model.access import TENANT_PATTERN
 from aicp.model.agent import DEFAULT_TENANT, AgentAuth, AgentProfile, Capability, Registration
 from aicp.model.endpoint import Endpoint
 from aicp.model.validation import FAULTS_MAX, type_fault
+from aicp.private_files import is_no_file
 from aicp.registry.directory import Directory
 from aicp.registry.schemas import Schemas
 from aicp.runtime.bearers import bearer_in_file, bearer_in_variable, sound_bearer
-from aicp.runtime.documents import Document, is_no_file, read_document
+from aicp.runtime.documents import Document, read_document
 from aicp.runtime.files import placed
 
 AGENTS_MAX = 10_000

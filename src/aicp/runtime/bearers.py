@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aicp.errors import SettingsError
 from aicp.model.agent import BEARER_CHARS_MAX, BEARER_PATTERN, AgentAuth
-from aicp.runtime.documents import is_no_file
+from aicp.private_files import is_no_file
 
 FILE_CHARS_MAX = 2 * BEARER_CHARS_MAX
 """Room for blanks around it."""

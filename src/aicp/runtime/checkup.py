@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -83,6 +84,8 @@ def _check_directory(directory: Path) -> Finding:
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         told = f"{directory} cannot be written by this user"
         return Finding(what, Verdict.FAIL, told, "set AICP_DATA_DIR to a directory of yours")
+    if directory.stat().st_mode & stat.S_IWOTH:
+        return Finding(what, Verdict.FAIL, f"{directory} can be written by anybody", f"chmod 700 {directory}")
     if directory.stat().st_mode & _OTHERS:
         return Finding(what, Verdict.WARN, f"{directory} can be read by others", f"chmod 700 {directory}")
     return Finding(what, Verdict.OK, f"{directory} is yours alone")

@@ -7,7 +7,6 @@ no aliases and no tags that make other objects. YAML is read as version 1.2 has 
 import json
 import math
 import re
-import stat
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -70,17 +69,6 @@ def read_document(path: Path) -> Document:
     except _Unusable as error:
         raise SettingsError(str(error)) from None
     return Document(path, value, text)
-
-
-def is_no_file(path: Path) -> bool:
-    """True for a directory, a pipe or a device; False for a file, and for what cannot be looked at.
-
-    Opening the latter says why, which `Path.exists` and `Path.is_file` raise for some reasons and hide for others.
-    """
-    try:
-        return not stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError):
-        return False
 
 
 class _Unusable(ValueError):

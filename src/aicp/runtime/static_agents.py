@@ -11,9 +11,10 @@ import msgspec
 
 from aicp.errors import AicpError, InvalidAgent
 from aicp.model.agent import AgentProfile
+from aicp.private_files import is_no_file
 from aicp.runtime.agents_file import StaticAgent, named_bearer_files, read_static_agents
 from aicp.runtime.ains import Ains
-from aicp.runtime.documents import FILE_BYTES_MAX, is_no_file
+from aicp.runtime.documents import FILE_BYTES_MAX
 
 LOOK_EVERY_S = 1.0
 TRY_AGAIN_EVERY_S = 5.0

@@ -16,8 +16,8 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from aicp.errors import AicpError
+from aicp.model.document_desk import DocumentDesk
 from aicp.server.auth import Guard, declared_routes
-from aicp.server.body import desk_of
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
 from aicp.server.routes.parameters import WAIT_S_MAX, NodeAndWaits
 
@@ -41,6 +41,7 @@ class Express:
         self._app = app
         self._guard = guard
         self._node_and_waits = node_and_waits
+        self._documents: DocumentDesk = app.state.documents
         self._submits: dict[str, HTTPRouteHandler] = {}
         self._looks: dict[str, HTTPRouteHandler] = {}
         for path, handler in declared_routes(app):
@@ -61,7 +62,7 @@ class Express:
         try:
             await self._guard(request, handler)
             view = await handler.fn(request, *ids.values(), self._node_and_waits, wait_s)
-            body = await desk_of(request).encode(view)
+            body = await self._documents.encode(view)
         except Exception as error:  # noqa: BLE001 - as the framework does: every error has its answer
             response = _answering(error)(request, error)
             await response.to_asgi_response(app=None, request=request)(scope, receive, send)
