@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aicp.storage.sqlite_wal import boot_id, find_log_damage, index_of, log_of
+from aicp.storage.sqlite_wal import _Log, _Walk, boot_id, find_log_damage, index_of, log_of
 from aicp.storage.sqlite_wal_format import (
     FRAME_HEADER_BYTES,
     LOG_HEADER_BYTES,
@@ -376,12 +376,19 @@ def plain_count(block: bytes, frames: list[FrameHeader], salts: bytes, before: t
     return len(frames)
 
 
-def test_log_that_is_cut_after_it_was_counted_has_no_frame_there(tmp_path: Path) -> None:
+def test_log_that_is_cut_after_it_was_counted_has_no_frame_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process empties the log between two reads of it."""
-    from aicp.storage.sqlite_wal import _Log
-
-    path = tmp_path / "log"
-    path.write_bytes(b"")
-    with path.open("rb") as file:
-        header = _Log(file).frame_header(3, 4_120)
-    assert (header.size_after, header.checksum) == (0, (0, 0))
+    path = tmp_path / "a.db"
+    with opened(path) as store:
+        store.add(20)
+        with log_of(path).open("rb") as file:
+            log = _Log(file)
+            assert log.header is not None
+            frames = log.count(log.header.frame_size)
+            assert frames > 0
+            monkeypatch.setattr(log, "count", lambda _frame_size: frames)
+            monkeypatch.setattr(log, "_at", lambda _offset, _size: b"")
+            assert log.walk(log.header) == _Walk(0, 0)
+            assert log.frame_header(3, log.header.frame_size).size_after == 0

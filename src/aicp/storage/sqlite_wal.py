@@ -105,7 +105,11 @@ class _Log:
         at_once = max(1, BLOCK_BYTES // frame_size)
         for at in range(first, self.count(frame_size), at_once):
             block = self._at(LOG_HEADER_BYTES + at * frame_size, at_once * frame_size)
-            yield block[: len(block) // frame_size * frame_size]
+            whole = len(block) // frame_size * frame_size
+            if not whole:
+                # The file was cut since its frames were counted.
+                return
+            yield block[:whole]
 
     def _at(self, offset: int, size: int) -> bytes:
         return os.pread(self._file.fileno(), size, offset)
