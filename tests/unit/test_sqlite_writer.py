@@ -351,6 +351,7 @@ def test_who_waits_for_room_at_the_close_is_refused_and_nothing_of_it_recorded(t
         refusals = [isinstance(answer, StorageError) for answer in answers[:6]]
         assert any(refusals)
         assert not all(refusals)
+        assert refusals == sorted(refusals), "a chain's writes are taken in their order"
         async with opened(tmp_path / "a.db") as again:
             record = await again.read("c1")
             assert record is not None
