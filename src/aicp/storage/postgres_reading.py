@@ -1,10 +1,9 @@
-"""What a PostgreSQL database says of chains. Each answer is one statement, and so as of one moment."""
+"""What a PostgreSQL database says of chains. What an answer is made of is from one statement, and so of one moment."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from itertools import product
-
-import asyncpg
+from typing import Any
 
 from aicp.errors import RecordDamaged
 from aicp.model.document_desk import DocumentDesk
@@ -38,15 +37,19 @@ _OF_CHAIN = f"{_FACTS} WHERE chains.chain_id = $1 ORDER BY facts.seq"
 OF_CHAINS = f"{_FACTS} WHERE chains.number = ANY($1::bigint[]) ORDER BY chains.number, facts.seq"
 """The rows of several chains, by their numbers, for `decode_records`."""
 
-_ORPHANS = "SELECT 1 FROM facts WHERE chain_id = $1 LIMIT 1"
+# The chain's row is looked for again: a submit may have been recorded since the statement that did not find it.
+_ORPHANS = """
+    SELECT 1 FROM facts WHERE chain_id = $1 AND NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = $1) LIMIT 1
+"""
 _OUTLINES = f"""
     SELECT {_FACT} FROM chains LEFT JOIN facts ON facts.chain_id = chains.chain_id AND facts.seq > $2
     WHERE chains.chain_id = $1 ORDER BY facts.seq LIMIT $3
 """  # noqa: S608 - constants
-_LAST_FACTS = """
-    SELECT DISTINCT ON (chain_id) chain_id, textsend(fact) FROM facts
-    WHERE chain_id = ANY($1::text[]) ORDER BY chain_id, seq DESC
-"""
+# With the row itself, so that the two are of one moment.
+_WITH_LAST_FACT = f"""
+    SELECT {SUMMARY_COLUMNS}, (SELECT textsend(fact) FROM facts WHERE facts.chain_id = chains.chain_id
+        ORDER BY seq DESC LIMIT 1) FROM chains WHERE chain_id = ANY($1::text[])
+"""  # noqa: S608 - constants
 _LIST = """
     SELECT {columns} FROM chains
     WHERE ($1::text IS NULL OR $1 = tenant) AND ($2::text IS NULL OR $2 = status) AND {filters}
@@ -129,20 +132,26 @@ async def check_summaries(ask: Ask, rows: Rows) -> list[StoredSummary | RecordDa
         StorageError: That could not be read; or what `ask` raises.
     """
     found = [stored_summary(row) for row in rows]
-    # An id that is not UTF-8 any more is that of no fact, and is not a parameter that the server takes.
+    # An id that is not UTF-8 any more is not a parameter that the server takes.
     in_doubt = [each.chain_id for each in found if each.is_in_doubt and is_utf8(each.chain_id)]
-    last_facts = dict(map(tuple, await ask(_LAST_FACTS, in_doubt))) if in_doubt else {}
-    return checked(partial(check_summary, last_facts), found)
+    if not in_doubt:
+        return checked(partial(check_summary, {}), found)
+    again = [(stored_summary(row), fact) for *row, fact in await ask(_WITH_LAST_FACT, in_doubt)]
+    newest = {stored.chain_id: stored for stored, _ in again}
+    last_facts = {stored.chain_id: fact for stored, fact in again}
+    gone = set(in_doubt).difference(newest)
+    there = [newest.get(each.chain_id, each) for each in found if each.chain_id not in gone]
+    return checked(partial(check_summary, last_facts), there)
 
 
-def stored_summary(row: asyncpg.Record) -> StoredSummary:
+def stored_summary(row: Iterable[Any]) -> StoredSummary:
     """A chain's row, its times as texts."""
     chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, *others = row
     end = None if ended_at is None else timestamp(ended_at)
     return StoredSummary(chain_id, name, tenant, status, total_tasks, timestamp(submitted_at), end, *others)
 
 
-def check_summary(last_facts: Mapping[str, bytes], stored: StoredSummary) -> StoredSummary:
+def check_summary(last_facts: Mapping[str, bytes | None], stored: StoredSummary) -> StoredSummary:
     """A chain's row, which is as it was written; `last_facts` has the JSON of the last fact where that decides it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a SQLite database says of chains. Each answer is one statement, and so as of one moment."""
+"""What a SQLite database says of chains. What an answer is made of is from one statement, and so of one moment."""
 
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -30,12 +30,19 @@ _UNFINISHED = f"""
     {_FACTS} WHERE chains.ended_at IS NULL AND chains.number > ? AND chains.number <= ?
     ORDER BY chains.number, facts.seq
 """
-_ORPHANS = "SELECT 1 FROM facts WHERE chain_id = ? LIMIT 1"
+# The chain's row is looked for again: a submit may have been recorded since the statement that did not find it.
+_ORPHANS = """
+    SELECT 1 FROM facts WHERE chain_id = :id AND NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = :id) LIMIT 1
+"""
 _OUTLINE = f"""
     SELECT {_FACT} FROM chains LEFT JOIN facts ON facts.chain_id = chains.chain_id
     WHERE chains.chain_id = ? ORDER BY facts.seq
 """  # noqa: S608 - constants
-_LAST_FACT = "SELECT CAST(fact AS BLOB) FROM facts WHERE chain_id = ? ORDER BY seq DESC LIMIT 1"
+# With the row itself, so that the two are of one moment.
+_WITH_LAST_FACT = f"""
+    SELECT {SUMMARY_COLUMNS}, (SELECT CAST(fact AS BLOB) FROM facts WHERE facts.chain_id = chains.chain_id
+        ORDER BY seq DESC LIMIT 1) FROM chains WHERE chain_id = ?
+"""  # noqa: S608 - constants
 
 _LIST = """
     SELECT {columns} FROM chains {index}
@@ -121,19 +128,20 @@ def check_summary(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Store
     """
     stored = StoredSummary(*row)
     stored.check()
-    if stored.is_in_doubt:
-        stored.check_progress(read_last_fact(connection, stored.chain_id))
-    return stored
+    return _judge(connection, stored) if stored.is_in_doubt else stored
 
 
-def read_last_fact(connection: sqlite3.Connection, chain_id: str) -> bytes | None:
-    """The JSON of a chain's last fact; None when it has none.
-
-    Raises:
-        sqlite3.Error: It could not be read.
-    """
-    row: tuple[bytes] | None = connection.execute(_LAST_FACT, (chain_id,)).fetchone()
-    return None if row is None else row[0]
+def _judge(connection: sqlite3.Connection, stored: StoredSummary) -> StoredSummary:
+    """As it is now; one that is no longer there was deleted since."""
+    row = connection.execute(_WITH_LAST_FACT, (stored.chain_id,)).fetchone()
+    if row is None:
+        return stored
+    *columns, last_fact = row
+    newest = StoredSummary(*columns)
+    newest.check()
+    if newest.is_in_doubt:
+        newest.check_progress(last_fact)
+    return newest
 
 
 def _outline(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | RecordDamaged | None:
@@ -150,5 +158,5 @@ def _summary(connection: sqlite3.Connection, row: tuple[Any, ...]) -> ChainSumma
 
 
 def _refuse_orphans(connection: sqlite3.Connection, chain_id: str) -> None:
-    if connection.execute(_ORPHANS, (chain_id,)).fetchone() is not None:
+    if connection.execute(_ORPHANS, {"id": chain_id}).fetchone() is not None:
         raise RecordDamaged("chains", described(chain_id), "it is missing, and facts of the chain are there")
