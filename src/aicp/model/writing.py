@@ -14,28 +14,30 @@ from aicp.model.long_texts import LONG_TEXT, encode_text
 HEAVY_VALUES = 2_000
 WIDE = 4_096
 _SCALARS = frozenset({int, float, bool, type(None)})
+_HOLDERS = frozenset({dict, list, tuple})
 Order = Literal["deterministic"] | None
 
 
 def is_heavy(value: Any) -> bool:
     """True when a value holds some thousand values, or texts of over 64 Ki characters in sum.
 
-    Costs a microsecond for a small one, and at most some hundred.
+    Costs half a microsecond for a small one, and at most some hundred.
     """
     chars, seen = 0, [value]
     for inner in seen:
         kind = inner.__class__
         if kind is str:
             chars += len(inner)
-        elif kind is dict:
-            seen.extend(islice(inner, HEAVY_VALUES))
-            seen.extend(islice(inner.values(), HEAVY_VALUES))
-        elif kind is list or kind is tuple:
-            seen.extend(islice(inner, HEAVY_VALUES))
-        elif isinstance(inner, msgspec.Struct):
-            seen.extend(_fields(inner))
-        if chars > LONG_TEXT or len(seen) > HEAVY_VALUES:
-            return True
+            if chars > LONG_TEXT:
+                return True
+        elif kind in _HOLDERS:
+            if len(seen) + len(inner) > HEAVY_VALUES:
+                return True
+            seen += inner
+            if kind is dict:
+                seen += inner.values()
+        elif kind not in _SCALARS and isinstance(inner, msgspec.Struct):
+            seen += _fields(inner)
     return False
 
 

@@ -13,7 +13,7 @@ import msgspec
 from aicp.errors import InvalidChain, RecordDamaged, StorageError
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
-from aicp.model.long_texts import text_of
+from aicp.model.long_texts import LONG_TEXT, text_of
 from aicp.model.nesting import NESTING_MAX
 from aicp.model.outcome import TaskError
 from aicp.model.pieces import LARGE_BYTES, decode_in_pieces, is_large
@@ -145,10 +145,8 @@ class FactEncoder:
         Raises:
             StorageError: One holds what JSON cannot.
         """
-        return await self._documents.write(
-            [_heavy_part(submitted), *map(_heavy_part, facts)],
-            lambda: (encode_submitted(submitted), encode_facts(facts) if facts else None),
-        )
+        is_long = is_heavy([_heavy_part(submitted), *map(_heavy_part, facts)])
+        return await self._run(lambda: _encode_submit(submitted, facts, is_long=is_long), is_long=is_long)
 
     async def append(self, facts: Sequence[Fact]) -> AppendRows:
         """What `encode_facts` gives.
@@ -157,35 +155,42 @@ class FactEncoder:
             StorageError: One holds what JSON cannot.
             ValueError: They are of several chains.
         """
-        chain_id, parts = facts[0].chain_id, [*map(_heavy_part, facts)]
+        chain_id, is_long = facts[0].chain_id, is_heavy([*map(_heavy_part, facts)])
         before = self._last.get(chain_id)
-        if before is None and not is_heavy(parts):
+        if before is None and not is_long:
             return encode_facts(facts)
         mine = self._last[chain_id] = asyncio.get_running_loop().create_future()
         try:
             if before is not None:
                 await asyncio.wait([before])
-            return await self._documents.write(parts, lambda: encode_facts(facts))
+            return await self._run(lambda: encode_facts(facts, is_long=is_long), is_long=is_long)
         finally:
             mine.set_result(None)
             if self._last[chain_id] is mine:
                 del self._last[chain_id]
 
+    async def _run(self, work: Callable[[], T], *, is_long: bool) -> T:
+        return await self._documents.run(LONG_TEXT, work, waits=True) if is_long else work()
 
-def encode_submitted(submitted: ChainSubmitted) -> FactRow:
-    """The first fact of a chain.
+
+def encode_submitted(submitted: ChainSubmitted, *, is_long: bool = False) -> FactRow:
+    """The first fact of a chain; `is_long` as in `encode_facts`.
 
     Raises:
         InvalidChain: It holds what JSON cannot: Python's strings and integers can.
     """
     try:
-        return _encode_fact(submitted, [])
+        return _encode_fact(submitted, [], is_long=is_long)
     except StorageError as error:
         raise InvalidChain(f"it is not JSON: {error.__cause__}") from error
 
 
-def encode_facts(facts: Sequence[Fact]) -> AppendRows:
+def encode_facts(facts: Sequence[Fact], *, is_long: bool = False) -> AppendRows:
     """Facts of one chain, at least one. Costs a few microseconds a fact, and the size of the results.
+
+    Args:
+        facts: In their order.
+        is_long: True in a thread: what is long is encoded in pieces, which give up the interpreter lock.
 
     Raises:
         StorageError: One holds what JSON cannot.
@@ -200,7 +205,7 @@ def encode_facts(facts: Sequence[Fact]) -> AppendRows:
         if fact.chain_id != chain_id:
             message = f"Facts of one chain at a time: these are of {chain_id} and {fact.chain_id}."
             raise ValueError(message)
-        rows.append(_encode_fact(fact, results))
+        rows.append(_encode_fact(fact, results, is_long=is_long))
         if isinstance(fact, ChainEnded):
             status, ended_at = fact.status, timestamp(fact.at)
         elif isinstance(fact, TaskEnded):
@@ -359,11 +364,18 @@ def timestamp(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
-def _encode_fact(fact: Fact, results: list[ResultRow]) -> FactRow:
-    is_in_pieces = is_heavy(_heavy_part(fact))
-    encoded = b"" if is_in_pieces else _encode(fact, fact.chain_id)
+def _encode_submit(
+    submitted: ChainSubmitted, facts: Sequence[Fact], *, is_long: bool
+) -> tuple[FactRow, AppendRows | None]:
+    first = encode_submitted(submitted, is_long=is_long)
+    return first, encode_facts(facts, is_long=is_long) if facts else None
+
+
+def _encode_fact(fact: Fact, results: list[ResultRow], *, is_long: bool) -> FactRow:
+    is_in_pieces = is_long and is_heavy(_heavy_part(fact))
     if not isinstance(fact, TaskEnded):
-        return _fact_row(fact.chain_id, encoded or _encode(fact, fact.chain_id, is_in_pieces=True))
+        return _fact_row(fact.chain_id, _encode(fact, fact.chain_id, is_in_pieces=is_in_pieces))
+    encoded = b"" if is_in_pieces else _encode(fact, fact.chain_id)
     if encoded and len(encoded) <= INLINE_BYTES_MAX:
         return _fact_row(fact.chain_id, encoded)
     body = _encode(fact.result.result, fact.chain_id, is_in_pieces=is_in_pieces)

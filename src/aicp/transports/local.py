@@ -15,9 +15,10 @@ from aicp.model.agent import AgentProfile
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.nesting import NESTING_MAX, is_too_deep
 from aicp.model.outcome import Outcome, Reply
-from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large
+from aicp.model.pieces import LARGE_VALUES, VALUES_MAX, decode_in_pieces, holds_more_values, is_large
 from aicp.model.task import Call
 from aicp.model.wire import ANSWER_BYTES_MAX, TaskFailed
+from aicp.model.writing import is_heavy
 from aicp.transports.replies import (
     SHUT_DOWN,
     TOO_LARGE,
@@ -33,6 +34,7 @@ from aicp.transports.under_way import UnderWay, is_being_cancelled
 
 THREADS_MAX = 64
 
+_encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
 _TOO_DEEP = f"result is nested deeper than {NESTING_MAX}"
 
 Handler = Callable[[dict[str, Any]], Any]
@@ -99,7 +101,7 @@ class LocalTransport:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run_in_thread(self, skill: "_Skill", call: Call) -> Reply:
-        work = _ThreadWork(skill.handler, await self._own_copy(call.params))
+        work = _ThreadWork(skill.handler, _light_copy(call.params) or await self._own_copy(call.params))
         context = contextvars.copy_context()
 
         async def handler(_: dict[str, Any]) -> Any:
@@ -120,7 +122,8 @@ class LocalTransport:
         scope = self._under_way.begin(call.timeout_s)
         try:
             async with scope:
-                return await self._answer(await handler(await self._own_copy(call.params)))
+                result = await handler(_light_copy(call.params) or await self._own_copy(call.params))
+                return _light_answer(result) or await self._answer(result)
         except asyncio.CancelledError:
             if is_being_cancelled():
                 raise
@@ -165,8 +168,27 @@ class LocalTransport:
         return SHUT_DOWN if self._under_way.is_closed else late("no answer", call.timeout_s)
 
 
+def _light_copy(params: dict[str, Any]) -> dict[str, Any] | None:
+    """A copy of params, made at once; None where `_own_copy` makes it: they are heavy, not JSON or empty."""
+    try:
+        copied: dict[str, Any] | None = None if is_heavy(params) else _decode(_encode(params))
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return copied
+
+
+def _light_answer(result: Any) -> Reply | None:
+    """The reply of a small result, made at once; None where `_answer` makes it: it is large or cannot be taken."""
+    try:
+        encoded = b"" if is_heavy(result) else _encode(result)
+        is_small = 0 < len(encoded) < LARGE_VALUES and not is_too_deep(value := _decode(encoded), encoded)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return Reply(Outcome.SUCCESS, value) if is_small else None
+
+
 def _decoded(encoded: bytes) -> Any:
-    return decode_in_pieces(encoded) if is_large(encoded) else msgspec.json.decode(encoded)
+    return decode_in_pieces(encoded) if is_large(encoded) else _decode(encoded)
 
 
 def _reply(encoded: bytes) -> Reply:
