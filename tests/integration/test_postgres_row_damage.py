@@ -22,7 +22,7 @@ from aicp.storage.postgres_row_checks import find_damaged_rows
 from aicp.storage.postgres_server import PostgresServer
 from tests.integration.postgres_kit import claim_all, opened, run, shared_server
 from tests.postgres_server import ask
-from tests.unit.row_damage_contract import DiskStores, RowDamageContract, populate
+from tests.unit.row_damage_contract import DiskStores, RowDamageContract
 from tests.unit.sqlite_kit import AT, submitted, task_ended
 
 OF_AN_OLDER_REPLICA = (
@@ -81,7 +81,7 @@ class TestPostgresDamage(RowDamageContract):
             await journal.close()
 
     async def populate(self, stores: DiskStores) -> None:
-        await populate(stores)
+        await super().populate(stores)
         assert isinstance(stores.journal, PostgresJournal)
         assert await stores.journal._database.replicas.ask_cancel("c3")
 

@@ -28,6 +28,14 @@ from aicp.ports import (
     StoredKey,
     SubmitKey,
 )
+from aicp.storage.agent_rows import AgentRow
+from aicp.storage.capability_rows import CAPABILITY_COLUMNS, capability_checksum
+from aicp.storage.chain_growth import growth_check
+from aicp.storage.request_rows import REQUEST_COLUMNS, request_checksum
+from aicp.storage.row_checksums import chain_checksum, checksum
+from aicp.storage.rows import timestamp
+from aicp.storage.wait_rows import WAIT_COLUMNS, wait_checksum
+from aicp.storage.wake_rows import wake_checksum
 from tests.unit.sqlite_kit import AT, chain_ended, submitted, task_ended
 
 LARGE = {"text": "x" * 100_000}
@@ -43,6 +51,9 @@ UNCHECKED = {
     ("chains", "epoch_min"): "a higher one makes the next owner's epoch higher, which agents obey",
     ("chains", "task_ends"): "it only says which chains a list of tasks by status reads; statuses come from facts",
     ("chains", "owner"): _OF_NOW,
+    ("chains", "changed_at"): "it orders a list of the chains of a context, and says nothing else",
+    ("requests", "at"): _NOT_READ,
+    ("capabilities", "last_offered_at"): "an earlier or later one ends the retention earlier or later",
     ("registrations", "saved_at"): _NOT_READ,
     ("agent_orders", "ordered_at"): _NOT_READ,
     ("cancel_requests", "at"): _NOT_READ,
@@ -102,6 +113,41 @@ async def populate(stores: DiskStores) -> None:
     await stores.audit.append([AuditRecord(AT, "k1", "default", "agent.remove", "a9", 200, 1)], 100)
 
 
+async def add_rows_of_later_versions(stores: DiskStores, place: Callable[[int], str]) -> None:
+    """Rows, and columns of rows, that this version reads and does not write yet."""
+    at = timestamp(AT)
+
+    async def insert(table: str, columns: str, *values: Any) -> None:
+        await stores.ask(
+            f"INSERT INTO {table} ({columns}) VALUES ({', '.join(place(n + 1) for n in range(len(values)))})", *values
+        )
+
+    def time() -> Any:
+        return AT if place(1) == "$1" else at
+
+    wait = ("c3", "c3.t1", "default", "sleeping", at, at, "a title")
+    stored = [*wait[:4], time(), time(), wait[6]]
+    await insert("open_waits", WAIT_COLUMNS, *stored, wait_checksum(*wait))
+    capability = ("default", "test.echo@1", 4, 1.5, at, "{}")
+    await insert("capabilities", CAPABILITY_COLUMNS, *capability[:4], time(), "{}", capability_checksum(*capability))
+    request = ("c3", "cancel", "cancel", "{}", "k1")
+    await insert("requests", REQUEST_COLUMNS, *request, time(), request_checksum(*request))
+    new = chain_checksum("c3", "default", "", 2, at, "c1", None, "talk", "c1.t0")
+    grown = f"needs = 0, runs = 7, growth_check = {growth_check(0, 7)}"
+    changed = f"context = 'talk', parent = 'c1.t0', wake_at = {place(1)}, wake_checksum = {place(2)}"
+    await stores.ask(f"UPDATE chains SET {changed}, checksum = {place(3)}, {grown} WHERE chain_id = 'c3'",
+                     time(), wake_checksum("c3", at), new)  # fmt: skip
+    (row,) = await stores.ask("SELECT profile, saved_at FROM registrations WHERE agent_id = 'a2'")
+    saved_at = row[1] if isinstance(row[1], str) else timestamp(row[1])
+    of_agent = AgentRow(row[0], None, "{}").checksum("a2", saved_at)
+    await stores.ask(f"UPDATE registrations SET more = '{{}}', checksum = {place(1)} WHERE agent_id = 'a2'", of_agent)
+    columns = "key_id, digest, described, created_at, expires_at"
+    (key,) = await stores.ask(f"SELECT {columns} FROM api_keys WHERE key_id = 'k1'")
+    told = [each if isinstance(each, str | bytes) else timestamp(each) for each in key]
+    await stores.ask(f"UPDATE api_keys SET more = '{{}}', checksum = {place(1)} WHERE key_id = 'k1'",
+                     checksum(*told, "{}"))  # fmt: skip
+
+
 def agent(agent_id: str, endpoint: str) -> AgentProfile:
     return AgentProfile(agent_id, (Capability("test.echo"),), endpoint=endpoint)
 
@@ -114,6 +160,8 @@ def flipped(value: Any) -> Any:
         return bytes([value[0] ^ 1]) + value[1:]
     if isinstance(value, datetime):
         return value + timedelta(microseconds=1)
+    if isinstance(value, float):
+        return value + 1
     return value ^ 4
 
 
@@ -139,6 +187,7 @@ class RowDamageContract(abc.ABC):
     async def populate(self, stores: DiskStores) -> None:
         """Have a row in every table."""
         await populate(stores)
+        await add_rows_of_later_versions(stores, self.place)
 
     async def refill(self, stores: DiskStores, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """Make these the rows of a table."""
@@ -157,7 +206,8 @@ class RowDamageContract(abc.ABC):
         async def main() -> None:
             async with self.stores() as stores:
                 await self.populate(stores)
-                assert list(await stores.check()) == []
+                problems = list(await stores.check())
+                assert problems == []
                 await use(stores)
 
         self.run(main())

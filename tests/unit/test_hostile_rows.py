@@ -93,7 +93,7 @@ def test_agents_and_orders(profile: bytes, secret: bytes, text: str) -> None:
         return sealed
 
     for sealed in (None, secret):
-        stored = StoredAgent("eyes", as_text(profile), sealed, "2026", None)
+        stored = StoredAgent("eyes", as_text(profile), sealed, None, "2026", None)
         found_or_refused(stored.decode, unseal)
         found_or_refused(stored.decode_public)
     found_or_refused(StoredOrder("eyes", "circuit", text, "2026", None).decode, 1)
@@ -107,7 +107,7 @@ def test_agents_and_orders(profile: bytes, secret: bytes, text: str) -> None:
     clocks=hostile_json(built(ClockState(NOW, 1.5))),
 )
 def test_keys_audit_records_and_clocks(key: bytes, time: str, clocks: bytes) -> None:
-    found_or_refused(StoredApiKey("k", b"", as_text(key), "2026", None, time, None, None).decode)
+    found_or_refused(StoredApiKey("k", b"", as_text(key), "2026", None, time, None, None, None).decode)
     found_or_refused(StoredAudit(time.strip('"'), "k", "t", "a", "o", 200, 1, 1, None).decode)
     found_or_refused(decode_clock_state, (as_text(clocks), None))
 
@@ -129,6 +129,6 @@ def test_notices_of_other_replicas(body: bytes, number: str) -> None:
 
 @pytest.mark.parametrize("deep", [b"[" * 5_000, b'{"a":' * 5_000])
 def test_secret_that_is_nested_without_end_cannot_be_unsealed(deep: bytes) -> None:
-    row = StoredAgent("eyes", msgspec.json.encode(PROFILE).decode(), deep, "2026", None)
+    row = StoredAgent("eyes", msgspec.json.encode(PROFILE).decode(), deep, None, "2026", None)
     with pytest.raises(SettingsError):
         row.decode(lambda sealed: b'{"bearer":' + sealed)

@@ -7,7 +7,7 @@ import msgspec
 from aicp.errors import RecordDamaged
 from aicp.model.access import ApiKey, AuditRecord
 from aicp.ports import StoredKey
-from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact
+from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact, with_more
 from aicp.storage.rows import timestamp
 
 _decoder = msgspec.json.Decoder(ApiKey)
@@ -29,6 +29,10 @@ def revoked_checksum(key_id: str, revoked_at: str | None) -> int:
     return checksum(key_id, revoked_at)
 
 
+KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, more, checksum, revoked_checksum"
+"""The columns of a `StoredApiKey`, in the order of its fields."""
+
+
 class StoredApiKey(msgspec.Struct, frozen=True):
     """A key's row as a database returns it; times are RFC 3339 in UTC. Fields are as in the table."""
 
@@ -38,6 +42,7 @@ class StoredApiKey(msgspec.Struct, frozen=True):
     created_at: str
     expires_at: str | None
     revoked_at: str | None
+    more: str | None
     checksum: int | None
     revoked_checksum: int | None
 
@@ -62,7 +67,8 @@ class StoredApiKey(msgspec.Struct, frozen=True):
         Raises:
             RecordDamaged: It is damaged.
         """
-        values = (self.key_id, self.digest, self.described, self.created_at, self.expires_at)
+        described_by = (self.key_id, self.digest, self.described, self.created_at, self.expires_at)
+        values = with_more(described_by, self.more)
         if not (is_intact(self.checksum, *values) and is_intact(self.revoked_checksum, self.key_id, self.revoked_at)):
             raise self._damaged("its checksum is another")
 

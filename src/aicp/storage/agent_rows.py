@@ -8,12 +8,16 @@ from aicp.errors import RecordDamaged, SettingsError
 from aicp.model.agent import AgentAuth, AgentProfile
 from aicp.model.notice import Order
 from aicp.ports import Ordered
-from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact_stamped, stamped
+from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact_stamped, stamped, with_more
 
 Cipher = Callable[[bytes], bytes]
 
 _profile_decoder = msgspec.json.Decoder(AgentProfile)
 _auth_decoder = msgspec.json.Decoder(AgentAuth)
+
+
+AGENT_COLUMNS = "agent_id, profile, sealed_auth, more, saved_at, checksum"
+"""The columns of a `StoredAgent`, in the order of its fields."""
 
 
 class AgentRow(msgspec.Struct, frozen=True):
@@ -22,14 +26,16 @@ class AgentRow(msgspec.Struct, frozen=True):
     Attributes:
         profile: JSON, without the secret.
         sealed_auth: The secret as `seal` made it; None when it has none.
+        more: JSON of what the profile has no field for; None for nothing.
     """
 
     profile: str
     sealed_auth: bytes | None
+    more: str | None = None
 
     def checksum(self, agent_id: str, saved_at: str) -> int:
         """Of the row of an agent that is saved now."""
-        return stamped(checksum(agent_id, self.profile, self.sealed_auth), saved_at)
+        return stamped(checksum(*with_more((agent_id, self.profile, self.sealed_auth), self.more)), saved_at)
 
 
 class StoredAgent(msgspec.Struct, frozen=True):
@@ -38,6 +44,7 @@ class StoredAgent(msgspec.Struct, frozen=True):
     agent_id: str
     profile: str
     sealed_auth: bytes | None
+    more: str | None
     saved_at: str
     checksum: int | None
 
@@ -59,7 +66,8 @@ class StoredAgent(msgspec.Struct, frozen=True):
         return self._decode(AgentRow(self.profile, None), None)
 
     def _decode(self, row: AgentRow, unseal: Cipher | None) -> AgentProfile:
-        if not is_intact_stamped(self.checksum, self.saved_at, self.agent_id, self.profile, self.sealed_auth):
+        values = with_more((self.agent_id, self.profile, self.sealed_auth), self.more)
+        if not is_intact_stamped(self.checksum, self.saved_at, *values):
             raise RecordDamaged("registrations", described(self.agent_id), "its checksum is another")
         try:
             return decode_agent(row, unseal)

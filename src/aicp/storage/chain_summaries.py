@@ -8,12 +8,13 @@ from aicp.errors import RecordDamaged
 from aicp.model.event import ChainEnded
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainSummary
+from aicp.storage.chain_growth import check_growth
 from aicp.storage.row_checksums import UNREADABLE, chain_checksum, described, status_checksum
 from aicp.storage.rows import decode_outline, timestamp
 
 SUMMARY_COLUMNS = (
     "chain_id, name, tenant, status, total_tasks, submitted_at, ended_at, retry_of, checksum, status_checksum, "
-    "key_checksum"
+    "key_checksum, context, parent, needs, runs, growth_check"
 )
 """The columns of a `StoredSummary`, in the order of its fields."""
 
@@ -44,6 +45,11 @@ class StoredSummary(msgspec.Struct, frozen=True):
     checksum: int | None
     status_checksum: int | None
     key_checksum: int | None
+    context: str | None = None
+    parent: str | None = None
+    needs: int = 0
+    runs: int | None = None
+    growth_check: int | None = None
 
     @property
     def is_in_doubt(self) -> bool:
@@ -98,9 +104,11 @@ class StoredSummary(msgspec.Struct, frozen=True):
         """
         stored = self.checksum
         if stored is not None and stored != chain_checksum(
-            self.chain_id, self.tenant, self.name, self.total_tasks, self.submitted_at, self.retry_of, self.key_checksum
-        ):
+            self.chain_id, self.tenant, self.name, self.total_tasks, self.submitted_at, self.retry_of,
+            self.key_checksum, self.context, self.parent,
+        ):  # fmt: skip
             raise self._damaged(_OTHER)
+        check_growth(self.chain_id, self.needs, self.runs, self.growth_check)
 
     def _damaged(self, why: str) -> RecordDamaged:
         return RecordDamaged("chains", described(self.chain_id), why)

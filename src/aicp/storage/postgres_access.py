@@ -8,6 +8,7 @@ from aicp.errors import RecordDamaged
 from aicp.model.access import AuditRecord
 from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
 from aicp.storage.access_rows import (
+    KEY_COLUMNS,
     StoredApiKey,
     StoredAudit,
     audit_checksum,
@@ -33,7 +34,6 @@ _CREATE = """
 """
 _REVOKE = "UPDATE api_keys SET revoked_at = $2, revoked_checksum = $3 WHERE key_id = $1 AND revoked_at IS NULL"
 _IS_THERE = "SELECT 1 FROM api_keys WHERE key_id = $1"
-KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
 _READ = f'SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, key_id COLLATE "C"'  # noqa: S608 - constants
 _DEAD = f"SELECT {KEY_COLUMNS} FROM api_keys WHERE least(revoked_at, expires_at) < $1"  # noqa: S608 - constants
 _FORGET = "DELETE FROM api_keys WHERE key_id = ANY($1::text[])"
@@ -185,11 +185,11 @@ async def _forget_dead(connection: Connection, before: datetime) -> None:
 
 def stored_key(
     key_id: str, digest: bytes, told: str, created_at: datetime, expires_at: datetime | None,
-    revoked_at: datetime | None, *checksums: int | None,
+    revoked_at: datetime | None, more: str | None, *checksums: int | None,
 ) -> StoredApiKey:  # fmt: skip
     """A key's row, its times as texts."""
     expires, revoked = (None if at is None else timestamp(at) for at in (expires_at, revoked_at))
-    return StoredApiKey(key_id, digest, told, timestamp(created_at), expires, revoked, *checksums)
+    return StoredApiKey(key_id, digest, told, timestamp(created_at), expires, revoked, more, *checksums)
 
 
 def stored_audit(at: datetime, *others: Any) -> StoredAudit:

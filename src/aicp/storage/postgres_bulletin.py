@@ -51,19 +51,19 @@ _POST = f"""
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM told
 """  # noqa: S608 - constants
 _LOOK = f"""
-    SELECT 'mark' AS kind, {_MARK} AS number, '' AS agent_id, {_LIFE} AS body, NULL::bytea AS sealed,
+    SELECT 'mark' AS kind, {_MARK} AS number, '' AS agent_id, {_LIFE} AS body, NULL::bytea AS sealed, NULL AS more,
         0::float8 AS age_s, '' AS subject, NULL::timestamptz AS at, NULL::bigint AS checksum
     UNION ALL
-    SELECT 'registered', 0, agent_id, profile, sealed_auth, 0, '', saved_at, checksum FROM registrations
+    SELECT 'registered', 0, agent_id, profile, sealed_auth, more, 0, '', saved_at, checksum FROM registrations
     WHERE changed_in >= $1
     UNION ALL
-    SELECT 'removed', 0, agent_id, NULL, NULL, 0, '', NULL, checksum FROM removed_agents WHERE changed_in >= $1
+    SELECT 'removed', 0, agent_id, NULL, NULL, NULL, 0, '', NULL, checksum FROM removed_agents WHERE changed_in >= $1
     UNION ALL
-    SELECT 'ordered', changed_in, agent_id, command, NULL, 0, subject, ordered_at, checksum FROM agent_orders
+    SELECT 'ordered', changed_in, agent_id, command, NULL, NULL, 0, subject, ordered_at, checksum FROM agent_orders
     WHERE changed_in >= $2
     UNION ALL
-    SELECT 'told', number, replica::text, body, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8, '',
-        NULL, NULL
+    SELECT 'told', number, replica::text, body, NULL, NULL, extract(epoch FROM clock_timestamp() - posted_at)::float8,
+        '', NULL, NULL
     FROM notices WHERE posted_in >= $1 AND replica <> $3
 """  # noqa: S608 - constants
 _PRUNE = f"""
@@ -176,7 +176,7 @@ class PostgresBulletin:
     def _agents(self, rows: Rows) -> Iterator[AgentProfile | RecordDamaged]:
         """Those whose secrets can be unsealed here, and how others are damaged."""
         for row in rows:
-            stored = stored_agent(row["agent_id"], row["body"], row["sealed"], row["at"], row["checksum"])
+            stored = stored_agent(row["agent_id"], row["body"], row["sealed"], row["more"], row["at"], row["checksum"])
             try:
                 yield decoded(partial(stored.decode, self._unseal))
             except SettingsError as error:

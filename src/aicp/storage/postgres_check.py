@@ -19,7 +19,7 @@ GOODBYE_WAIT_S = 1.0
 TABLES = (
     "chains", "facts", "results", "submit_keys", "registrations", "replicas", "server_life", "cancel_requests",
     "schema_needs", "alembic_version", "api_keys", "api_keys_version", "audit", "agent_orders", "removed_agents",
-    "notices", "clock_state",
+    "notices", "clock_state", "requests", "open_waits", "capabilities",
 )  # fmt: skip
 """Every table of AICP, as of the newest revision; a test holds it to the schema."""
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from aicp.model.agent import AgentProfile
 from aicp.ports import Claim, Clock, SystemClock
-from aicp.storage.agent_rows import Cipher, StoredAgent, encode_agent
+from aicp.storage.agent_rows import AGENT_COLUMNS, Cipher, StoredAgent, encode_agent
 from aicp.storage.damage import decoded
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_lease import CHANNEL, NOTICE
@@ -18,10 +18,11 @@ _SAVE = f"""
     WITH back AS (DELETE FROM removed_agents WHERE agent_id = $1),
         resumed AS (DELETE FROM agent_orders WHERE agent_id = $1 AND subject = 'intake'),
         saved AS (
-            INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at, checksum, changed_in)
-            VALUES ($1, $2, $3, $4, $5, pg_current_xact_id()::text::bigint)
+            INSERT INTO registrations ({AGENT_COLUMNS}, changed_in)
+            VALUES ($1, $2, $3, $4, $5, $6, pg_current_xact_id()::text::bigint)
             ON CONFLICT (agent_id) DO UPDATE SET profile = excluded.profile, sealed_auth = excluded.sealed_auth,
-                saved_at = excluded.saved_at, checksum = excluded.checksum, changed_in = excluded.changed_in
+                more = excluded.more, saved_at = excluded.saved_at, checksum = excluded.checksum,
+                changed_in = excluded.changed_in
             RETURNING agent_id
         )
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM saved
@@ -39,9 +40,8 @@ _FORGET = f"""
     SELECT pg_notify({CHANNEL}, '{NOTICE}') FROM removed
 """  # noqa: S608 - constants
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('aicp.agent.' || current_schema() || '.' || $1))"
-_COLUMNS = "agent_id, profile, sealed_auth, saved_at, checksum"
-_FIND = f"SELECT {_COLUMNS} FROM registrations WHERE agent_id = $1"  # noqa: S608 - constants
-_LOAD = f'SELECT {_COLUMNS} FROM registrations ORDER BY agent_id COLLATE "C"'  # noqa: S608 - constants
+_FIND = f"SELECT {AGENT_COLUMNS} FROM registrations WHERE agent_id = $1"  # noqa: S608 - constants
+_LOAD = f'SELECT {AGENT_COLUMNS} FROM registrations ORDER BY agent_id COLLATE "C"'  # noqa: S608 - constants
 
 
 class PostgresRegistrations:
@@ -116,14 +116,14 @@ class PostgresRegistrations:
         found = self._database.damage.intact([decoded(stored_agent(*row).decode_public) for row in rows])
         await connection.execute(_SAVE, *self._row(claim(profile, found[0] if found else None)))
 
-    def _row(self, profile: AgentProfile) -> tuple[str, str, bytes | None, datetime, int]:
+    def _row(self, profile: AgentProfile) -> tuple[str, str, bytes | None, str | None, datetime, int]:
         row, saved_at = encode_agent(profile, self._seal), self._clock.utcnow()
         of_row = row.checksum(profile.agent_id, timestamp(saved_at))
-        return (profile.agent_id, row.profile, row.sealed_auth, saved_at, of_row)
+        return (profile.agent_id, row.profile, row.sealed_auth, row.more, saved_at, of_row)
 
 
 def stored_agent(
-    agent_id: str, profile: str, sealed_auth: bytes | None, saved_at: datetime, of_row: int | None
+    agent_id: str, profile: str, sealed_auth: bytes | None, more: str | None, saved_at: datetime, of_row: int | None
 ) -> StoredAgent:
     """An agent's row, its time as text."""
-    return StoredAgent(agent_id, profile, sealed_auth, timestamp(saved_at), of_row)
+    return StoredAgent(agent_id, profile, sealed_auth, more, timestamp(saved_at), of_row)

@@ -5,14 +5,18 @@ from datetime import timedelta
 from typing import Any
 
 from aicp.errors import RecordDamaged
+from aicp.storage.access_rows import KEY_COLUMNS
+from aicp.storage.agent_rows import AGENT_COLUMNS
+from aicp.storage.capability_rows import CAPABILITY_COLUMNS, StoredCapability
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS
 from aicp.storage.clock_rows import check_clock_state
-from aicp.storage.postgres_access import KEY_COLUMNS, RECORD_COLUMNS, stored_audit, stored_key
+from aicp.storage.postgres_access import RECORD_COLUMNS, stored_audit, stored_key
 from aicp.storage.postgres_batch import KEY_USE_COLUMNS, check_key_use
 from aicp.storage.postgres_orders import stored_order
 from aicp.storage.postgres_reading import check_summaries
 from aicp.storage.postgres_registrations import stored_agent
 from aicp.storage.postgres_server import Connection
+from aicp.storage.request_rows import REQUEST_COLUMNS, StoredRequest
 from aicp.storage.row_checks import (
     FACTS,
     KEYS_THERE_DAYS,
@@ -27,7 +31,9 @@ from aicp.storage.row_checks import (
     missing_result,
 )
 from aicp.storage.row_checksums import described, is_intact
-from aicp.storage.rows import FACT_COLUMNS
+from aicp.storage.rows import FACT_COLUMNS, timestamp
+from aicp.storage.wait_rows import WAIT_COLUMNS, StoredWait
+from aicp.storage.wake_rows import WAKES, check_wake
 
 ROWS_AT_ONCE = 1_000
 RESULTS_AT_ONCE = 20
@@ -98,6 +104,27 @@ def _check_record(row: Any) -> None:
     stored_audit(*row).decode()
 
 
+def _check_wake(row: Any) -> None:
+    chain_id, wake_at, stored = row
+    check_wake(chain_id, None if wake_at is None else timestamp(wake_at), stored)
+
+
+def _check_request(row: Any) -> None:
+    chain_id, name, kind, body, by, at, stored = row
+    StoredRequest(chain_id, name, kind, body, by, timestamp(at), stored).check()
+
+
+def _check_wait(row: Any) -> None:
+    chain_id, task_id, tenant, phase, since, due_at, *others = row
+    due = None if due_at is None else timestamp(due_at)
+    StoredWait(chain_id, task_id, tenant, phase, timestamp(since), due, *others).check()
+
+
+def _check_capability(row: Any) -> None:
+    tenant, capability, slots, latency_s, last_offered_at, *others = row
+    StoredCapability(tenant, capability, slots, latency_s, timestamp(last_offered_at), *others).check()
+
+
 def _check_id_in(table: str) -> Callable[[Any], None]:
     def check(row: Any) -> None:
         name, stored = row
@@ -109,11 +136,15 @@ def _check_id_in(table: str) -> Callable[[Any], None]:
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     f"SELECT {KEY_USE_COLUMNS} FROM submit_keys": check_key_use,  # noqa: S608 - constants
-    "SELECT agent_id, profile, sealed_auth, saved_at, checksum FROM registrations": _check_agent,
+    f"SELECT {AGENT_COLUMNS} FROM registrations": _check_agent,  # noqa: S608 - constants
     "SELECT agent_id, subject, command, ordered_at, checksum FROM agent_orders": _check_order,
     f"SELECT {KEY_COLUMNS} FROM api_keys": _check_key,  # noqa: S608 - constants
     f"SELECT {RECORD_COLUMNS} FROM audit": _check_record,  # noqa: S608 - constants
     "SELECT chain_id, checksum FROM cancel_requests": _check_id_in("cancel_requests"),
     "SELECT agent_id, checksum FROM removed_agents": _check_id_in("removed_agents"),
     "SELECT number, body, checksum FROM clock_state": check_clock_state,
+    WAKES: _check_wake,
+    f"SELECT {REQUEST_COLUMNS} FROM requests": _check_request,  # noqa: S608 - constants
+    f"SELECT {WAIT_COLUMNS} FROM open_waits": _check_wait,  # noqa: S608 - constants
+    f"SELECT {CAPABILITY_COLUMNS} FROM capabilities": _check_capability,  # noqa: S608 - constants
 }

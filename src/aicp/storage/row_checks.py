@@ -21,6 +21,9 @@ _ADVICE = {
     "audit": "the record is not listed",
     "agent_orders": "the order is not carried out, give it again",
     "cancel_requests": "the request is not carried out, cancel the chain again",
+    "requests": "the request is not carried out, make it again",
+    "open_waits": "the wait is not listed, look at its chain",
+    "capabilities": "the capability is unknown until an agent offers it again",
     "removed_agents": "other servers may still list the agent, remove it again",
     "clock_state": "nothing old is deleted until the clocks have been observed anew",
 }

@@ -14,7 +14,7 @@ Two kinds of checksum have a second half in their upper 32 bits:
 
 from zlib import crc32
 
-Value = str | bytes | int | None
+Value = str | bytes | int | float | None
 
 UNREADABLE = (ValueError, TypeError, OverflowError, RecursionError)
 """What decoding a row may raise that no version of AICP wrote, or a newer one: every decoder of rows catches these."""
@@ -56,10 +56,20 @@ def placed(of_fact: int, seq: int) -> int:
 
 
 def chain_checksum(
-    chain_id: str, tenant: str, name: str, total_tasks: int, submitted_at: str, retry_of: str | None, of_key: int | None
+    chain_id: str, tenant: str, name: str, total_tasks: int, submitted_at: str, retry_of: str | None,
+    of_key: int | None, context: str | None = None, parent: str | None = None,
 ) -> int:  # fmt: skip
-    """Of what a chain's row says from its submit on; `of_key` is the checksum of the row of its submit key, or None."""
-    return checksum(chain_id, tenant, name, total_tasks, submitted_at, retry_of, of_key)
+    """Of what a chain's row says from its submit on; `of_key` is the checksum of the row of its submit key, or None.
+
+    Of a chain with neither context nor parent it is what revision 0009 wrote.
+    """
+    added = () if context is None and parent is None else (context, parent)
+    return checksum(chain_id, tenant, name, total_tasks, submitted_at, retry_of, of_key, *added)
+
+
+def with_more(values: tuple[Value, ...], more: str | None) -> tuple[Value, ...]:
+    """The values of a row of an agent or a key, and its column `more`; without one they are what revision 0009 had."""
+    return values if more is None else (*values, more)
 
 
 def status_checksum(chain_id: str, status: str, ended_at: str | None) -> int:

@@ -10,6 +10,7 @@ from aicp.errors import RecordDamaged
 from aicp.model.access import AuditRecord
 from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
 from aicp.storage.access_rows import (
+    KEY_COLUMNS,
     StoredApiKey,
     StoredAudit,
     audit_checksum,
@@ -36,7 +37,6 @@ _REVOKE = """
     UPDATE api_keys SET revoked_at = ?, revoked_checksum = ? WHERE key_id = ? AND revoked_at IS NULL
 """
 _IS_THERE = "SELECT 1 FROM api_keys WHERE key_id = ?"
-KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, checksum, revoked_checksum"
 _READ = f"SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, key_id"  # noqa: S608 - constants
 _DEAD = f"""
     SELECT {KEY_COLUMNS} FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) < ?

@@ -7,22 +7,22 @@ from functools import partial
 from aicp.errors import RecordDamaged
 from aicp.model.agent import AgentProfile
 from aicp.ports import Claim, Clock, SystemClock
-from aicp.storage.agent_rows import Cipher, StoredAgent, encode_agent
+from aicp.storage.agent_rows import AGENT_COLUMNS, Cipher, StoredAgent, encode_agent
 from aicp.storage.damage import decoded
 from aicp.storage.rows import timestamp
 from aicp.storage.sqlite_book import Book, Row
 from aicp.storage.sqlite_database import SqliteDatabase
 
-_SAVE = """
-    INSERT INTO registrations (agent_id, profile, sealed_auth, saved_at, checksum) VALUES (?, ?, ?, ?, ?)
+_SAVE = f"""
+    INSERT INTO registrations ({AGENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (agent_id) DO UPDATE
-    SET profile = excluded.profile, sealed_auth = excluded.sealed_auth, saved_at = excluded.saved_at,
-        checksum = excluded.checksum
-"""
+    SET profile = excluded.profile, sealed_auth = excluded.sealed_auth, more = excluded.more,
+        saved_at = excluded.saved_at, checksum = excluded.checksum
+"""  # noqa: S608 - constants
 _RESUME = "DELETE FROM agent_orders WHERE agent_id = ? AND subject = 'intake'"
 _FORGET = "DELETE FROM registrations WHERE agent_id = ?"
 _PARDON = "DELETE FROM agent_orders WHERE agent_id = ?"
-_LOAD = "SELECT agent_id, profile, sealed_auth, saved_at, checksum FROM registrations ORDER BY agent_id"
+_LOAD = f"SELECT {AGENT_COLUMNS} FROM registrations ORDER BY agent_id"  # noqa: S608 - constants
 
 
 class SqliteRegistrations:
@@ -58,7 +58,7 @@ class SqliteRegistrations:
         row = encode_agent(profile, self._seal)
         saved_at = timestamp(self._clock.utcnow())
         of_row = row.checksum(profile.agent_id, saved_at)
-        values = (profile.agent_id, row.profile, row.sealed_auth, saved_at, of_row)
+        values = (profile.agent_id, row.profile, row.sealed_auth, row.more, saved_at, of_row)
         await self._database.write(partial(_save, values), len(row.profile))
 
     async def forget(self, agent_id: str) -> None:

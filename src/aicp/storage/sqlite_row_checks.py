@@ -8,10 +8,12 @@ from functools import partial
 from typing import Any
 
 from aicp.errors import RecordDamaged
-from aicp.storage.access_rows import StoredApiKey, StoredAudit
-from aicp.storage.agent_rows import StoredAgent, StoredOrder
+from aicp.storage.access_rows import KEY_COLUMNS, StoredApiKey, StoredAudit
+from aicp.storage.agent_rows import AGENT_COLUMNS, StoredAgent, StoredOrder
+from aicp.storage.capability_rows import CAPABILITY_COLUMNS, StoredCapability
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS
 from aicp.storage.clock_rows import check_clock_state
+from aicp.storage.request_rows import REQUEST_COLUMNS, StoredRequest
 from aicp.storage.row_checks import (
     FACTS,
     KEYS_THERE_DAYS,
@@ -27,15 +29,21 @@ from aicp.storage.row_checks import (
 )
 from aicp.storage.row_checksums import described
 from aicp.storage.rows import FACT_COLUMNS, timestamp
-from aicp.storage.sqlite_access import KEY_COLUMNS, RECORD_COLUMNS
+from aicp.storage.sqlite_access import RECORD_COLUMNS
 from aicp.storage.sqlite_book import KEY_USE_COLUMNS, check_key_use
 from aicp.storage.sqlite_reading import check_summary
+from aicp.storage.wait_rows import WAIT_COLUMNS, StoredWait
+from aicp.storage.wake_rows import WAKES, check_wake
 
 _FACTS = FACTS.format(columns=f"{FACT_COLUMNS}, CAST(facts.fact AS BLOB)")
 _CHAINS = f"SELECT {SUMMARY_COLUMNS} FROM chains"  # noqa: S608 - constants
 _SUBMIT_KEYS = f"SELECT {KEY_USE_COLUMNS} FROM submit_keys"  # noqa: S608 - constants
 _API_KEYS = f"SELECT {KEY_COLUMNS} FROM api_keys"  # noqa: S608 - constants
 _AUDIT = f"SELECT {RECORD_COLUMNS} FROM audit"  # noqa: S608 - constants
+_AGENTS = f"SELECT {AGENT_COLUMNS} FROM registrations"  # noqa: S608 - constants
+_REQUESTS = f"SELECT {REQUEST_COLUMNS} FROM requests"  # noqa: S608 - constants
+_WAITS = f"SELECT {WAIT_COLUMNS} FROM open_waits"  # noqa: S608 - constants
+_CAPABILITIES = f"SELECT {CAPABILITY_COLUMNS} FROM capabilities"  # noqa: S608 - constants
 _MISSING_KEYS = MISSING_KEYS.format(since="?")
 _NEWEST = "SELECT max(submitted_at) FROM chains"
 _MISSING_RECORDS = """
@@ -76,11 +84,15 @@ def _checks(connection: sqlite3.Connection) -> list[tuple[str, Check]]:
         (_CHAINS, partial(_check_summary, connection)),
         ("SELECT digest, CAST(body AS BLOB) FROM results", check_result),
         (_SUBMIT_KEYS, check_key_use),
-        ("SELECT agent_id, profile, sealed_auth, saved_at, checksum FROM registrations", _check_agent),
+        (_AGENTS, _check_agent),
         ("SELECT agent_id, subject, command, ordered_at, checksum FROM agent_orders", _check_order),
         (_API_KEYS, lambda row: StoredApiKey(*row).decode()),
         (_AUDIT, lambda row: StoredAudit(*row).decode()),
         ("SELECT number, body, checksum FROM clock_state", check_clock_state),
+        (WAKES, lambda row: check_wake(*row)),
+        (_REQUESTS, lambda row: StoredRequest(*row).check()),
+        (_WAITS, lambda row: StoredWait(*row).check()),
+        (_CAPABILITIES, lambda row: StoredCapability(*row).check()),
     ]
 
 

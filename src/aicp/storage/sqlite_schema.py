@@ -10,7 +10,7 @@ import msgspec
 from aicp.errors import SettingsError
 from aicp.storage.sqlite_faults import primary_code
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010")
 """Every revision this version of AICP knows, oldest first; a test holds them to the migrations."""
 
 _VERSION = "SELECT version_num FROM alembic_version"

@@ -12,7 +12,7 @@ CREATE TABLE chains (
   epoch INTEGER NOT NULL,
   submitted_at TEXT NOT NULL,
   ended_at TEXT,
-  retry_of TEXT, checksum INTEGER, status_checksum INTEGER, key_checksum INTEGER, facts_min INTEGER, epoch_min INTEGER, task_ends INTEGER,
+  retry_of TEXT, checksum INTEGER, status_checksum INTEGER, key_checksum INTEGER, facts_min INTEGER, epoch_min INTEGER, task_ends INTEGER, needs INTEGER DEFAULT 0 NOT NULL, runs INTEGER, growth_check INTEGER, context TEXT, changed_at TEXT, parent TEXT, wake_at TEXT, wake_checksum INTEGER,
   PRIMARY KEY (number),
   UNIQUE (chain_id)
 );
@@ -49,7 +49,7 @@ CREATE TABLE registrations (
   agent_id TEXT NOT NULL,
   profile TEXT NOT NULL,
   sealed_auth BLOB,
-  saved_at TEXT NOT NULL, checksum INTEGER,
+  saved_at TEXT NOT NULL, checksum INTEGER, more TEXT,
   PRIMARY KEY (agent_id)
 );
 CREATE TABLE api_keys (
@@ -58,7 +58,7 @@ CREATE TABLE api_keys (
   described TEXT NOT NULL,
   created_at TEXT NOT NULL,
   expires_at TEXT,
-  revoked_at TEXT, checksum INTEGER, revoked_checksum INTEGER,
+  revoked_at TEXT, checksum INTEGER, revoked_checksum INTEGER, more TEXT,
   PRIMARY KEY (key_id),
   UNIQUE (digest)
 );
@@ -90,4 +90,42 @@ CREATE INDEX chains_with_completed ON chains (number, tenant) WHERE (task_ends I
 CREATE INDEX chains_with_failed ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 2) <> 0);
 CREATE INDEX chains_with_cancelled ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 4) <> 0);
 CREATE INDEX chains_with_skipped ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 8) <> 0);
-INSERT INTO alembic_version VALUES ('0009');
+CREATE INDEX chains_by_name ON chains (tenant, name, number) WHERE name <> '';
+CREATE INDEX chains_by_context ON chains (tenant, context, changed_at) WHERE context IS NOT NULL;
+CREATE INDEX chains_by_parent ON chains (parent) WHERE parent IS NOT NULL;
+CREATE INDEX chains_parked ON chains (wake_at) WHERE wake_at IS NOT NULL;
+CREATE TABLE requests (
+  chain_id TEXT NOT NULL,
+  name TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  body TEXT NOT NULL,
+  "by" TEXT NOT NULL,
+  at TEXT NOT NULL,
+  checksum INTEGER,
+  PRIMARY KEY (chain_id, name)
+);
+CREATE TABLE open_waits (
+  chain_id TEXT NOT NULL,
+  task_id TEXT NOT NULL,
+  tenant TEXT NOT NULL,
+  phase TEXT NOT NULL,
+  since TEXT NOT NULL,
+  due_at TEXT,
+  title TEXT NOT NULL,
+  checksum INTEGER,
+  PRIMARY KEY (chain_id, task_id)
+);
+CREATE INDEX open_waits_of_tenant ON open_waits (tenant, phase, since, task_id);
+CREATE INDEX open_waits_by_phase ON open_waits (phase, since, task_id);
+CREATE TABLE capabilities (
+  tenant TEXT NOT NULL,
+  capability TEXT NOT NULL,
+  slots INTEGER NOT NULL,
+  latency_s DOUBLE,
+  last_offered_at TEXT NOT NULL,
+  described TEXT NOT NULL,
+  checksum INTEGER,
+  PRIMARY KEY (tenant, capability)
+);
+CREATE INDEX capabilities_by_age ON capabilities (last_offered_at);
+INSERT INTO alembic_version VALUES ('0010');

@@ -176,3 +176,54 @@ CREATE INDEX chains_with_failed ON chains (number, tenant) WHERE (task_ends IS N
 CREATE INDEX chains_with_cancelled ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 4) <> 0);
 CREATE INDEX chains_with_skipped ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 8) <> 0);
 UPDATE alembic_version SET version_num='0009' WHERE alembic_version.version_num = '0008';
+-- Running upgrade 0009 -> 0010
+ALTER TABLE chains ADD COLUMN needs INTEGER DEFAULT 0 NOT NULL;
+ALTER TABLE chains ADD COLUMN runs BIGINT;
+ALTER TABLE chains ADD COLUMN growth_check BIGINT;
+ALTER TABLE chains ADD COLUMN context TEXT;
+ALTER TABLE chains ADD COLUMN changed_at TIMESTAMP WITH TIME ZONE;
+ALTER TABLE chains ADD COLUMN parent TEXT;
+ALTER TABLE chains ADD COLUMN wake_at TIMESTAMP WITH TIME ZONE;
+ALTER TABLE chains ADD COLUMN wake_checksum BIGINT;
+ALTER TABLE registrations ADD COLUMN more TEXT;
+ALTER TABLE api_keys ADD COLUMN more TEXT;
+ALTER TABLE replicas ADD COLUMN level INTEGER DEFAULT 0 NOT NULL;
+CREATE INDEX chains_by_name ON chains (tenant, name text_pattern_ops, number) WHERE name <> '';
+CREATE INDEX chains_by_context ON chains (tenant, context, changed_at) WHERE context IS NOT NULL;
+CREATE INDEX chains_by_parent ON chains (parent) WHERE parent IS NOT NULL;
+CREATE INDEX chains_parked ON chains (wake_at) WHERE wake_at IS NOT NULL;
+CREATE TABLE requests (
+    chain_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    by TEXT NOT NULL,
+    at TIMESTAMP WITH TIME ZONE NOT NULL,
+    checksum BIGINT,
+    PRIMARY KEY (chain_id, name)
+);
+CREATE TABLE open_waits (
+    chain_id TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    phase TEXT NOT NULL,
+    since TIMESTAMP WITH TIME ZONE NOT NULL,
+    due_at TIMESTAMP WITH TIME ZONE,
+    title TEXT NOT NULL,
+    checksum BIGINT,
+    PRIMARY KEY (chain_id, task_id)
+);
+CREATE INDEX open_waits_of_tenant ON open_waits (tenant, phase, since, task_id);
+CREATE INDEX open_waits_by_phase ON open_waits (phase, since, task_id);
+CREATE TABLE capabilities (
+    tenant TEXT NOT NULL,
+    capability TEXT NOT NULL,
+    slots INTEGER NOT NULL,
+    latency_s DOUBLE PRECISION,
+    last_offered_at TIMESTAMP WITH TIME ZONE NOT NULL,
+    described TEXT NOT NULL,
+    checksum BIGINT,
+    PRIMARY KEY (tenant, capability)
+);
+CREATE INDEX capabilities_by_age ON capabilities (last_offered_at);
+UPDATE alembic_version SET version_num='0010' WHERE alembic_version.version_num = '0009';
