@@ -30,8 +30,8 @@ class ManyRows:
         Raises:
             sqlite3.Error: A statement failed; earlier ones of this call stand until the transaction is rolled back.
         """
-        begin = 0
-        for size, sql in self._sql.items():
-            while len(rows) - begin >= size:
+        begin, count = 0, len(rows)
+        for size, sql in self._sql.items() if rows else ():
+            while count - begin >= size:
                 connection.execute(sql, list(chain.from_iterable(rows[begin : begin + size])))
                 begin += size
