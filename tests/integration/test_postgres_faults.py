@@ -1,7 +1,6 @@
 """The server dies, the way to it is swallowed, slow or cut: nothing acknowledged is lost, and all is well soon."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from signal import SIGKILL
 from typing import Any
@@ -17,8 +16,11 @@ from tests.integration.postgres_kit import claim_all, opened, run, shared_server
 from tests.postgres_server import ask, postgres_server
 from tests.unit.sqlite_kit import AT, chain_ended, refused, submitted, task_ended, tasks_of
 
-BACK_WITHIN_S = 5.0
+HANGS_S = 30.0
+"""Whatever takes so long hangs: no speed is judged, which a busy machine decides."""
 IMPATIENT: dict[str, Any] = {"timeout_s": 1.5, "write_timeout_s": 1.5}
+PATIENT: dict[str, Any] = {"timeout_s": 600.0, "write_timeout_s": 600.0}
+"""What fails at such a journal has not waited for its time to be over."""
 LARGE = "x" * 70_000
 
 
@@ -31,7 +33,7 @@ def url() -> str:
 
 
 @pytest.mark.parametrize("is_hole", [True, False], ids=["swallowed", "gone"])
-def test_closing_takes_seconds_at_most_when_the_server_is_out_of_reach(url: str, is_hole: Arrives) -> None:
+def test_closing_ends_when_the_server_is_out_of_reach(url: str, is_hole: Arrives) -> None:
     async def main() -> None:
         through = shared_server().through
         async with way_to(shared_server()) as way, opened(through(url, way), **IMPATIENT) as journal:
@@ -41,9 +43,8 @@ def test_closing_takes_seconds_at_most_when_the_server_is_out_of_reach(url: str,
                 await way.close()
             unheard = asyncio.create_task(journal.submit(submitted("c2")))
             await asyncio.sleep(0)
-            begin = time.monotonic()
-            await journal.close()
-            assert time.monotonic() - begin < 8.0
+            async with asyncio.timeout(HANGS_S):
+                await journal.close()
             assert "postgresql://" in await refused(unheard, StorageError)
 
     run(main())
@@ -98,31 +99,31 @@ def test_server_killed_and_started_again_under_load_loses_nothing_acknowledged(d
                         await longer_by(acknowledged, 100)
                         await asyncio.to_thread(server.stop, SIGKILL)
                         await asyncio.to_thread(server.start)
-                        await longer_by(acknowledged, 1, within_s=BACK_WITHIN_S)
+                        await longer_by(acknowledged, 1)
                     stop.set()
                 assert set(acknowledged) <= await on_record(journal)
 
         run(main())
 
 
-async def longer_by(grown: list[str], count: int, *, within_s: float = 30.0) -> None:
+async def longer_by(grown: list[str], count: int) -> None:
     length = len(grown) + count
-    await until(lambda: len(grown) >= length, within_s=within_s)
+    await until(lambda: len(grown) >= length, within_s=HANGS_S)
 
 
-def test_whatever_is_asked_of_a_server_that_is_gone_fails_within_a_second(url: str) -> None:
+def test_whatever_is_asked_of_a_server_that_is_gone_fails_before_its_time_is_over(url: str) -> None:
     with postgres_server() as server:
         url = server.fresh_url()
 
         async def main() -> None:
-            async with opened(url) as journal:
+            async with opened(url, **PATIENT) as journal:
                 await journal.submit(submitted("c1"))
                 await asyncio.to_thread(server.stop, SIGKILL)
                 for _ in range(3):
                     for call in every_call(journal):
-                        assert await time_to_fail(call) < 1.0
+                        await fails(call)
                 await asyncio.to_thread(server.start)
-                await asyncio.wait_for(persistently(journal.submit, submitted("c3")), BACK_WITHIN_S)
+                await asyncio.wait_for(persistently(journal.submit, submitted("c3")), HANGS_S)
 
         run(main())
 
@@ -142,11 +143,9 @@ def every_call(journal: PostgresJournal) -> list[Coroutine[Any, Any, Any]]:
     ]
 
 
-async def time_to_fail(call: Coroutine[Any, Any, Any]) -> float:
-    begin = time.monotonic()
-    sentence = await refused(call, StorageError)
-    assert "postgresql://127.0.0.1" in sentence
-    return time.monotonic() - begin
+async def fails(call: Coroutine[Any, Any, Any]) -> None:
+    async with asyncio.timeout(HANGS_S):
+        assert "postgresql://127.0.0.1" in await refused(call, StorageError)
 
 
 def test_server_that_is_swallowed_fails_every_call_in_bounded_time_and_is_back_by_itself(url: str) -> None:
@@ -156,24 +155,23 @@ def test_server_that_is_swallowed_fails_every_call_in_bounded_time_and_is_back_b
             await journal.submit(submitted("c1"))
             way.is_hole = True
             for _ in range(2):
-                took = await asyncio.gather(*(time_to_fail(call) for call in every_call(journal)))
-                assert max(took) < 5.0
+                await asyncio.gather(*(fails(call) for call in every_call(journal)))
             way.is_hole = False
-            async with asyncio.timeout(BACK_WITHIN_S):
+            async with asyncio.timeout(HANGS_S):
                 await persistently(journal.append, [task_ended("c1", "t0")])
                 await persistently(journal.read, "c1")
 
     run(main())
 
 
-def test_slow_way_makes_it_slow_and_nothing_else(url: str) -> None:
+def test_slow_way_is_gone_once_a_batch(url: str) -> None:
     async def main() -> None:
         async with way_to(shared_server()) as way, opened(shared_server().through(url, way)) as journal:
             way.delay_s = 0.05
-            begin = time.monotonic()
+            before = way.bursts
             await asyncio.gather(*(journal.submit(submitted(f"c{number}")) for number in range(200)))
-            # A round trip a batch, and one of them prepares the statement.
-            assert time.monotonic() - begin < 1.5
+            # A round trip a batch, one that prepares the statement, and signs of life meanwhile.
+            assert way.bursts - before < 40
             assert len(await journal.list_chains(ChainQuery(limit=1_000))) == 200
             assert journal._database.replicas.is_sure
 
@@ -220,7 +218,7 @@ def test_what_a_network_delivers_late_is_refused_once_the_writer_has_another_con
             await persistently(journal.append, [task_ended("c0", "t0")])
             late = way.lets_through
             late.set()
-            await asyncio.wait_for(way.delivered.wait(), 5.0)
+            await asyncio.wait_for(way.delivered.wait(), HANGS_S)
             assert await journal.read("late") is None
             assert list(await journal.claim(10)) == []
 
@@ -259,7 +257,7 @@ def test_claim_whose_commit_got_no_answer_is_claimed_again(url: str) -> None:
 
 
 async def until_epoch(url: str, epoch: int) -> None:
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(HANGS_S):
         while await ask(url, "SELECT epoch FROM chains") != epoch:
             pass
 
@@ -338,7 +336,7 @@ def test_large_result_that_is_being_pruned_is_waited_for(url: str) -> None:
                 await pruning.fetch("SELECT digest FROM results FOR UPDATE")
                 appending = asyncio.create_task(journal.append([task_ended("c2", "t0", LARGE)]))
                 waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
-                async with asyncio.timeout(5.0):
+                async with asyncio.timeout(HANGS_S):
                     while not await pruning.fetchval(waiting):
                         assert not appending.done()
                 await pruning.execute("DELETE FROM results")

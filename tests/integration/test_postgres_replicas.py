@@ -17,6 +17,8 @@ from tests.postgres_server import ask, postgres_server
 from tests.unit.sqlite_kit import chain_ended, refused, submitted, task_ended, tasks_of
 
 LEASE: dict[str, Any] = {"lease_s": 1.0, "renew_every_s": 0.2}
+LONG_LEASE: dict[str, Any] = {"lease_s": 600.0}
+"""Far longer than a test may take: whatever is seen of another replica is not seen by the end of its lease."""
 IMPATIENT: dict[str, Any] = {**LEASE, "timeout_s": 2.0, "write_timeout_s": 2.0}
 
 
@@ -53,27 +55,26 @@ def ids(records: Sequence[ChainRecord]) -> list[str]:
 
 def test_replicas_know_one_another_and_who_left(url: str) -> None:
     async def main() -> None:
-        async with opened(url, name="one") as first:
-            async with opened(url, name="two") as second:
+        async with opened(url, name="one", **LONG_LEASE) as first:
+            async with opened(url, name="two", **LONG_LEASE) as second:
                 await met(first, second)
                 assert [each.name for each in first._database.replicas.alive] == ["one", "two"]
                 assert first._database.replicas.is_sure
                 assert replicas_of(first) == replicas_of(second) == [number_of(first), number_of(second)]
-            took_s = await until(lambda: len(replicas_of(first)) == 1)
-            assert took_s < 1.5
+            await until(lambda: len(replicas_of(first)) == 1)
 
     run(main())
 
 
 def test_chains_of_a_replica_that_leaves_are_claimed_at_once_and_with_all_that_was_recorded(url: str) -> None:
     async def main() -> None:
-        async with opened(url) as peer:
-            async with opened(url) as leaving:
+        async with opened(url, **LONG_LEASE) as peer:
+            async with opened(url, **LONG_LEASE) as leaving:
                 await met(peer, leaving)
                 await leaving.submit(submitted("c1"))
                 await leaving.append([task_ended("c1", "t0")])
                 assert list(await peer.claim(10)) == []
-            (record,) = await claim_all(peer, 1, within_s=1.0)
+            (record,) = await claim_all(peer, 1)
             assert (record.epoch, tasks_of(record.facts)) == (2, ["t0"])
 
     run(main())
@@ -81,10 +82,10 @@ def test_chains_of_a_replica_that_leaves_are_claimed_at_once_and_with_all_that_w
 
 def test_process_that_is_killed_is_found_dead_long_before_its_lease_ends(url: str) -> None:
     async def main() -> None:
-        async with opened(url) as peer, child(url, lease_s=30.0, chains=50) as killed:
+        async with opened(url, **LONG_LEASE) as peer, child(url, lease_s=LONG_LEASE["lease_s"], chains=50) as killed:
             await until(lambda: len(replicas_of(peer)) == 2)
             killed.signal(signal.SIGKILL)
-            records = await claim_all(peer, 50, within_s=2.0)
+            records = await claim_all(peer, 50)
             assert {record.epoch for record in records} == {2}
 
     run(main())
@@ -92,11 +93,11 @@ def test_process_that_is_killed_is_found_dead_long_before_its_lease_ends(url: st
 
 def test_process_that_is_started_again_at_once_goes_on_without_waiting_for_the_lease(url: str) -> None:
     async def main() -> None:
-        async with child(url, lease_s=30.0, chains=3) as killed:
+        async with child(url, lease_s=LONG_LEASE["lease_s"], chains=3) as killed:
             killed.signal(signal.SIGKILL)
             await killed.process.wait()
-        async with opened(url) as again:
-            assert len(await claim_all(again, 3, within_s=3.0)) == 3
+        async with opened(url, **LONG_LEASE) as again:
+            assert len(await claim_all(again, 3)) == 3
 
     run(main())
 
@@ -107,7 +108,7 @@ def test_paused_process_loses_its_chains_when_its_lease_ends_and_nothing_it_then
             await until(lambda: len(replicas_of(peer)) == 2)
             await paused.until("recorded")
             paused.signal(signal.SIGSTOP)
-            (record,) = await claim_all(peer, 1, within_s=5.0)
+            (record,) = await claim_all(peer, 1)
             await peer.append([task_ended("c-0", "of the new owner")], record.epoch)
             paused.signal(signal.SIGCONT)
             await paused.until("refused")
@@ -258,7 +259,7 @@ def test_lock_that_was_lost_with_the_server_is_no_sign_of_death_of_who_is_not_ba
                 way.is_hole = True
                 way.cut()
                 await asyncio.to_thread(server.suffer, how)
-                await until(lambda: peer._database.replicas._watch._link.is_up, within_s=20.0)
+                await until(lambda: peer._database.replicas._watch._link.is_up)
                 for _ in range(10):
                     # Each is a look at a lock that is free.
                     await peer._database.replicas._watch.looked()
@@ -317,12 +318,14 @@ def test_replicas_share_out_what_a_dead_one_left_each_chain_once(url: str) -> No
 def test_when_two_die_at_once_the_one_left_finds_both(url: str) -> None:
     async def main() -> None:
         async with (
-            opened(url) as left, child(url, lease_s=30.0, tag="a") as one, child(url, lease_s=30.0, tag="b") as two,
-        ):  # fmt: skip
+            opened(url, **LONG_LEASE) as left,
+            child(url, lease_s=LONG_LEASE["lease_s"], tag="a") as one,
+            child(url, lease_s=LONG_LEASE["lease_s"], tag="b") as two,
+        ):
             await until(lambda: len(replicas_of(left)) == 3)
             for each in (one, two):
                 each.signal(signal.SIGKILL)
-            assert sorted(ids(await claim_all(left, 2, within_s=3.0))) == ["a-0", "b-0"]
+            assert sorted(ids(await claim_all(left, 2))) == ["a-0", "b-0"]
 
     run(main())
 
@@ -357,8 +360,7 @@ def test_cancel_is_asked_of_whoever_owns_the_chain_until_it_ended(url: str) -> N
             assert not await theirs.ask_cancel("never-submitted")
             assert await theirs.ask_cancel("c1")
             assert await theirs.ask_cancel("c1")
-            async with asyncio.timeout(0.9):
-                await asked.until_news(5.0)
+            await asked.until_news(600.0)  # longer than a test may take: the request ends it
             assert list(await asked.asked_cancels()) == ["c1"]
             assert list(await theirs.asked_cancels()) == []
             await owner.append([chain_ended("c1")])

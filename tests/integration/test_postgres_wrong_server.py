@@ -21,7 +21,7 @@ from tests.integration.postgres_pooler import pooler_of
 from tests.postgres_server import PostgresServer, ask, free_port, postgres_server, standby_of
 from tests.unit.sqlite_kit import AT, refused, submitted, task_ended, tasks_of
 
-BACK_WITHIN_S = 10.0
+BACK_WITHIN_S = 30.0
 
 
 @pytest.fixture(scope="module")

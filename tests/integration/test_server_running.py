@@ -349,15 +349,14 @@ def test_stop_answers_who_waits_at_once(tmp_path: Path) -> None:
             async with running_server(Settings(port=0, data_dir=tmp_path), node) as server:
                 api = Api(server, node, session)
                 task_id = (await api.post("/api/tasks", {"capability": "text.gate"})).body["task_id"]
+                # It waits for longer than this test may take.
                 waiting = asyncio.create_task(api.get(f"/api/tasks/{task_id}?wait_s=60"))
                 await gate.started.wait()
                 waits = next(observer for observer in node._observers._observers if isinstance(observer, Waits))
                 await until(lambda: task_id in waits._waiting)
             assert (await waiting).body["status"] == "RUNNING"
 
-    begun = time.monotonic()
     run(main)
-    assert time.monotonic() - begun < BOUND_S / 2
 
 
 def test_server_gives_its_port_back(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,9 +131,7 @@ def test_backup_of_a_database_that_another_process_writes_to_is_sound_and_whole(
             acknowledged.take(line)
             if len(acknowledged.submitted) >= 30:
                 break
-        before = time.monotonic()
         backed_up = backup_database(path, tmp_path / "b.db")
-        assert time.monotonic() - before < BOUND_S
         assert writer.poll() is None
     assert check_database(backed_up.backup).is_sound
     run(acknowledged.check(backed_up.backup))
