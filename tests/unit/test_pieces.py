@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from aicp.errors import StorageError
+from aicp.model import pieces
 from aicp.model.chain import ChainSpec
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact, TaskEnded
@@ -159,3 +160,28 @@ def test_facts_of_a_chain_keep_the_order_of_the_calls_however_heavy_they_are() -
 
     asyncio.run(main())
     assert done == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("inside", [b'\\"', b"\\\\", b'\\\\\\"', b"a\\n", b"\\"])
+def test_end_of_a_text_is_found_in_few_looks_however_many_quotes_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, inside: bytes
+) -> None:
+    looks, pattern = 0, pieces._IN_STRING
+
+    class Counting:
+        @staticmethod
+        def match(body: bytes, at: int, end: int) -> Any:
+            nonlocal looks
+            looks += 1
+            return pattern.match(body, at, end)
+
+    monkeypatch.setattr(pieces, "_IN_STRING", Counting)
+    text = b'"' + inside * (1024 * 1024 // len(inside))
+    for body in (text, text + b'"', text + b'" ,"b"', text + b'\\"', text + b"\\"):
+        looks = 0
+        try:
+            end = json.JSONDecoder(strict=False).raw_decode(body.decode())[1]
+        except ValueError:
+            end = len(body)
+        assert pieces._end_of_string(body, 0) == end
+        assert looks <= len(body) // pieces.PIECE_BYTES + 2

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from aicp.model.finite import holds_nan
 from aicp.model.wire import ANSWER_BYTES_MAX, AgentError, Answer, Refusal
 from aicp.model.writing import encode
 
@@ -26,7 +27,7 @@ def encode_answer(task_id: str, result: Any) -> bytes:
     """
     try:
         body = encode(Answer(task_id, result))
-        lossy = b"null" in body and _holds_nan(result)
+        lossy = b"null" in body and holds_nan(result)
     except (TypeError, ValueError, RecursionError) as error:
         raise UnusableAnswer(f"returned what JSON cannot express: {error}") from error
     if lossy:
@@ -58,21 +59,6 @@ def refuse(status: int, code: str, message: str, *, retry_after_ms: int | None =
     if retry_after_ms is not None:
         response.headers["Retry-After"] = str(math.ceil(retry_after_ms / 1000))
     return response
-
-
-def _holds_nan(result: Any) -> bool:
-    """True when a float in it is not finite; the encoder writes those as null. Looked for only where a null stands."""
-    left = [msgspec.to_builtins(result, str_keys=True)]
-    while left:
-        value = left.pop()
-        if isinstance(value, float):
-            if not math.isfinite(value):
-                return True
-        elif isinstance(value, dict):
-            left.extend(value.values())
-        elif isinstance(value, list | tuple):
-            left.extend(value)
-    return False
 
 
 def _shown(message: str) -> str:

@@ -16,7 +16,10 @@ from aicp.errors import AgentNotFound, ChainNotFound, KeyNotFound, NotFound, Tas
 from aicp.model.access import ApiKey, AuditPage, KeyList, KeyMade, KeyRequest
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
+from aicp.model.converting import convert_in_pieces
 from aicp.model.live import LiveEvent
+from aicp.model.nesting import NESTING_MAX
+from aicp.model.pieces import decode_in_pieces, is_large
 from aicp.model.task import Task, TaskStatus
 from aicp.model.views import (
     AgentPage,
@@ -45,6 +48,8 @@ SHORTEST_WAIT_S = 0.001
 FAILURES_SHOWN = 100
 LISTED = 100
 ID_CHARS_SHOWN_MAX = 160
+LEVELS_MAX = NESTING_MAX + 16
+"""How deep an answer may be nested: a view adds some levels to params and results."""
 T = TypeVar("T")
 
 
@@ -266,7 +271,7 @@ class Client:
         Raises:
             InvalidAgent: It cannot be used, or did not say what it is.
         """
-        return _decode(await self._exchange.send("POST", "/ains/agents", body=registration), Registered)
+        return await self._answer(Registered, "POST", "/ains/agents", body=registration)
 
     async def heartbeat(self, agent_id: str, instance_id: str) -> Heard:
         """Say for an agent that it lives.
@@ -276,7 +281,7 @@ class Client:
             AgentReplaced: Another instance registered under its id.
         """
         body = {"instance_id": instance_id}
-        return _decode(await self._exchange.send("POST", f"{_agent_path(agent_id)}/heartbeat", body=body), Heard)
+        return await self._answer(Heard, "POST", f"{_agent_path(agent_id)}/heartbeat", body=body)
 
     async def drain_agent(self, agent_id: str) -> AgentView:
         """Let an agent have no more tasks, but keep it.
@@ -402,7 +407,7 @@ class Client:
             Forbidden: This client's key may not give so much.
             Conflict: There are too many keys.
         """
-        return _decode(await self._exchange.send("POST", "/api/keys", body=request), KeyMade)
+        return await self._answer(KeyMade, "POST", "/api/keys", body=request)
 
     async def list_keys(self) -> list[ApiKey]:
         """Every key, oldest first, those that ended in the last 30 days included."""
@@ -441,13 +446,16 @@ class Client:
 
     async def _submit(self, path: str, body: Any, key: str | None, kind: type[T], *, wait_s: float = 0.0) -> T:
         key, query = key or uuid.uuid4().hex, {"wait_s": str(wait_s)} if wait_s else {}
-        sent = await self._exchange.send("POST", path, query=query, body=body, key=key, patience_s=wait_s)
-        return _decode(sent, kind)
+        return await self._answer(kind, "POST", path, query=query, body=body, key=key, patience_s=wait_s)
 
     async def _ask(self, method: str, path: str, kind: type[T], **query: Any) -> T:
         said = {name: value if isinstance(value, list) else str(value) for name, value in query.items() if value}
         patience_s = float(query.get("wait_s", 0.0))
-        return _decode(await self._exchange.send(method, path, query=said, patience_s=patience_s), kind)
+        return await self._answer(kind, method, path, query=said, patience_s=patience_s)
+
+    async def _answer(self, kind: type[T], method: str, path: str, **options: Any) -> T:
+        body = await self._exchange.send(method, path, **options)
+        return await self._exchange.documents.read(body, lambda: _decode(body, kind), waits=True)
 
 
 class _Patience:
@@ -471,8 +479,11 @@ class _Patience:
 
 
 def _decode(body: bytes, kind: type[T]) -> T:
+    """An answer as what it should be; for a thread when it is large."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        if not is_large(body):
+            return msgspec.json.decode(body, type=kind)
+        return convert_in_pieces(decode_in_pieces(body, levels_max=LEVELS_MAX), kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServerRefused(f"What answers there is no AICP server of this version: {error}.", 200) from error
 

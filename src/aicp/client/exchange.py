@@ -22,7 +22,10 @@ from aicp.client.problems import Problem, ServerRefused, ServerUnreachable, erro
 from aicp.client.unreached import reason_of
 from aicp.errors import AicpError, InvalidInput, SettingsError
 from aicp.forks import HomeProcess, close_socket_in_child
+from aicp.model.document_desk import DocumentDesk
+from aicp.model.finite import holds_nan
 from aicp.model.wire import KEY_HEADER
+from aicp.model.writing import encode
 from aicp.version import __version__
 
 CONNECT_TIMEOUT_S = 5.0
@@ -62,6 +65,9 @@ class Exchange:
 
     Raises:
         SettingsError: The URL or the key cannot be used.
+
+    Attributes:
+        documents: Where large bodies are written and large answers are read.
     """
 
     def __init__(self, url: str, api_key: str | None, *, timeout_s: float, retries_max: int) -> None:
@@ -72,6 +78,7 @@ class Exchange:
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {_checked_key(api_key)}"
         self._session: aiohttp.ClientSession | None = None
+        self.documents = DocumentDesk()
         self._home = HomeProcess("This client")
 
     async def send(
@@ -100,7 +107,7 @@ class Exchange:
         """
         target = URL(self.url + path, encoded=True).update_query(query or {})
         headers = {} if key is None else {KEY_HEADER: key}
-        data = None if body is msgspec.UNSET else _encode(body)
+        data = None if body is msgspec.UNSET else await self.documents.write(body, lambda: _encode(body))
         for backoff_s in self.backoffs():
             try:
                 return await self._once(method, target, headers, data, self._timeout_s + patience_s)
@@ -142,8 +149,11 @@ class Exchange:
         await asyncio.sleep(wait_s)
 
     async def close(self) -> None:
-        """Give back every connection; a later request opens new ones."""
-        if self._session is not None and not self._home.is_left:
+        """Give back every connection and thread; a later request opens new ones."""
+        if self._home.is_left:
+            return
+        self.documents.close()
+        if self._session is not None:
             await self._session.close()
             self._session = None
 
@@ -237,27 +247,16 @@ def _wait_s(problem: Problem, retry_after: str | None) -> float | None:
 
 
 def _encode(body: Any) -> bytes:
+    """The JSON of a body; for a thread when that is heavy."""
     try:
-        encoded = msgspec.json.encode(body)
+        encoded = encode(body)
+        # They become null in silence, and that means something else: no limit, or for ever.
+        lossy = b"null" in encoded and holds_nan(body)
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(f"it is not JSON: {error}") from error
-    # They become null in silence, and that means something else: no limit, or for ever.
-    if b"null" in encoded and _holds_no_number(msgspec.to_builtins(body)):
+    if lossy:
         raise InvalidInput("it is not JSON: NaN and infinity are no numbers there")
     return encoded
-
-
-def _holds_no_number(body: Any) -> bool:
-    found = [body]
-    while found:
-        value = found.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return True
-        if isinstance(value, dict):
-            found += value.values()
-        elif isinstance(value, list | tuple):
-            found += value
-    return False
 
 
 def _plain(error: Exception) -> Exception:

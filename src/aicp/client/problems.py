@@ -28,6 +28,8 @@ from aicp.errors import (
 )
 
 DETAIL_CHARS_MAX = 2_000
+PROBLEM_BYTES_MAX = 1024 * 1024
+"""A larger body is not read as a problem: it is decoded in one call, on the loop."""
 
 
 class ServerUnreachable(AicpError):
@@ -88,7 +90,7 @@ class Problem(msgspec.Struct, frozen=True):
 def read_problem(status: int, body: bytes, url: str) -> Problem:
     """The problem in the body of a refusal by the server at `url`; what cannot be read is told by its status."""
     try:
-        problem = msgspec.json.decode(body, type=Problem)
+        problem = msgspec.json.decode(body if len(body) <= PROBLEM_BYTES_MAX else b"", type=Problem)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         problem = Problem()
     if problem.detail and problem.code:

@@ -29,7 +29,8 @@ PIECE_BYTES = 64 * 1024
 PIECE_MARKS = 4_096
 
 _COUNTED_BYTES = 1024 * 1024
-_QUOTE, _BACKSLASH = ord('"'), ord("\\")
+_BACKSLASH = ord("\\")
+_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _MARK = re.compile(rb'["\[\]{}]')
 _CLOSER_BEHIND = re.compile(rb"[ \t\r\n]*+[\]}]")
 _SPACES = b" \t\r\n"
@@ -109,24 +110,18 @@ def _counts_more(body: bytes, values_max: int) -> bool:
 
 def _end_of_string(body: bytes, quote: int) -> int:
     """The byte behind the string that begins at `quote`; the end of the body when it is not closed."""
-    at = quote + 1
-    while (at := body.find(b'"', at)) >= 0:
-        if body[at - 1] != _BACKSLASH or _backslashes(body, quote + 1, at) % 2 == 0:
+    end = body.find(b'"', quote + 1)
+    if end < 0 or body[end - 1] != _BACKSLASH:
+        return end + 1 or len(body)
+    return _end_of_escaped(body, quote + 1)
+
+
+def _end_of_escaped(body: bytes, at: int) -> int:
+    while (found := _IN_STRING.match(body, at, at + PIECE_BYTES)) is not None and found.end() > at:
+        at = found.end()
+        if body[at : at + 1] == b'"':
             return at + 1
-        at += 1
     return len(body)
-
-
-def _backslashes(body: bytes, begin: int, end: int) -> int:
-    """How many there are right before `end`, behind `begin`."""
-    count = 0
-    while count < end - begin:
-        last = body[max(begin, end - count - LONG_TEXT) : end - count]
-        found = len(last) - len(last.rstrip(b"\\"))
-        count += found
-        if found < len(last):
-            break
-    return count
 
 
 class _Open:
