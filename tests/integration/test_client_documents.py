@@ -14,11 +14,11 @@ from aicp.client import Client, ServerRefused
 from aicp.client.client import _decode
 from aicp.client.problems import PROBLEM_BYTES_MAX, read_problem
 from aicp.errors import InvalidInput
-from aicp.model import converting
 from aicp.model.chain import ChainSpec
 from aicp.model.converting import PARTS, convert_in_pieces
+from aicp.model.outcome import Outcome
 from aicp.model.pieces import is_large
-from aicp.model.task import Attempt, Outcome, Task, TaskStatus
+from aicp.model.task import Attempt, Task, TaskStatus
 from aicp.model.views import AgentPage, ChainView, Failure, TaskView, Timings
 from aicp.testing import LoopHoldMeter
 from aicp.testing.faulty_servers import Exchange, FaultyServer
@@ -28,6 +28,7 @@ HOLD_MS_MAX = 25.0
 AT = datetime(2026, 11, 30, tzinfo=UTC)
 ROWS = {"l": [[[1, 2, 3]]] * 39_000}
 TEXT = {"t": 'a"é\n' * 1_000_000}
+CHAIN = ChainSpec((Task("text.echo", ROWS, id="a"), Task("text.echo", TEXT, id="b")))
 DEEPEST: Any = None
 for _ in range(64):
     DEEPEST = [DEEPEST]
@@ -99,7 +100,7 @@ def test_no_call_of_the_converter_takes_more_parts_than_a_piece(monkeypatch: pyt
         widest = max([widest, len(value), *(len(each) for each in inner if isinstance(each, dict | list))])
         return convert(value, kind)
 
-    monkeypatch.setattr(converting.msgspec, "convert", measured)
+    monkeypatch.setattr(msgspec, "convert", measured)
     assert convert_in_pieces(plain, ChainView) == view
     assert widest <= PARTS
 
@@ -145,9 +146,9 @@ def test_large_submit_is_written_off_the_loop(params: Any) -> None:
         task = Task("a.b", params)
         accepted = b'{"chain_id":"c","status":"RUNNING"}'
         async with FaultyServer(answering(accepted)) as server, Client(server.url) as client:
-            await client.submit_chain(ChainSpec([task]))
+            await client.submit_chain(ChainSpec((task,)))
             async with LoopHoldMeter() as meter:
-                await client.submit_chain(ChainSpec([task]))
+                await client.submit_chain(ChainSpec((task,)))
             meter.check(HOLD_MS_MAX)
             assert server.requests[-1].json["tasks"][0]["params"] == params
 
@@ -176,7 +177,7 @@ def test_problem_that_is_too_large_is_reported_by_its_status() -> None:
 def test_large_submit_and_its_view_go_through_a_real_server() -> None:
     async def test(api: Api) -> None:
         async with Client(api.url, api.key) as client:
-            view = await client.run_chain(ChainSpec([Task("text.echo", ROWS, id="a"), Task("text.echo", TEXT, id="b")]))
+            view = await client.run_chain(CHAIN)
             assert view.status is TaskStatus.COMPLETED
             assert (view.tasks["a"].result, view.tasks["b"].result) == (ROWS, TEXT)
             await client.close()
