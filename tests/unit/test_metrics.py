@@ -159,8 +159,8 @@ def test_event_costs_microseconds(event: Event) -> None:
     metrics = counting()
     best_s = 1.0
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()
         for _ in range(200):
             metrics.notify(event)
-        best_s = min(best_s, (time.perf_counter() - began) / 200)
+        best_s = min(best_s, (time.thread_time() - began) / 200)
     assert best_s * 1e6 < MICROSECONDS_MAX
