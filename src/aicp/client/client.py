@@ -20,6 +20,7 @@ from aicp.model.converting import convert_in_pieces
 from aicp.model.live import LiveEvent
 from aicp.model.nesting import NESTING_MAX
 from aicp.model.pieces import decode_in_pieces, is_large
+from aicp.model.run_id import chain_of, run_in_chain
 from aicp.model.task import Task, TaskStatus
 from aicp.model.views import (
     AgentPage,
@@ -493,8 +494,7 @@ def _spec_of(chain: TaskChain | ChainSpec) -> ChainSpec:
 
 
 def _task_path(task_id: str) -> str:
-    chain_id, dot, local_id = task_id.partition(".")
-    if not (chain_id and dot and local_id):
+    if not (chain_of(task_id) and run_in_chain(task_id)):
         raise TaskNotFound(f"There is no task '{task_id[:ID_CHARS_SHOWN_MAX]}'; a task id looks like <chain>.<task>.")
     return f"/api/tasks/{_step(task_id, TaskNotFound)}"
 

@@ -10,6 +10,7 @@ from aicp.coordination.readiness import Readiness
 from aicp.model.chain import ChainSpec
 from aicp.model.duration import seconds_between
 from aicp.model.event import ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.run_id import global_id
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, dependencies_of, graph_of, graph_with
 from aicp.model.views import ChainView, TaskView, Timings
@@ -76,7 +77,7 @@ def results_of(chain_id: str, readiness: Readiness) -> dict[str, TaskResult]:
     """How each task of an ended chain ended, those that never ran included."""
     return {
         task: readiness.ended.get(task)
-        or TaskResult(f"{chain_id}.{task}", wanted.capability, readiness.status_of(task))
+        or TaskResult(global_id(chain_id, task), wanted.capability, readiness.status_of(task))
         for task, wanted in readiness.graph.tasks.items()
     }
 
@@ -145,7 +146,7 @@ def view_task(chain_id: str, task: str, readiness: Readiness, in_flight: Mapping
     known = in_flight.get(task, NOT_BEGUN)
     return view_result(
         TaskResult(
-            task_id=f"{chain_id}.{task}",
+            task_id=global_id(chain_id, task),
             capability=readiness.graph.tasks[task].capability,
             status=readiness.status_of(task, in_flight),
             agent_id=known.agent_id or (known.attempts[-1].agent_id if known.attempts else None),

@@ -12,6 +12,7 @@ from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainSpec
 from aicp.model.event import ChainSubmitted, TaskEnded
+from aicp.model.run_id import global_id
 from aicp.model.task import Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_single
 from aicp.ports import ChainRecord, Clock, SubmitKey
@@ -153,7 +154,7 @@ def _copy(result: TaskResult, submitted: ChainSubmitted, task: str) -> TaskEnded
     if result.ended_at is not None:
         late = max(late, result.ended_at - submitted.at + timedelta(microseconds=1))
     copied = _earlier(result, late) if late else result
-    return TaskEnded(chain_id, task, msgspec.structs.replace(copied, task_id=f"{chain_id}.{task}"))
+    return TaskEnded(chain_id, task, msgspec.structs.replace(copied, task_id=global_id(chain_id, task)))
 
 
 def _earlier(result: TaskResult, by: timedelta) -> TaskResult:

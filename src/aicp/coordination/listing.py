@@ -18,6 +18,7 @@ from aicp.coordination.run import ChainRun
 from aicp.errors import ChainNotFound, RecordDamaged, TaskNotFound
 from aicp.model.chain import ChainSpec
 from aicp.model.event import ChainSubmitted
+from aicp.model.run_id import chain_of, global_id, run_in_chain
 from aicp.model.task import TaskStatus
 from aicp.model.validation import ChainGraph
 from aicp.model.views import ChainPage, ListedChain, ListedTask, TaskPage, TaskView
@@ -68,7 +69,7 @@ class _Chain(msgspec.Struct, frozen=True):
         names = iter(self.standing.graph.tasks)
         # Looks for it, and leaves the iterator right behind it.
         if local_id not in names:
-            raise TaskNotFound(f"There is no task '{self.submitted.chain_id}.{local_id[:80]}'.")
+            raise TaskNotFound(f"There is no task '{global_id(self.submitted.chain_id, local_id[:80])}'.")
         return self._listed(names)
 
     def _listed(self, names: Iterator[str]) -> Iterator[ListedTask]:
@@ -135,7 +136,7 @@ class Listing:
     async def _tasks_behind(self, query: TaskQuery) -> AsyncIterator[ListedTask]:
         chain_id = None
         if query.after is not None:
-            chain_id, _, local_id = query.after.partition(".")
+            chain_id, local_id = chain_of(query.after), run_in_chain(query.after)
             for task in (await self._chain(chain_id, query.tenant)).tasks_behind(local_id):
                 yield task
         ends = None if query.status in _UNFINISHED else query.status

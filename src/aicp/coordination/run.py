@@ -19,6 +19,7 @@ from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
 from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
+from aicp.model.run_id import global_id
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
 from aicp.model.trace import Subject, subject
 from aicp.model.validation import ChainGraph
@@ -337,7 +338,7 @@ class ChainRun:
         task = self.readiness.graph.tasks[local_id]
         ready_at, ready_at_utc = self._ready(local_id)
         deadline = min(ready_at + (task.deadline_s or DEFAULT_TASK_DEADLINE_S), self._limit.ends_at)
-        task_id = f"{self.chain_id}.{local_id}"
+        task_id = global_id(self.chain_id, local_id)
         work = Work(
             task,
             task_id,

@@ -52,6 +52,7 @@ from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, SINGLE_TASK, ChainResult,
 from aicp.model.duration import seconds_between
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact
 from aicp.model.outcome import TaskError
+from aicp.model.run_id import global_id, parse_run_id
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, check_tasks, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
@@ -236,7 +237,7 @@ class TaskCoordinator:
             IdempotencyConflict: The key was used with another body.
         """
         submit = Submit(tenant, key, traceparent, grant)
-        return f"{await self._accept(key, lambda: self._intake.task(task, submit))}.{SINGLE_TASK}"
+        return global_id(await self._accept(key, lambda: self._intake.task(task, submit)), SINGLE_TASK)
 
     async def retry(
         self,
@@ -715,15 +716,14 @@ class TaskCoordinator:
 
 
 def split_task_id(task_id: str) -> tuple[str, str]:
-    """The chain id and local id of a global task id.
+    """The chain, and the id inside the chain, of a task or of an item or round of one.
 
     Raises:
         TaskNotFound: It cannot be one.
     """
-    chain_id, dot, local_id = task_id.partition(".")
-    if not (chain_id and dot and local_id):
+    if (found := parse_run_id(task_id)) is None:
         raise TaskNotFound(f"There is no task '{task_id[:160]}'; a task id looks like <chain>.<task>.")
-    return chain_id, local_id
+    return found.chain_id, found.run
 
 
 def _no_chain(chain_id: str) -> ChainNotFound:

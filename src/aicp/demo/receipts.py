@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from aicp.model.run_id import run_in_chain
+
 RECEIPTS_PATH = "/receipts"
 RECEIPT_BYTES_MAX = 4096
 RECEIPT_S_MAX = 10.0
@@ -30,7 +32,7 @@ class Receipt(msgspec.Struct, frozen=True):
     @property
     def step(self) -> str:
         """The task's id inside its chain."""
-        return self.task_id.rpartition(".")[2]
+        return run_in_chain(self.task_id)
 
 
 class Receipts:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from aicp.demo.progress import AgentRegistered, AttemptFailed, Progress, StepEnded, StepStarted
 from aicp.model.event import AgentChanged, AttemptEnded, AttemptStarted, Event, TaskEnded
 from aicp.model.outcome import Outcome
+from aicp.model.run_id import run_in_chain
 
 
 class Watch:
@@ -40,4 +41,4 @@ def _progress_of(event: Event) -> Progress | None:
 
 def step_of(task_id: str) -> str:
     """A task's id inside its chain."""
-    return task_id.rpartition(".")[2]
+    return run_in_chain(task_id)

@@ -4,7 +4,6 @@ What is made anew for each attempt holds JSON and nothing that could lead back t
 look at it (`gc=False`): with thousands of tasks on their way that is a fifth of the processor's time.
 """
 
-import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -14,7 +13,6 @@ import msgspec
 from aicp.model.outcome import Outcome, TaskError
 from aicp.model.trace import task_traceparent
 
-TASK_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 DEFAULT_ATTEMPT_TIMEOUT_S = 60.0
 DEFAULT_TASK_DEADLINE_S = 600.0
 DEADLINE_S_MAX = 366 * 86_400.0

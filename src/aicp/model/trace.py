@@ -10,6 +10,8 @@ from contextvars import ContextVar
 
 import msgspec
 
+from aicp.model.run_id import chain_of
+
 _FORM = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 _SAMPLED = 1
@@ -58,7 +60,7 @@ def task_traceparent(task_id: str, parent: str | None = None) -> str:
         task_id: Global id; the task's span is made from it.
         parent: The submitter's, as `parse_traceparent` gives it; None for a trace of the chain's own.
     """
-    trace_id, flags = (parent[3:35], parent[-2:]) if parent else (_own_trace(task_id.partition(".")[0]), "01")
+    trace_id, flags = (parent[3:35], parent[-2:]) if parent else (_own_trace(chain_of(task_id)), "01")
     return f"00-{trace_id}-{_digest(task_id)[:16]}-{flags}"
 
 

@@ -14,7 +14,8 @@ from aicp.model.chain import ChainSpec, single_chain
 from aicp.model.labels import label_faults
 from aicp.model.reading import besides, readable_fields, type_fault, type_faults
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
-from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, OnFailure, Priority, Task
+from aicp.model.run_id import TASK_ID_PATTERN
+from aicp.model.task import DEADLINE_S_MAX, OnFailure, Priority, Task
 from aicp.model.text import why_not_plain
 
 __all__ = [

@@ -21,6 +21,7 @@ from aicp.model.event import (
 )
 from aicp.model.live import LiveEvent
 from aicp.model.outcome import TaskError
+from aicp.model.run_id import chain_of, global_id
 
 TEXT_CHARS_MAX = 500
 
@@ -56,7 +57,7 @@ def _chain_submitted(event: ChainSubmitted, _submitted: Submitted) -> Told:
 
 
 def _task_started(event: TaskStarted, submitted: Submitted) -> Told | None:
-    live = LiveEvent("task_started", event.at, chain_id=event.chain_id, task_id=f"{event.chain_id}.{event.task}")
+    live = LiveEvent("task_started", event.at, chain_id=event.chain_id, task_id=global_id(event.chain_id, event.task))
     return _of_chain(live, submitted)
 
 
@@ -84,7 +85,7 @@ def _chain_ended(event: ChainEnded, submitted: Submitted) -> Told | None:
 
 def _attempt_started(event: AttemptStarted, _submitted: Submitted) -> Told:
     live = LiveEvent(
-        "attempt_started", event.at, chain_id=_chain_of(event.task_id), task_id=event.task_id,
+        "attempt_started", event.at, chain_id=chain_of(event.task_id), task_id=event.task_id,
         capability=event.capability, agent_id=event.agent_id, attempt=event.number, waited_s=round(event.waited_s, 6),
     )  # fmt: skip
     return Told(live, event.tenant)
@@ -92,7 +93,7 @@ def _attempt_started(event: AttemptStarted, _submitted: Submitted) -> Told:
 
 def _attempt_ended(event: AttemptEnded, _submitted: Submitted) -> Told:
     live = LiveEvent(
-        "attempt_ended", event.at, chain_id=_chain_of(event.task_id), task_id=event.task_id,
+        "attempt_ended", event.at, chain_id=chain_of(event.task_id), task_id=event.task_id,
         capability=event.capability, agent_id=event.agent_id, attempt=event.number, outcome=event.outcome,
         reason=event.reason[:TEXT_CHARS_MAX] or None, elapsed_s=round(event.elapsed_s, 6),
     )  # fmt: skip
@@ -125,10 +126,6 @@ def _of_chain(live: LiveEvent, submitted: Submitted) -> Told | None:
     """Whose chain it is, this knows best; an event of a chain that does not run here is nobody's."""
     chain = submitted(live.chain_id or "")
     return None if chain is None else Told(live, chain.tenant)
-
-
-def _chain_of(task_id: str) -> str:
-    return task_id.partition(".")[0]
 
 
 def _shortened(error: TaskError | None) -> TaskError | None:

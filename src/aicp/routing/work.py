@@ -8,6 +8,7 @@ import msgspec
 
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome, Reply, TaskError
+from aicp.model.run_id import chain_of
 from aicp.model.task import Attempt, Task, TaskResult, TaskStatus
 from aicp.model.views import Choice
 from aicp.scheduling.lease import Lease
@@ -113,7 +114,7 @@ class Work:
     @property
     def chain_id(self) -> str:
         """The chain it is part of."""
-        return self.task_id.partition(".")[0]
+        return chain_of(self.task_id)
 
     def is_new_evidence(self, lease: Lease, reply: Reply) -> bool:
         """Remember a fault; False when this task's doubted failure or timeout has already counted at this circuit."""

@@ -17,6 +17,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from aicp.errors import AicpError
 from aicp.model.document_desk import DocumentDesk
+from aicp.model.run_id import is_id
 from aicp.server.auth import Guard, declared_routes
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
 from aicp.server.routes.parameters import WAIT_S_MAX, NodeAndWaits
@@ -24,7 +25,6 @@ from aicp.server.routes.parameters import WAIT_S_MAX, NodeAndWaits
 TAKEN = frozenset({"submit_task", "submit_parallel", "submit_chain", "show_task", "show_chain"})
 """The handlers that are reached this way: each takes a request, the id in its path if there is one, and `wait_s`."""
 
-_ID = re.compile(r"[0-9a-f]{32}(?:\.[A-Za-z0-9_-]{1,64})?")
 _WAIT = re.compile(rb"wait_s=([0-9]{1,2}(?:\.[0-9]{1,6})?)")
 
 
@@ -76,7 +76,7 @@ class Express:
         if scope["method"] == "POST":
             return self._submits.get(scope["path"]), {}
         place, _, name = scope["path"].rpartition("/")
-        if scope["method"] != "GET" or place not in self._looks or not _ID.fullmatch(name):
+        if scope["method"] != "GET" or place not in self._looks or not is_id(name):
             return None, {}
         return self._looks[place], {"id": name}
 

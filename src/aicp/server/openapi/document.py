@@ -15,7 +15,7 @@ from aicp.model.access import KeyRequest
 from aicp.model.agent import AGENT_ID_PATTERN, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KINDS, LiveEvent
-from aicp.model.task import TASK_ID_PATTERN
+from aicp.model.run_id import CHAIN_ID_PATTERN, RUN_ID_PATTERN, TASK_ID_PATTERN
 from aicp.server.auth import Scope, declared_routes, scope_of
 from aicp.server.openapi.examples import BODIES, PARAMETERS, example_of
 from aicp.server.openapi.operations import problems_of, told_of
@@ -69,10 +69,14 @@ _INFO = {
     "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
 }
 _PATH = {
-    "task_id": "Global id of a task, `<chain id>.<local id>`.",
+    "task_id": "Global id of a task, `<chain id>.<local id>`; of an item or round of it, `.<number>` follows.",
     "chain_id": "Id of a chain.",
     "agent_id": "Id of an agent.",
     "key_id": "Id of a key; not its secret.",
+}
+_PATH_SCHEMAS: dict[str, Schema] = {
+    "task_id": {"pattern": f"^{RUN_ID_PATTERN.pattern}$"},
+    "chain_id": {"pattern": f"^{CHAIN_ID_PATTERN.pattern}$"},
 }
 _QUERY: dict[str, Schema] = {
     "capability": CAPABILITY_REF,
@@ -150,7 +154,8 @@ def _parameters(handler: HTTPRouteHandler, headers: Iterable[str]) -> Iterable[d
     for name, field in handler.parsed_fn_signature.parameters.items():
         told = field.kwarg_definition
         if name in path_parameters(handler):
-            yield _parameter(name, "path", {"type": "string", "minLength": 1}, _PATH.get(name, ""), required=True)
+            schema = {"type": "string", "minLength": 1, **_PATH_SCHEMAS.get(name, {})}
+            yield _parameter(name, "path", schema, _PATH.get(name, ""), required=True)
         elif isinstance(told, QueryParameter):
             yield _query_parameter(name, field.annotation, field.default, told)
     for name in headers:

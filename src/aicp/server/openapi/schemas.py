@@ -33,7 +33,8 @@ from aicp.model.agent import NAME_CHARS_MAX as AGENT_NAME_CHARS_MAX
 from aicp.model.chain import FailurePolicy
 from aicp.model.live import KINDS
 from aicp.model.outcome import Outcome
-from aicp.model.task import DEADLINE_S_MAX, TASK_ID_PATTERN, Priority, TaskStatus
+from aicp.model.run_id import TASK_ID_PATTERN
+from aicp.model.task import DEADLINE_S_MAX, Priority, TaskStatus
 from aicp.model.text import CONTROLS
 from aicp.model.validation import LIST_MAX, NAME_CHARS_MAX, TASKS_MAX
 from aicp.registry.leases import Liveness

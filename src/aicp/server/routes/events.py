@@ -9,7 +9,7 @@ from litestar.types import ASGIApp
 from aicp.errors import Fault, InvalidInput
 from aicp.model.agent import AGENT_ID_PATTERN, AGENT_ID_TOLD
 from aicp.model.live import KINDS
-from aicp.model.task import TASK_ID_PATTERN
+from aicp.model.run_id import TASK_ID_PATTERN
 from aicp.server.auth import Scope, needs
 from aicp.server.body import CallerRequest
 from aicp.server.problems import TooManyReaders

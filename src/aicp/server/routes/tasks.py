@@ -13,6 +13,7 @@ from aicp.errors import Conflict, Fault, InvalidChain, NotFound
 from aicp.model.chain import ChainSpec, parallel_chain
 from aicp.model.reading import besides, place_of_key
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
+from aicp.model.run_id import chain_of, global_id
 from aicp.model.task import Task, TaskStatus
 from aicp.model.trace import parse_traceparent
 from aicp.model.validation import check_chain, check_single, draft_chain, parse_task, with_faults_of_chain
@@ -71,7 +72,7 @@ async def submit_parallel(
     if wait_s:
         return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
     tasks = spec.tasks if isinstance(spec, ChainSpec) else spec.tasks.values()
-    return ParallelAccepted(chain_id, [f"{chain_id}.{task.id}" for task in tasks])
+    return ParallelAccepted(chain_id, [global_id(chain_id, task.id) for task in tasks])
 
 
 @get("/", opt=needs(Scope.TASKS_READ))
@@ -111,7 +112,7 @@ async def explain_task(request: CallerRequest, task_id: FromPath[str], node: The
 async def cancel_task(request: CallerRequest, task_id: FromPath[str], node: TheNode) -> TaskStanding:
     """Cancel a task that was submitted on its own; once this answers no attempt of it starts any more."""
     view = await node.coordinator.view_task(task_id, request.user.sees)
-    chain_id, _ = split_task_id(task_id)
+    chain_id = chain_of(task_id)
     if not view.status.is_terminal and (await node.coordinator.view(chain_id)).total_tasks > 1:
         raise Conflict(f"Task {task_id} is part of a chain: cancel the chain {chain_id}.")
     await node.coordinator.cancel(chain_id)
