@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import uvloop
 
+from aicp.model.collector import quieten_collector
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings
 from aicp.server import running_server
-from aicp.server.running import quieten_collector
 from aicp.testing import LoopHoldMeter
 
 

@@ -1,9 +1,7 @@
 """Large documents in the client: written and read in pieces, off the program's loop."""
 
 import asyncio
-import gc
-import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +23,7 @@ from aicp.testing.faulty_servers import Exchange, FaultyServer
 from tests.integration.server_kit import Api, asking, run
 
 HOLD_MS_MAX = 25.0
+pytestmark = pytest.mark.usefixtures("quiet_collector")
 AT = datetime(2026, 11, 30, tzinfo=UTC)
 ROWS = {"l": [[[1, 2, 3]]] * 39_000}
 TEXT = {"t": 'a"é\n' * 1_000_000}
@@ -32,17 +31,6 @@ CHAIN = ChainSpec((Task("text.echo", ROWS, id="a"), Task("text.echo", TEXT, id="
 DEEPEST: Any = None
 for _ in range(64):
     DEEPEST = [DEEPEST]
-
-
-@pytest.fixture(autouse=True)
-def quiet_collector() -> Iterator[None]:
-    """The collector of a program that reads much JSON, as `aicp serve` sets it; it is the program's own."""
-    before, interval_s = gc.get_threshold(), sys.getswitchinterval()
-    gc.set_threshold(5_000, 4, 500)
-    sys.setswitchinterval(0.001)
-    yield
-    gc.set_threshold(*before)
-    sys.setswitchinterval(interval_s)
 
 
 def task_view(result: Any) -> TaskView:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aicp.server.pipelining import BEGINS_IN_A_TURN, HELD_BYTES_MAX, Turns
+from aicp.model.pipelining import BEGINS_IN_A_TURN, HELD_BYTES_MAX, Turns
 from aicp.testing import LoopHoldMeter
 from tests.integration.server_kit import BOUND_S, Api, asking, run
 from tests.integration.test_server_connections import connected, port_of
@@ -124,7 +124,7 @@ def test_a_turn_takes_so_many_and_those_who_wait_longest_first() -> None:
         waiting = [_Connection(loop) for _ in range(3 * BEGINS_IN_A_TURN)]
         for connection in waiting:
             connection.now = lambda: turn
-            turns.queue(connection)  # type: ignore[arg-type]
+            turns.queue(connection)
         while any(connection.turn is None for connection in waiting):
             assert not turns.take(loop)
             turn += 1

@@ -12,6 +12,7 @@ from aicp.agent.agent import Agent
 from aicp.agent.options import AgentOptions
 from aicp.agent.process import Departure, Reason, serve_until_stopped
 from aicp.agent.served import ServedAgent
+from aicp.model.collector import quieten_collector
 
 EXIT_CUT_OFF = 1
 EXIT_REPLACED = 1
@@ -46,6 +47,7 @@ def run_agent(agent: Agent, options: AgentOptions) -> int:
 
 
 def _tell(served: ServedAgent) -> None:
+    quieten_collector()
     sys.stderr.write(f"{served.agent_id} serves {served.capability_names} on {served.endpoint}\n")
     sys.stderr.flush()
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from aicp.agent.answers import refuse, reply
 from aicp.agent.desk import DRAINING_RETRY_MS, Desk
+from aicp.agent.pipelining import PipeliningServer
 from aicp.agent.strangers import Strangers
 from aicp.model.wire import AgentDescription
 
@@ -42,7 +43,7 @@ class AgentServer:
 
     def make_runner(self) -> web.ServerRunner:
         """The aiohttp runner that serves it; a caller that goes away cancels its request."""
-        server = web.Server(
+        server = PipeliningServer(
             self._answer,
             handler_cancellation=True,
             access_log=None,

@@ -26,7 +26,8 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from aicp.errors import AicpError
-from aicp.server.pipelining import OneAtATime, Turns
+from aicp.model.pipelining import Turns
+from aicp.server.pipelining import OneAtATime
 from aicp.server.problems import (
     PROBLEM_TYPE,
     BodyTooSlow,

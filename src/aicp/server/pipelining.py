@@ -1,70 +1,17 @@
-"""One request of a connection at a time, and a few requests of all connections in one turn of the loop.
+"""uvicorn's connections, which parse one request at a time, and a few requests of all connections in one turn.
 
-uvicorn parses every request that a read brought and queues them all, so that a client that pipelines thousands of them,
-or some hundred clients that do, keep the loop from everybody else. Here bytes wait unparsed:
-
-    read -> held bytes -> [ turn of the loop: at most 8 requests begin ] -> parser -> request -> answer
-               ^                                                                                   |
-               +--------- what is held goes on, at the end of the queue of turns <-----------------+
-
-Nothing is parsed of a connection before its answer is written. At most 64 KiB of later requests are held; a client that
-sends more ahead has its connection closed after the answer, which HTTP allows at any time, and repeats the others.
+uvicorn parses every request that a read brought and queues them all.
 """
 
 import asyncio
-from collections import deque
 from typing import ClassVar
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HELD_BYTES_MAX = 64 * 1024
-BEGINS_IN_A_TURN = 8
-_END_OF_HEAD = b"\r\n\r\n"
+from aicp.model.pipelining import HELD_BYTES_MAX, HeldBytes, Turns
+
 _LENGTH = b"content-length"
-
-
-class Turns:
-    """Counts the pieces of requests that one turn of the loop takes, and queues the connections of the others.
-
-    For the connections of one loop.
-
-    Args:
-        in_a_turn: At most so many.
-    """
-
-    def __init__(self, in_a_turn: int = BEGINS_IN_A_TURN) -> None:
-        self._in_a_turn = in_a_turn
-        self._left = in_a_turn
-        self._waiting: deque[OneAtATime] = deque()
-        self._is_due = False
-
-    def take(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """True when a connection may go on at once; else it has to `queue`."""
-        if not self._left or self._waiting:
-            return False
-        self._left -= 1
-        self._see_to_it(loop)
-        return True
-
-    def queue(self, connection: "OneAtATime") -> None:
-        """Let a connection go on when all that came before it have."""
-        self._waiting.append(connection)
-        self._see_to_it(connection.loop)
-
-    def _see_to_it(self, loop: asyncio.AbstractEventLoop) -> None:
-        if not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._begin_turn, loop)
-
-    def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._is_due = False
-        going = min(self._in_a_turn, len(self._waiting))
-        self._left = self._in_a_turn - going
-        if going:
-            self._see_to_it(loop)
-        for _ in range(going):
-            self._waiting.popleft().go_on()
 
 
 class OneAtATime(HttpToolsProtocol):
@@ -75,10 +22,8 @@ class OneAtATime(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's is the same
         """It is open, and holds nothing."""
         super().connection_made(transport)
-        self._held = b""
-        self._at = 0
+        self._held = HeldBytes()
         self._is_queued = False
-        self._body_left = 0
         self._drops_later_requests = False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -89,7 +34,7 @@ class OneAtATime(HttpToolsProtocol):
     @property
     def is_holding(self) -> bool:
         """True when bytes came that wait for an answer or for their turn."""
-        return self._at < len(self._held)
+        return bool(self._held)
 
     @property
     def is_held_by_answer(self) -> bool:
@@ -100,7 +45,7 @@ class OneAtATime(HttpToolsProtocol):
         """More bytes: parsed now, or held."""
         if self._drops_later_requests:
             return
-        self._held, self._at = (self._held[self._at :] + data if self.is_holding else data), 0
+        self._held.add(data)
         if self._is_queued or self._is_answering():
             self._hold()
         elif self.turns.take(self.loop):
@@ -116,17 +61,14 @@ class OneAtATime(HttpToolsProtocol):
             return
         if not self._is_waiting_for_reader():
             self.flow.resume_reading()
-        while self.is_holding and not self._is_answering():
-            begin, self._at = self._at, self._end_of_piece()
-            super().data_received(self._held[begin : self._at])
-        if self.is_holding:
+        while self._held and not self._is_answering():
+            super().data_received(self._held.take())
+        if self._held:
             self._hold()
-        else:
-            self.forget_held()
 
     def forget_held(self) -> None:
         """Drop the bytes that wait: they will not be answered."""
-        self._held, self._at = b"", 0
+        self._held.forget()
 
     def leave(self) -> None:
         """Close it once the client has what was written."""
@@ -134,17 +76,17 @@ class OneAtATime(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The header is whole; its length says where the body ends."""
-        self._body_left = next((int(value) for name, value in self.headers if name == _LENGTH), 0)
+        self._held.body_left = next((int(value) for name, value in self.headers if name == _LENGTH), 0)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        self._body_left = max(0, self._body_left - len(body))
+        self._held.body_left = max(0, self._held.body_left - len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        self._body_left = 0
+        self._held.body_left = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -152,7 +94,7 @@ class OneAtATime(HttpToolsProtocol):
         super().on_response_complete()
         if self._drops_later_requests:
             self.leave()
-        elif self.is_holding and not self._is_queued and not self.transport.is_closing():
+        elif self._held and not self._is_queued and not self.transport.is_closing():
             self._queue()
 
     def _queue(self) -> None:
@@ -161,7 +103,7 @@ class OneAtATime(HttpToolsProtocol):
         self.turns.queue(self)
 
     def _hold(self) -> None:
-        if len(self._held) - self._at <= HELD_BYTES_MAX or not self._is_answering():
+        if len(self._held) <= HELD_BYTES_MAX or not self._is_answering():
             self.flow.pause_reading()
             return
         # Read on, and dropped: a connection that is closed with unread bytes loses the answer on its way.
@@ -176,10 +118,3 @@ class OneAtATime(HttpToolsProtocol):
     def _is_waiting_for_reader(self) -> bool:
         """True when so much of a body is here that its reader has to take it first."""
         return self.cycle is not None and not self.cycle.response_complete and len(self.cycle.body) > HIGH_WATER_LIMIT
-
-    def _end_of_piece(self) -> int:
-        """Where the next piece ends that can be parsed without the beginning of another request behind it."""
-        if self._body_left:
-            return min(len(self._held), self._at + self._body_left)
-        end = self._held.find(_END_OF_HEAD, self._at)
-        return len(self._held) if end < 0 else end + len(_END_OF_HEAD)

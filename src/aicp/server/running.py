@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import gc
 import importlib
 import logging
 import math
@@ -18,6 +17,7 @@ import uvicorn
 from aicp import standstill
 from aicp.errors import SettingsError
 from aicp.forks import close_socket_in_child, closed_in_child, signals_reset_in_child
+from aicp.model.collector import quieten_collector
 from aicp.model.endpoint import is_loopback_host
 from aicp.private_files import warn_of_exposures
 from aicp.runtime.node import Node
@@ -38,7 +38,6 @@ GRACE_S = 5
 STOP_S_MAX = GRACE_S + 5.0
 SILENT_DRAIN_S = 0.5
 BACKLOG = 2048
-SWITCH_INTERVAL_S = 0.001
 LOOKED_LATE_S = 0.15
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("aicp.server")
@@ -165,17 +164,6 @@ async def _drain(node: Node, within_s: float, hurried: asyncio.Event, say: Calla
         for task in (draining, hurrying):
             task.cancel()
         await asyncio.wait((draining, hurrying))
-
-
-def quieten_collector() -> None:
-    """Little of what a server holds is in cycles, and looking through 80,000 waiting tasks stops it for a second.
-
-    A young collection looks at 25,000 objects at most, about 4 ms. Threads that work on large documents give the
-    interpreter lock to the loop within a millisecond, not within five.
-    """
-    gc.freeze()
-    gc.set_threshold(5_000, 4, 500)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def _node(settings: Settings) -> Node:
