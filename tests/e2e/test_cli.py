@@ -228,6 +228,17 @@ def test_task_runs_and_shows_its_result(fleet: Shell) -> None:
     assert (shown.code, "HELLO" in shown.out) == (0, True)
 
 
+def test_submit_that_will_probably_be_late_is_warned_of_on_stderr(fleet: Shell) -> None:
+    fleet.run("task", "run", "text.echo", "{}", "--wait")
+    late = fleet.run("task", "run", "text.echo", "{}", "--deadline-s", "0.000001", "-o", "json")
+    assert late.code == 0
+    assert late.data["expected_s"] > 1e-6
+    assert late.err == f"Warning: {late.data['warning']}\n"
+    (fleet.where / "late.json").write_text('{"tasks": [{"id": "a", "capability": "text.echo", "deadline_s": 1e-6}]}')
+    chain = fleet.run("chain", "run", "late.json")
+    assert "\nWarning: At the present rate this takes about" in chain.err
+
+
 def test_task_explains_where_it_went(fleet: Shell) -> None:
     ran = fleet.run("task", "run", "text.upper", "--params", '{"text": "hello"}', "--wait", "-o", "json")
     told = fleet.call("task", "explain", ran.data["task_id"])

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 
 from aicp.client import Client, ServerRefused
@@ -56,6 +57,27 @@ def test_task_is_submitted_waited_for_and_shown() -> None:
         ended = await client.wait_task(task_id)
         assert (ended.status, ended.result) == (TaskStatus.COMPLETED, {"text": "hello"})
         assert await client.get_task(task_id) == ended
+
+    with_client(test)
+
+
+def test_whole_answer_to_a_submit_has_the_warning_that_it_will_probably_be_late() -> None:
+    async def test(client: Client, api: Api) -> None:
+        await client.run_task(ECHO)
+        late = Task("text.echo", {"text": "hello"}, deadline_s=1e-6)
+        answers = (
+            await client.accept_task(late),
+            await client.accept_chain(ChainSpec((msgspec.structs.replace(late, id="one"),))),
+            await client.submit_parallel([late]),
+            await client.run_task(late),
+            await client.run_chain(ChainSpec((msgspec.structs.replace(late, id="one"),))),
+        )
+        for answer in answers:
+            assert (answer.expected_s or 0.0) > 1e-6
+            assert "longer than its deadline" in (answer.warning or "")
+        for fine in (await client.accept_task(ECHO), await client.run_task(ECHO)):
+            assert not fine.expected_s
+            assert not fine.warning
 
     with_client(test)
 

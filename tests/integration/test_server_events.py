@@ -69,6 +69,22 @@ def test_client_sees_a_task_from_its_submit_to_its_end() -> None:
     with_api(test)
 
 
+def test_a_submit_that_will_probably_be_late_is_told_behind_it() -> None:
+    async def test(api: Api) -> None:
+        async with client_of(api) as client:
+            await client.run_task(Task("text.echo"))
+            async with aclosing(client.events(kinds=["chain_submitted", "chain_warned"])) as events:
+                following = asyncio.create_task(until_kind(events, "chain_warned"))
+                await until(lambda: readers_of(api) == 1)
+                accepted = await client.accept_task(Task("text.echo", deadline_s=1e-6))
+                submitted, warned = await following
+        assert submitted.kind == "chain_submitted"
+        assert warned.chain_id == submitted.chain_id == accepted.task_id.partition(".")[0]
+        assert (warned.expected_s, warned.warning) == (accepted.expected_s, accepted.warning)
+
+    with_api(test)
+
+
 def test_client_goes_on_behind_the_id_it_names() -> None:
     async def test(api: Api) -> None:
         async with client_of(api) as client:

@@ -242,6 +242,40 @@ def test_parallel_tasks_each_run_to_their_own_end() -> None:
     with_api(test)
 
 
+LATE = {**TASK, "deadline_s": 1e-6}
+"""No success is as fast as its deadline."""
+
+
+@pytest.mark.parametrize(
+    ("place", "body"),
+    [
+        ("", LATE),
+        ("/parallel", {"tasks": [LATE, LATE]}),
+        ("/chain", {"tasks": [{"id": "a", **LATE}, {"id": "b", **LATE, "depends_on": ["a"]}]}),
+    ],
+)
+def test_answer_to_a_submit_that_will_probably_be_late_says_so(place: str, body: object) -> None:
+    async def test(api: Api) -> None:
+        unknown = await api.post(f"/api/tasks{place}", body)
+        assert (unknown.status, unknown.body.keys() & {"expected_s", "warning"}) == (202, set())
+        await api.post("/api/tasks?wait_s=10", TASK)
+        for query in ("", "?wait_s=10"):
+            late = await api.post(f"/api/tasks{place}{query}", body)
+            assert late.status == 202
+            assert late.body["expected_s"] > 1e-6
+            assert late.body["warning"].endswith("raise deadline_s, or add agents for 'text.echo'.")
+            chain_id = late.body.get("chain_id") or late.body["task_id"].partition(".")[0]
+            look = (await api.get(f"/api/tasks/chain/{chain_id}?wait_s=10")).body
+            assert look.keys() & {"expected_s", "warning"} == set()
+        retried = (await api.post(f"/api/tasks/chain/{chain_id}/retry")).body
+        assert retried["status"] == "PENDING"
+        assert "raise deadline_s" in retried["warning"]
+        in_time = await api.post(f"/api/tasks{place}", TASK if place == "" else {"tasks": [{"id": "a", **TASK}]})
+        assert (in_time.status, in_time.body.keys() & {"expected_s", "warning"}) == (202, set())
+
+    with_api(test)
+
+
 # -- chains
 
 

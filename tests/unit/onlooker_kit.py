@@ -11,6 +11,7 @@ from aicp.model.event import (
     ChainCancelled,
     ChainEnded,
     ChainSubmitted,
+    ChainWarned,
     CircuitChanged,
     Event,
     JournalCommitted,
@@ -56,6 +57,7 @@ def attempted(outcome: Outcome = Outcome.SUCCESS, number: int = 1, capability: s
 def every_event() -> list[Event]:
     return [
         submitted(),
+        ChainWarned(CHAIN, 1_500.0, "takes long", AT),
         TaskStarted(CHAIN, "a", AT),
         AttemptStarted(f"{CHAIN}.a", ECHO, "echo-1", 2, AT, Priority.HIGH, 0.2),
         attempted(Outcome.AGENT_FAULT),

@@ -21,9 +21,11 @@ BAR_CHARS = 40
 
 def run_at_server(spec: ChainSpec) -> ChainView:
     """Submit a chain to the server and follow it to its end; interrupted, it goes on there."""
-    chain_id = ask(lambda client: client.submit_chain(spec))
-    say(f"Chain {chain_id} is accepted.")
-    return follow_at_server(chain_id)
+    accepted = ask(lambda client: client.accept_chain(spec))
+    say(f"Chain {accepted.chain_id} is accepted.")
+    if accepted.warning:
+        say(f"Warning: {accepted.warning}")
+    return follow_at_server(accepted.chain_id)
 
 
 def follow_at_server(chain_id: str) -> ChainView:

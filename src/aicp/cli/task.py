@@ -9,7 +9,7 @@ import typer
 
 from aicp.cli.completion import capabilities, task_ids
 from aicp.cli.connection import ask
-from aicp.cli.exits import OK, WORK_FAILED
+from aicp.cli.exits import OK, WORK_FAILED, say
 from aicp.cli.lists import LIMIT, Limit, Status, show_tasks
 from aicp.cli.output import Format, Output, Sheet, facts, seconds, write
 from aicp.errors import Fault, InvalidTask, SettingsError
@@ -44,10 +44,13 @@ def run(
     task = Task(
         capability, _params(params, params_option), priority=priority, timeout_s=timeout_s, deadline_s=deadline_s
     )
-    task_id = ask(lambda client: client.submit_task(task))
+    accepted = ask(lambda client: client.accept_task(task))
+    if accepted.warning:
+        say(f"Warning: {accepted.warning}")
     if wait:
-        _show_end(task_id, output)
-    write({"task_id": task_id}, output, facts(task=task_id))
+        _show_end(accepted.task_id, output)
+    warned = {"expected_s": accepted.expected_s, "warning": accepted.warning} if accepted.warning else {}
+    write({"task_id": accepted.task_id, **warned}, output, facts(task=accepted.task_id))
 
 
 @app.command()

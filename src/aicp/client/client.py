@@ -105,7 +105,11 @@ class Client:
             QueueFull: Too much accepted work is unfinished, even after some waiting.
             IdempotencyConflict: The key was used with another body.
         """
-        return (await self._submit("/api/tasks", task, key, TaskStanding)).task_id
+        return (await self.accept_task(task, key=key)).task_id
+
+    async def accept_task(self, task: Task, *, key: str | None = None) -> TaskStanding:
+        """As `submit_task`, with the whole answer: its `warning` when the task will probably outlast its deadline."""
+        return await self._submit("/api/tasks", task, key, TaskStanding)
 
     async def submit_parallel(self, tasks: Sequence[Task], *, key: str | None = None) -> ParallelAccepted:
         """Submit tasks that run side by side, each to its own end.
@@ -127,7 +131,11 @@ class Client:
             QueueFull: Too much accepted work is unfinished, even after some waiting.
             IdempotencyConflict: The key was used with another body.
         """
-        return (await self._submit("/api/tasks/chain", _spec_of(chain), key, ChainStanding)).chain_id
+        return (await self.accept_chain(chain, key=key)).chain_id
+
+    async def accept_chain(self, chain: TaskChain | ChainSpec, *, key: str | None = None) -> ChainStanding:
+        """As `submit_chain`, with the whole answer: its `warning` when the chain will probably outlast its deadline."""
+        return await self._submit("/api/tasks/chain", _spec_of(chain), key, ChainStanding)
 
     async def run_task(self, task: Task, *, key: str | None = None, timeout_s: float | None = None) -> TaskView:
         """Submit a task and say how it ended, or where it stands after `timeout_s` seconds: look at its `status`.

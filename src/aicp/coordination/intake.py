@@ -1,5 +1,6 @@
 """What is taken in: it is sound, its key allows it, somebody can do it, and there is room."""
 
+import math
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 
@@ -7,17 +8,19 @@ import msgspec
 
 from aicp.coordination.acceptance import Acceptance, check_allowed
 from aicp.coordination.chain_ids import ChainIds
+from aicp.coordination.forecast import Forecast, forecast
 from aicp.errors import Fault, InvalidChain, InvalidTask, NoCapableAgent
 from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainSpec
 from aicp.model.event import ChainSubmitted, TaskEnded
 from aicp.model.run_id import global_id
-from aicp.model.task import Task, TaskResult
+from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult
 from aicp.model.validation import ChainGraph, check_chain, check_single
 from aicp.ports import ChainRecord, Clock, SubmitKey
 from aicp.registry.naming import wanted_key
 from aicp.routing.failover_router import FailoverRouter
+from aicp.scheduling.slices import Steps
 
 
 class Submit(msgspec.Struct, frozen=True):
@@ -51,10 +54,12 @@ class Taken(msgspec.Struct, frozen=True):
     Attributes:
         record: Its submit, and the results it begins with.
         graph: The same chain.
+        wait_s: How long its first tasks are expected to wait at most, seconds.
     """
 
     record: ChainRecord
     graph: ChainGraph
+    wait_s: float
 
 
 class Intake:
@@ -103,13 +108,26 @@ class Intake:
         self._check_params(graph, submit)
         return self._take(graph, submit)
 
+    def forecast(self, taken: Taken) -> Steps[Forecast | None] | None:
+        """What its submitter must be warned of: it is accepted, and will probably outlast its own deadline.
+
+        None, rather than steps that return it, for a task on its own that will probably not.
+        """
+        tenant, spec = taken.record.submitted.tenant, taken.graph.spec
+        if len(spec.tasks) == 1:
+            within_s = min(spec.tasks[0].deadline_s or DEFAULT_TASK_DEADLINE_S, spec.deadline_s or math.inf)
+            if taken.wait_s + self._router.usual_s(spec.tasks[0], tenant) <= within_s:
+                return None
+        done = {fact.task for fact in taken.record.facts if isinstance(fact, TaskEnded)}
+        return forecast(taken.graph, done, lambda task, count: self._router.pace(task, tenant, count))
+
     def give_back(self, taken: Taken) -> None:
         """It is not run here after all."""
         self._room.give_back(len(taken.graph.tasks), taken.record.submitted)
 
     def _take(self, graph: ChainGraph, submit: Submit) -> Taken:
         self._check_capabilities(graph, submit)
-        self._check_wait(graph, submit)
+        wait_s = self._check_wait(graph, submit)
         self._room.reserve(graph.spec.tasks, submit.tenant, submit.grant)
         chain_id = self._ids.next()
         submitted = ChainSubmitted(
@@ -117,7 +135,7 @@ class Intake:
             submit.grant.key_id,
         )  # fmt: skip
         copies = tuple(_copy(result, submitted, task) for task, result in submit.good)
-        return Taken(ChainRecord(submitted, copies), graph)
+        return Taken(ChainRecord(submitted, copies), graph, wait_s)
 
     def _check_capabilities(self, graph: ChainGraph, submit: Submit) -> None:
         done = submit.done
@@ -138,11 +156,11 @@ class Intake:
         if faults:
             raise InvalidChain(faults)
 
-    def _check_wait(self, graph: ChainGraph, submit: Submit) -> None:
+    def _check_wait(self, graph: ChainGraph, submit: Submit) -> float:
         """Refuse what would stand in line beyond its deadline as soon as it began; what comes later, nobody knows."""
         done = submit.done
         first = (task for task in graph.spec.tasks if task.id not in done and not graph.dependencies[task.id])
-        self._router.refuse_if_too_late(first, submit.tenant, graph.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
+        return self._router.refuse_if_too_late(first, submit.tenant, graph.spec.deadline_s or DEFAULT_CHAIN_DEADLINE_S)
 
 
 def _fits_nobody(task: Task, misfit: str) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from aicp import standstill
 from aicp.coordination.carrying import OUTCOME_UNKNOWN, Carrier
 from aicp.coordination.chain_status import InFlight, facts_once, fold
+from aicp.coordination.forecast import Forecast
 from aicp.coordination.recorder import Recorder
 from aicp.errors import AicpError, OwnershipLost, StorageError
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
@@ -51,6 +52,7 @@ class ChainRun:
         attempts_made: How many attempts were made of tasks whose end did not come on record here, by local id.
         stopped_by: What ended this run before the chain's end was on record, when that was neither a newer owner nor
             its own coordinator.
+        expected: What its submit was warned of; None when it will probably end in time.
         is_recorded: Set when its end is on record, or when this run of it ended without one.
 
     Args:
@@ -104,6 +106,7 @@ class ChainRun:
         self.end: ChainEnded | None = None
         self.attempts_made = dict(attempts_made or {})
         self.stopped_by: Exception | None = None
+        self.expected: Forecast | None = None
 
     @property
     def epoch(self) -> int:

@@ -24,6 +24,7 @@ from aicp.coordination.chain_status import (
     view_in_parts,
     view_task,
 )
+from aicp.coordination.forecast import Forecast
 from aicp.coordination.intake import Intake, Submit, Taken
 from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.progress import Progress
@@ -50,7 +51,7 @@ from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, SINGLE_TASK, ChainResult, ChainSpec, TaskChain, parallel_chain
 from aicp.model.duration import seconds_between
-from aicp.model.event import ChainEnded, ChainSubmitted, Fact
+from aicp.model.event import ChainEnded, ChainSubmitted, ChainWarned, Fact
 from aicp.model.outcome import TaskError
 from aicp.model.run_id import global_id, parse_run_id
 from aicp.model.task import Task, TaskResult, TaskStatus
@@ -59,6 +60,7 @@ from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskVi
 from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
+from aicp.scheduling.slices import in_slices
 
 ACCEPTED_MAX = 100_000
 CANCEL_WAIT_S = 5.0
@@ -421,6 +423,14 @@ class TaskCoordinator:
         run = self._runs.get(chain_id)
         return run.submitted if run is not None else None
 
+    def expected(self, chain_id: str) -> Forecast | None:
+        """What a submit was warned of: at the rate of then, it will probably outlast its own deadline.
+
+        None for any other chain, and for one that ended or that this coordinator did not accept.
+        """
+        run = self._runs.get(chain_id)
+        return run.expected if run is not None else None
+
     @property
     def refused(self) -> int:
         """Submits that were refused since too much accepted work was unfinished."""
@@ -462,6 +472,8 @@ class TaskCoordinator:
         """Record a new chain and begin it; whatever keeps it from running gives its room back."""
         submitted = taken.record.submitted
         try:
+            steps = self._intake.forecast(taken)
+            expected = None if steps is None else await in_slices(steps)
             chain_id = await self._submit_or_find(taken.record, key)
         except BaseException:
             self._intake.give_back(taken)
@@ -473,7 +485,18 @@ class TaskCoordinator:
         if self._observer is not None:
             for fact in (submitted, *taken.record.facts):
                 self._observer.notify(fact)
+        if expected is not None:
+            self._warn(submitted, expected)
         return chain_id
+
+    def _warn(self, submitted: ChainSubmitted, expected: Forecast) -> None:
+        """Remember, and publish, that a chain will probably outlast its deadline."""
+        if (run := self._runs.get(submitted.chain_id)) is not None:
+            run.expected = expected
+        if self._observer is not None:
+            at = self._clock.utcnow()
+            chain_id, tenant = submitted.chain_id, submitted.tenant
+            self._observer.notify(ChainWarned(chain_id, expected.expected_s, expected.warning, at, tenant))
 
     async def _submit_or_find(self, record: ChainRecord, key: SubmitKey | None) -> str:
         """Record it; when that failed, look whether only the answer got lost: what is on record runs."""

@@ -35,6 +35,24 @@ class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_s
     key_id: str = ""
 
 
+class ChainWarned(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="chain_warned"):
+    """Event: a chain was accepted that will probably outlast its own deadline.
+
+    Attributes:
+        chain_id: Its id.
+        expected_s: How long after the submit its last task would end, seconds, at the present rate.
+        warning: The same in a sentence, with what can be done.
+        at: UTC.
+        tenant: Whose it is.
+    """
+
+    chain_id: str
+    expected_s: float
+    warning: str
+    at: datetime
+    tenant: str = DEFAULT_TENANT
+
+
 class TaskStarted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="task_started"):
     """Fact, only for tasks that are not idempotent: it is about to be sent, and never will be again.
 
@@ -227,6 +245,7 @@ class RowDamaged(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="r
 Fact = ChainSubmitted | TaskStarted | TaskEnded | ChainCancelled | ChainEnded
 Event = (
     Fact
+    | ChainWarned
     | AttemptStarted
     | AttemptEnded
     | CircuitChanged

@@ -10,6 +10,7 @@ from aicp.model.task import TaskStatus
 GAP = "gap"
 KINDS = (
     "chain_submitted",
+    "chain_warned",
     "task_started",
     "task_ended",
     "chain_cancelled",
@@ -49,6 +50,8 @@ class LiveEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         name: The chain's.
         total_tasks: How many the chain has.
         retry_of: The chain it repeats.
+        expected_s: How long after its submit the last task of the chain would end, seconds, at the present rate.
+        warning: The same in a sentence, with what can be done.
         lost: Of a gap: how many events are missing; None when nobody knows.
         replica: Which replica it happened at, where that is another than the one that was asked.
     """
@@ -74,5 +77,7 @@ class LiveEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     name: str | None = None
     total_tasks: int | None = None
     retry_of: str | None = None
+    expected_s: float | None = None
+    warning: str | None = None
     lost: int | None = None
     replica: str | None = None

@@ -21,11 +21,16 @@ class TaskStanding(msgspec.Struct, frozen=True, omit_defaults=True):
         task_id: Its global id.
         status: Where it stands.
         cancelling: True when its cancel is on record, and another replica that runs it has yet to come to it.
+        expected_s: Of a submit that will probably outlast its own deadline: how long after it the last task would end,
+            seconds, at the present rate. None, and left out, for any other.
+        warning: The same in a sentence, with what can be done.
     """
 
     task_id: str
     status: TaskStatus
     cancelling: bool = False
+    expected_s: float | None = None
+    warning: str | None = None
 
 
 class ChainStanding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,23 +40,33 @@ class ChainStanding(msgspec.Struct, frozen=True, omit_defaults=True):
         chain_id: Its id.
         status: Where it stands.
         cancelling: True when its cancel is on record, and another replica that runs it has yet to come to it.
+        expected_s: Of a submit that will probably outlast its own deadline: how long after it the last task would end,
+            seconds, at the present rate. None, and left out, for any other.
+        warning: The same in a sentence, with what can be done.
     """
 
     chain_id: str
     status: TaskStatus
     cancelling: bool = False
+    expected_s: float | None = None
+    warning: str | None = None
 
 
-class ParallelAccepted(msgspec.Struct, frozen=True):
+class ParallelAccepted(msgspec.Struct, frozen=True, omit_defaults=True):
     """Tasks that run side by side.
 
     Attributes:
         chain_id: The chain that they are.
         task_ids: Their global ids, in their order.
+        expected_s: Of a submit that will probably outlast its own deadline: how long after it the last task would end,
+            seconds, at the present rate. None, and left out, for any other.
+        warning: The same in a sentence, with what can be done.
     """
 
     chain_id: str
     task_ids: list[str]
+    expected_s: float | None = None
+    warning: str | None = None
 
 
 class Timings(msgspec.Struct, frozen=True):
@@ -83,6 +98,9 @@ class TaskView(msgspec.Struct, frozen=True):
         ready_at: UTC.
         started_at: UTC.
         ended_at: UTC.
+        expected_s: In the answer to a submit that will probably outlast its own deadline: how long after it the last
+            task would end, seconds, at the present rate. Left out anywhere else.
+        warning: The same in a sentence, with what can be done.
     """
 
     task_id: str
@@ -96,6 +114,8 @@ class TaskView(msgspec.Struct, frozen=True):
     ready_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
+    expected_s: float | msgspec.UnsetType = msgspec.UNSET
+    warning: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Choice(msgspec.Struct, frozen=True, gc=False):
@@ -221,6 +241,9 @@ class ChainView(msgspec.Struct, frozen=True):
         started_at: When it was submitted, UTC.
         ended_at: UTC.
         retry_of: The chain it repeats, or None.
+        expected_s: In the answer to a submit that will probably outlast its own deadline: how long after it the last
+            task would end, seconds, at the present rate. Left out anywhere else.
+        warning: The same in a sentence, with what can be done.
     """
 
     chain_id: str
@@ -234,6 +257,8 @@ class ChainView(msgspec.Struct, frozen=True):
     started_at: datetime
     ended_at: datetime | None
     retry_of: str | None = None
+    expected_s: float | msgspec.UnsetType = msgspec.UNSET
+    warning: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ListedTask(msgspec.Struct, frozen=True):

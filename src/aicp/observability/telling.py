@@ -14,6 +14,7 @@ from aicp.model.event import (
     ChainCancelled,
     ChainEnded,
     ChainSubmitted,
+    ChainWarned,
     CircuitChanged,
     Event,
     TaskEnded,
@@ -52,6 +53,14 @@ def _chain_submitted(event: ChainSubmitted, _submitted: Submitted) -> Told:
     live = LiveEvent(
         "chain_submitted", event.at, chain_id=event.chain_id, name=spec.name[:TEXT_CHARS_MAX] or None,
         total_tasks=len(spec.tasks), retry_of=event.retry_of,
+    )  # fmt: skip
+    return Told(live, event.tenant)
+
+
+def _chain_warned(event: ChainWarned, _submitted: Submitted) -> Told:
+    live = LiveEvent(
+        "chain_warned", event.at, chain_id=event.chain_id, expected_s=event.expected_s,
+        warning=event.warning[:TEXT_CHARS_MAX],
     )  # fmt: skip
     return Told(live, event.tenant)
 
@@ -136,6 +145,7 @@ def _shortened(error: TaskError | None) -> TaskError | None:
 
 _TELLING: dict[type, Callable[[Any, Submitted], Told | None]] = {
     ChainSubmitted: _chain_submitted,
+    ChainWarned: _chain_warned,
     TaskStarted: _task_started,
     TaskEnded: _task_ended,
     ChainCancelled: _chain_cancelled,

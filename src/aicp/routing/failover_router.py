@@ -42,6 +42,7 @@ from aicp.routing.retry_queue import RetryQueue
 from aicp.routing.telling import made_safe
 from aicp.routing.work import ALIKE_ROUNDS_MAX, Work
 from aicp.scheduling.lease import Lease, Unscheduled
+from aicp.scheduling.pace import Pace
 from aicp.scheduling.roster import NOBODY
 from aicp.scheduling.slices import Steps, at_once
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -180,11 +181,14 @@ class FailoverRouter:
 
     def refuse_if_too_late(
         self, tasks: Iterable[Task], tenant: str = DEFAULT_TENANT, within_s: float = math.inf
-    ) -> None:
+    ) -> float:
         """Refuse work that would stand in line beyond its deadline: better now than when its time is over.
 
         Low priority is refused first: it may wait for 70 % of its deadline, normal for 85 %, high for all
         of it. Costs one estimate for each capability and priority.
+
+        Returns:
+            The longest wait that is expected of any of them, seconds.
 
         Raises:
             QueueFull: With the time after which it may be tried again; nothing was changed but a counter.
@@ -203,6 +207,15 @@ class FailoverRouter:
                     f"deadline it is taken in up to {patience_s:.3g} s.",
                     max(RETRY_AFTER_MIN_S, wait_s - patience_s),
                 )
+        return max(seen.values(), default=0.0)
+
+    def pace(self, task: Task, tenant: str = DEFAULT_TENANT, count: int = 1) -> Pace | None:
+        """How soon so many such tasks would be served if they came now; None when that is unknown."""
+        return self._scheduler.pace(task, tenant, count)
+
+    def usual_s(self, task: Task, tenant: str = DEFAULT_TENANT) -> float:
+        """How long such a task takes once it has an agent, seconds; 0 when that is unknown."""
+        return self._scheduler.usual_s(task, tenant)
 
     def demands_params(self, capability: str, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody who offers it declares what its params must be."""

@@ -25,6 +25,7 @@ from aicp.scheduling.fleet import AT_ONCE, NOWHERE, ON_TRIAL, Fleet, Member, Poo
 from aicp.scheduling.input_schemas import Schema
 from aicp.scheduling.latency import LAST_RESORT
 from aicp.scheduling.lease import Lease, Leases, Unscheduled
+from aicp.scheduling.pace import Pace
 from aicp.scheduling.roster import NOBODY, Outage, Roster, check_profile
 from aicp.scheduling.serving import Serving
 from aicp.scheduling.slices import Slices, Steps, at_once, in_slices
@@ -292,6 +293,40 @@ class TaskScheduler:
         pools = self._roster.pools(task, tenant)
         if line is None or any(pool.has_free for pool in pools):
             return 0.0
+        wait_s = self._wait_in(line, pools, task, tenant)
+        return wait_s if wait_s < math.inf else 0.0
+
+    def pace(self, task: Task, tenant: str = DEFAULT_TENANT, count: int = 1) -> Pace | None:
+        """How soon so many such tasks of one chain would start and end if they came now, at the present rate.
+
+        None when that is unknown: none of them succeeded lately, or no agent may be used. Labels, and names of agents,
+        are not looked at: few agents may make it longer.
+        """
+        pools = self._roster.pools(task, tenant)
+        tasks_per_s = slots = 0.0
+        for pool in pools:
+            if pool.mean_s:
+                tasks_per_s += pool.tasks_per_s
+                slots += pool.slots
+        if not tasks_per_s:
+            return None
+        task_s = slots / tasks_per_s
+        line = self._lines.get(wanted_key(task.capability))
+        if any(pool.has_free for pool in pools):
+            free = 1 if count == 1 else max(1, sum(pool.slots - pool.busy for pool in pools))
+            return Pace((1 - free) / tasks_per_s, 1 / tasks_per_s, task_s, slots)
+        if line is None:
+            return Pace(1 / tasks_per_s, 1 / tasks_per_s, task_s, slots)
+        first_s = self._wait_in(line, pools, task, tenant)
+        last_s = first_s if count == 1 else self._wait_in(line, pools, task, tenant, count)
+        return Pace(first_s, (last_s - first_s) / max(1, count - 1), task_s, slots)
+
+    def usual_s(self, task: Task, tenant: str = DEFAULT_TENANT) -> float:
+        """How long such a task takes once it has an agent, seconds: the mean of recent successes; 0 when unknown."""
+        return max([pool.mean_s for pool in self._roster.pools(task, tenant)], default=0.0)
+
+    def _wait_in(self, line: WaitingLine, pools: list[Pool], task: Task, tenant: str, count: int = 1) -> float:
+        """How long the last of so many more tasks would wait in a line; infinite when that is unknown."""
         now, wait_s = self._clock.monotonic(), math.inf
         for number, pool in enumerate(pools, 1):
             tasks_per_s = sum(each.tasks_per_s for each in pools[:number])
@@ -302,8 +337,9 @@ class TaskScheduler:
                     if other is not task.priority
                 }
                 alone = pool.tenant is not None
-                wait_s = min(wait_s, line.wait_s(task.priority, tenant, tasks_per_s, others_per_s, alone=alone))
-        return wait_s if wait_s < math.inf else 0.0
+                found_s = line.wait_s(task.priority, tenant, tasks_per_s, others_per_s, alone=alone, count=count)
+                wait_s = min(wait_s, found_s)
+        return wait_s
 
     def refuse(self, task: Task, tenant: str = DEFAULT_TENANT) -> None:
         """Count a task that is not taken in, since it would have to wait too long."""

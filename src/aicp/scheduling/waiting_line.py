@@ -17,7 +17,7 @@ from aicp.scheduling.fleet import Label, Seat
 from aicp.scheduling.group import Group, Rank, Share
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.turns import CLASS_STRIDES, STRIDES, Order, Rounds
-from aicp.scheduling.waiter import Selector, Waiter
+from aicp.scheduling.waiter import FIRST_TASKS, Selector, Waiter
 
 LOOKS = 8
 """How many groups under one key are looked at for one free slot; the next time it is the turn of others."""
@@ -292,6 +292,7 @@ class WaitingLine:
         others_per_s: Mapping[Priority, float],
         *,
         alone: bool = False,
+        count: int = 1,
     ) -> float:
         """About how long one more task of a tenant would wait, in seconds: the less of two estimates.
 
@@ -304,8 +305,9 @@ class WaitingLine:
             tasks_per_s: How many tasks the agents end in a second.
             others_per_s: How many tasks of each other priority come in a second.
             alone: True for agents that work for this tenant only.
+            count: For the last of so many tasks of one chain that come together.
         """
-        before = self.before(priority, tenant)
+        before = self.before(priority, tenant, count)
         mine = before if alone else self._with_tenants(priority, tenant, before)
         waiting = self.by_priority(tenant if alone else None)
         weights = sum(1 / STRIDES[other] for other in others_per_s if waiting[other])
@@ -316,13 +318,17 @@ class WaitingLine:
         )
         return min((mine + 1) / (tasks_per_s * share), by_drain_s)
 
-    def before(self, priority: Priority, tenant: str) -> int:
-        """About how many of its tenant are served before one more task of that priority.
+    def before(self, priority: Priority, tenant: str, count: int = 1) -> int:
+        """About how many of its tenant are served before the last of `count` more tasks of one chain and priority.
 
-        These are the first tasks of chains, and one of the rest for each eight.
+        Before the first 64 tasks of a chain these are the first tasks of chains, and one of the rest for each eight;
+        before any other, all.
         """
         share = self._shares[priority].get(tenant)
         first, rest = share.waiting if share is not None else (0, 0)
+        if count > FIRST_TASKS:
+            return first + rest + count - 1
+        first += count - 1
         return first + min(rest, (first + 1) // CLASS_STRIDES[True])
 
     def _with_tenants(self, priority: Priority, tenant: str, theirs: int) -> int:

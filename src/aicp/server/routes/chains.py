@@ -13,6 +13,7 @@ from aicp.model.wire import TRACE_HEADER
 from aicp.ports import ChainQuery
 from aicp.server.auth import Scope, check_may_wait, needs, tell_object
 from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_submit, submit_key
+from aicp.server.routes.answers import warned
 from aicp.server.routes.parameters import (
     LISTED,
     ListCursor,
@@ -37,9 +38,11 @@ async def submit_chain(
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
     tell_object(request, chain_id)
+    expected = node.coordinator.expected(chain_id)
     if wait_s:
-        return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
-    return ChainStanding(chain_id, TaskStatus.PENDING)
+        view = await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
+        return warned(view, expected)
+    return warned(ChainStanding(chain_id, TaskStatus.PENDING), expected)
 
 
 @get("/", opt=needs(Scope.TASKS_READ))
@@ -90,7 +93,7 @@ async def retry_chain(request: CallerRequest, chain_id: FromPath[str], node: The
         grant=request.user.grant,
     )
     tell_object(request, retried)
-    return ChainStanding(retried, TaskStatus.PENDING)
+    return warned(ChainStanding(retried, TaskStatus.PENDING), node.coordinator.expected(retried))
 
 
 chains_router = Router(

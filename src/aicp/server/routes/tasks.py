@@ -23,6 +23,7 @@ from aicp.runtime.node import Node
 from aicp.server.auth import Scope, check_may_wait, needs, tell_object
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_submit
 from aicp.server.problems import FAULTS_TOLD_MAX
+from aicp.server.routes.answers import warned
 from aicp.server.routes.parameters import (
     LISTED,
     ListCursor,
@@ -53,9 +54,10 @@ async def submit_task(
         task, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant
     )
     tell_object(request, task_id)
+    expected = node.coordinator.expected(chain_of(task_id))
     if not wait_s:
-        return TaskStanding(task_id, TaskStatus.PENDING)
-    return await _view_by(task_id, None, node, waits, wait_s)
+        return warned(TaskStanding(task_id, TaskStatus.PENDING), expected)
+    return warned(await _view_by(task_id, None, node, waits, wait_s), expected)
 
 
 @post("/parallel", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
@@ -69,10 +71,12 @@ async def submit_parallel(
     caller, trace = request.user, parse_traceparent(request.headers.get(TRACE_HEADER))
     chain_id = await node.coordinator.submit(spec, tenant=caller.tenant, key=key, traceparent=trace, grant=caller.grant)
     tell_object(request, chain_id)
+    expected = node.coordinator.expected(chain_id)
     if wait_s:
-        return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
+        view = await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id), wait_s)
+        return warned(view, expected)
     tasks = spec.tasks if isinstance(spec, ChainSpec) else spec.tasks.values()
-    return ParallelAccepted(chain_id, [global_id(chain_id, task.id) for task in tasks])
+    return warned(ParallelAccepted(chain_id, [global_id(chain_id, task.id) for task in tasks]), expected)
 
 
 @get("/", opt=needs(Scope.TASKS_READ))
