@@ -2,11 +2,13 @@
 
 A decision is `schedule_task` and `complete_task`: who gets the task, slot and permit taken and given back, the latency
 learned. Beside it the same question answered by a plain scan over all agents. Bytes are those the scheduler holds for
-each agent: profiles, which belong to the directory, are made before tracemalloc looks.
+each agent: profiles, which belong to the directory, are made before tracemalloc looks. Then the same decision beside
+crowds, and how long looks at a crowd hold the loop (`benchmarks.crowds`).
 
-Aims: p50 at most 10 µs, and at 1,000,000 agents at most 3 times that at 10; at most 300 bytes an agent.
+Aims: p50 at most 10 µs, and at 1,000,000 agents at most 3 times that at 10; at most 300 bytes an agent; beside a crowd
+at most 3 times the plain decision of the same run; no hold over 5 ms.
 
-    python -m benchmarks.micro.decision [--quick]
+    python -m benchmarks.micro.decision [--quick] [--million]
 """
 
 import argparse
@@ -29,9 +31,11 @@ from aicp.model.task import Task
 from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.task_scheduler import TaskScheduler
+from benchmarks import crowds
 from benchmarks.measure import quantile, ratio, report
 
-SIZES = (10, 1_000, 100_000, 1_000_000)
+SIZES = (10, 1_000, 100_000)
+MILLION = 1_000_000
 SIZES_WHEN_QUICK = (10, 1_000)
 CAPABILITIES = 200
 SLOTS = 4
@@ -206,14 +210,26 @@ def tell_weights(weights: dict[int, Weight]) -> None:
     report("micro/decision_bytes", ["agents", "of which", "bytes an agent"], rows, ["msgspec"])
 
 
+def tell_crowds(sizes: crowds.Sizes) -> None:
+    rows = asyncio.run(crowds.decisions(sizes))
+    report("micro/decision_crowds", ["decision", "aim, x plain", "x plain", "", "CPU µs"], rows, ["msgspec"])
+    rows = asyncio.run(crowds.held(sizes))
+    report("micro/decision_holds", ["work", "aim, ms", "longest hold, ms", ""], rows, ["msgspec"])
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a decision costs, and what an agent weighs.")
-    parser.add_argument("--quick", action="store_true", help="up to 1,000 agents: a smoke test")
-    sizes = SIZES_WHEN_QUICK if parser.parse_args().quick else SIZES
+    parser = argparse.ArgumentParser(
+        description="What a decision costs, alone and beside crowds; what an agent weighs."
+    )
+    parser.add_argument("--quick", action="store_true", help="up to 1,000 agents and small crowds: a smoke test")
+    parser.add_argument("--million", action="store_true", help="1,000,000 agents as well: takes 3 GB and minutes")
+    wanted = parser.parse_args()
+    sizes = (*(SIZES_WHEN_QUICK if wanted.quick else SIZES), *((MILLION,) if wanted.million else ()))
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         weights = {agents: pool.submit(weigh, agents).result() for agents in sizes[1:]}
     tell_weights(weights)
     tell_times(asyncio.run(measure(sizes)))
+    tell_crowds(crowds.QUICK if wanted.quick else crowds.Sizes())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from aicp.model.agent import Capability
 from aicp.model.task import Priority
 from aicp.scheduling.fleet import Member, Pool, Seat
+from aicp.scheduling.heap import MOVED_A_STEP
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.waiter import FIRST_TASKS, ChainTurn, Waiter
 from aicp.scheduling.waiting_line import LOOKS, WaitingLine
@@ -326,6 +327,27 @@ class TestGone:
         assert len(bench.line) == 1
         assert sum(map(len, group._entries)) + len(group._ageing) < 1_000
         assert len(group.share.ages._heap) < 1_000
+
+    @pytest.mark.parametrize("chain", [None, ChainTurn(0.0, 1_000), ChainTurn(0.0, 1_000, handed_over=FIRST_TASKS)])
+    @virtual
+    async def test_nobody_who_leaves_costs_a_look_at_all_who_came(
+        self, chain: ChainTurn | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks = 0
+
+        def is_waiting(self: Waiter) -> bool:
+            nonlocal looks
+            looks += 1
+            return not self.seat_future.done()
+
+        crowd = [waiter(float(moment), chain=chain) for moment in range(3_000)]
+        bench = Bench(*crowd)
+        monkeypatch.setattr(Waiter, "is_waiting", property(is_waiting))
+        for each in crowd:
+            looks = 0
+            give_up(bench.line, each)
+            # Four heaps: of the group its two classes and those that age, and all of the tenant.
+            assert looks <= 5 * MOVED_A_STEP
 
     @virtual
     async def test_the_queue_does_not_grow_with_groups_that_came_and_went(self) -> None:

@@ -4,7 +4,6 @@ Whatever is open, cooling, draining, set aside, offline or full is not among the
 There may be millions: what is rare or can be derived is not kept for each.
 """
 
-import heapq
 import itertools
 import math
 import sys
@@ -16,6 +15,7 @@ from aicp.model.agent import AgentProfile, Capability
 from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Priority
 from aicp.registry.leases import Liveness
 from aicp.scheduling.arrivals import Arrivals
+from aicp.scheduling.heap import Heap
 from aicp.scheduling.input_schemas import InputSchemas
 from aicp.scheduling.latency import (
     FADES_AFTER_S,
@@ -37,7 +37,6 @@ from aicp.scheduling.turns import Order
 
 DECISIONS_A_LOOK = 8
 LOOKS = 8
-OUTDATED_KEPT_MAX = 64
 SILENT_AFTER_LATENCIES = FAIR_LATENCIES = 4.0
 TOLERANCE_S = 0.001
 EXPLORED_EVERY = 50
@@ -326,7 +325,7 @@ class Pool:
         self._busy_mask = 0
         self._hand = 0
         self._new: dict[Seat, None] = {}
-        self._returns: list[tuple[float, int, Seat]] = []
+        self._returns = Heap[tuple[float, int, Seat]]()
         self._postings: dict[Label, Posting[Seat]] = {}
         self.input_schemas = InputSchemas()
 
@@ -397,6 +396,7 @@ class Pool:
         gone = bool(standing.why_out) - bool(seat.why_out)
         unfit = (standing is not FINE) - (seat.standing is not FINE)
         self.refusing += standing.refuses - seat.standing.refuses
+        is_known = bool(seat.why_out) and seat.standing.ready_at == standing.ready_at
         seat.standing = standing
         if unfit:
             seat.member.trouble_of_its_own().unfit += unfit
@@ -405,8 +405,9 @@ class Pool:
             self.slots -= gone * seat.member.slots
             for posting in self._postings_of(seat):
                 posting.out += gone
-        if standing.why_out and standing.ready_at < math.inf:
-            self._expect(seat)
+        if standing.why_out and standing.ready_at < math.inf and not is_known:
+            self._returns.push((standing.ready_at, id(seat), seat))
+            self._returns.forget_gone(self.out, self._is_awaited)
 
     def put(self, seat: Seat, now: float) -> None:
         """Put a seat among the free, into the bucket of its speed."""
@@ -548,21 +549,14 @@ class Pool:
 
     def first_return(self) -> float:
         """When the first of those that are out may be used again, monotonic seconds; infinite when nobody knows."""
-        while self._returns:
-            ready_at, _, seat = self._returns[0]
-            if self._is_awaited(seat, ready_at):
-                return ready_at
-            heapq.heappop(self._returns)
+        while (entry := self._returns.first()) is not None:
+            if self._is_awaited(entry):
+                return entry[0]
+            self._returns.pop()
         return math.inf
 
-    def _expect(self, seat: Seat) -> None:
-        heapq.heappush(self._returns, (seat.standing.ready_at, id(seat), seat))
-        if len(self._returns) > 2 * len(self.seats) + OUTDATED_KEPT_MAX:
-            awaited = [seat for seat in self.seats if seat.why_out and seat.standing.ready_at < math.inf]
-            self._returns = [(seat.standing.ready_at, id(seat), seat) for seat in awaited]
-            heapq.heapify(self._returns)
-
-    def _is_awaited(self, seat: Seat, ready_at: float) -> bool:
+    def _is_awaited(self, entry: tuple[float, int, Seat]) -> bool:
+        ready_at, _, seat = entry
         is_here = seat.rank < len(self.seats) and self.seats[seat.rank] is seat
         return is_here and bool(seat.why_out) and seat.standing.ready_at == ready_at
 

@@ -4,15 +4,14 @@ The first 64 tasks of each chain stand before the rest of larger chains, 8 : 1; 
 then arrival. The tasks of a chain that may become a large one form a strand, which changes its class as one entry.
 """
 
-import heapq
 import itertools
 from collections.abc import Iterator
 
 from aicp.model.task import Priority
+from aicp.scheduling.heap import Heap
 from aicp.scheduling.turns import CLASS_STRIDES, Turns
 from aicp.scheduling.waiter import FIRST_TASKS, ChainTurn, Selector, Waiter
 
-GONE_KEPT_MAX = 256
 PROMOTED_AT_ONCE = 64
 
 Rank = tuple[int, bool, tuple[float, int]]
@@ -25,11 +24,11 @@ class Queue:
     __slots__ = ("_heap", "size")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Waiter]] = []
+        self._heap = Heap[tuple[float, int, Waiter]]()
         self.size = 0
 
     def __iter__(self) -> Iterator[Waiter]:
-        return (entry[2] for entry in self._heap if self._is_here(entry[2]))
+        return (entry[2] for entry in self._heap if self._is_here(entry))
 
     def entered(self) -> Iterator[Waiter]:
         """All that joined and were not forgotten; some of them may have left. Others may join meanwhile."""
@@ -38,24 +37,24 @@ class Queue:
     def join(self, key: float, waiter: Waiter) -> None:
         """Add a waiter."""
         self.size += 1
-        heapq.heappush(self._heap, (key, waiter.arrival, waiter))
+        self._heap.push((key, waiter.arrival, waiter))
 
     def leave(self) -> None:
         """One of them left."""
         self.size -= 1
-        if len(self._heap) > 2 * self.size + GONE_KEPT_MAX:
-            self._heap = [entry for entry in self._heap if self._is_here(entry[2])]
-            heapq.heapify(self._heap)
+        self._heap.forget_gone(self.size, self._is_here)
 
     def first(self) -> Waiter | None:
         """The first by key, then arrival."""
         heap = self._heap
-        while heap and not self._is_here(heap[0][2]):
-            heapq.heappop(heap)
-        return heap[0][2] if heap else None
+        while (entry := heap.first()) is not None:
+            if self._is_here(entry):
+                return entry[2]
+            heap.pop()
+        return None
 
-    def _is_here(self, waiter: Waiter) -> bool:
-        return waiter.is_waiting
+    def _is_here(self, entry: tuple[float, int, Waiter]) -> bool:
+        return entry[2].is_waiting
 
 
 class Strand(Queue):
@@ -73,7 +72,8 @@ class Strand(Queue):
         self.chain = chain
         self.is_rest = False
 
-    def _is_here(self, waiter: Waiter) -> bool:
+    def _is_here(self, entry: tuple[float, int, Waiter]) -> bool:
+        waiter = entry[2]
         return waiter.strand is self and waiter.is_waiting
 
 
@@ -141,9 +141,9 @@ class Group:
         self.size = 0
         self.impatient: dict[bool, dict[Waiter, None]] = {}
         self.is_offered = self.is_dropped = False
-        self._entries: tuple[list[_Entry], ...] = ([], [])
+        self._entries = Heap[_Entry](), Heap[_Entry]()
         self._strands: dict[ChainTurn, Strand] = {}
-        self._ageing: list[tuple[float, int, Waiter]] = []
+        self._ageing = Heap[tuple[float, int, Waiter]]()
 
     @property
     def excluded(self) -> frozenset[str]:
@@ -177,7 +177,7 @@ class Group:
             self.share.waiting[False] += 1
             return
         strand.join(waiter.due, waiter)
-        heapq.heappush(self._ageing, (waiter.half_at, waiter.arrival, waiter))
+        self._ageing.push((waiter.half_at, waiter.arrival, waiter))
         self.share.waiting[strand.is_rest] += 1
         if strand.first() is waiter:
             self._push(waiter.place, strand, is_rest=strand.is_rest)
@@ -192,8 +192,9 @@ class Group:
             strand.leave()
             if not strand.size:
                 del self._strands[strand.chain]
-        if sum(map(len, self._entries)) + len(self._ageing) > 4 * self.size + GONE_KEPT_MAX:
-            self._forget_gone()
+            self._entries[True].forget_gone(self.size, _is_rest)
+            self._ageing.forget_gone(self.size, _is_ageing)
+        self._entries[False].forget_gone(self.size, _is_first)
 
     def calm(self, waiter: Waiter) -> None:
         """It need no longer be asked whether an agent is left for this waiter."""
@@ -227,21 +228,22 @@ class Group:
         return strand
 
     def _push(self, place: tuple[float, int], item: "Waiter | Strand", *, is_rest: bool) -> None:
-        heapq.heappush(self._entries[is_rest], (*place, next(self._pushes), item))
+        self._entries[is_rest].push((*place, next(self._pushes), item))
 
     def _head(self, *, is_rest: bool) -> Waiter | None:
         """The first of a class; entries that are out of date are dropped or put right on the way."""
         entries = self._entries[is_rest]
-        while entries:
-            due, arrival, _, item = entries[0]
+        while (entry := entries.first()) is not None:
+            due, arrival, _, item = entry
             head = item.first() if isinstance(item, Strand) else item if item.is_waiting else None
             if head is None or (isinstance(item, Strand) and item.is_rest is not is_rest):
-                heapq.heappop(entries)
+                entries.pop()
             elif isinstance(item, Strand) and item.chain.is_large and not is_rest:
-                heapq.heappop(entries)
+                entries.pop()
                 self._cross(item, head)
             elif head.place != (due, arrival):
-                heapq.heapreplace(entries, (*head.place, next(self._pushes), item))
+                entries.pop()
+                self._push(head.place, item, is_rest=is_rest)
             else:
                 return head
         return None
@@ -256,9 +258,11 @@ class Group:
         """Put tasks that have waited for half of their deadline among the first."""
         ageing = self._ageing
         for _ in range(PROMOTED_AT_ONCE):
-            if not ageing or ageing[0][0] > now:
+            entry = ageing.first()
+            if entry is None or entry[0] > now:
                 return
-            waiter = heapq.heappop(ageing)[2]
+            ageing.pop()
+            waiter = entry[2]
             strand = waiter.strand
             if strand is None or not waiter.is_waiting:
                 continue
@@ -270,16 +274,23 @@ class Group:
                 del self._strands[strand.chain]
             self._push(waiter.place, waiter, is_rest=False)
 
-    def _forget_gone(self) -> None:
-        for is_rest, entries in enumerate(self._entries):
-            entries[:] = [entry for entry in entries if _is_current(entry[-1], is_rest=bool(is_rest))]
-            heapq.heapify(entries)
-        self._ageing = [entry for entry in self._ageing if entry[2].is_waiting and entry[2].strand is not None]
-        heapq.heapify(self._ageing)
+
+def _is_first(entry: "_Entry") -> bool:
+    """True for an entry of the first tasks of chains that is not out of date."""
+    item = entry[-1]
+    return item.is_waiting if isinstance(item, Waiter) else bool(item.size) and not item.is_rest
 
 
-def _is_current(item: Waiter | Strand, *, is_rest: bool) -> bool:
-    return item.is_waiting if isinstance(item, Waiter) else bool(item.size) and item.is_rest is is_rest
+def _is_rest(entry: "_Entry") -> bool:
+    """True for an entry of the rest of large chains that is not out of date."""
+    item = entry[-1]
+    return item.is_waiting if isinstance(item, Waiter) else bool(item.size) and item.is_rest
+
+
+def _is_ageing(entry: tuple[float, int, Waiter]) -> bool:
+    """True for a task that may still be put among the first since it has waited for long."""
+    waiter = entry[2]
+    return waiter.strand is not None and waiter.is_waiting
 
 
 _Entry = tuple[float, int, int, Waiter | Strand]

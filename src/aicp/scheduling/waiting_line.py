@@ -5,7 +5,6 @@ own name, its labels, the groups that leave some agents out, and the plain ones;
 The order is kept for each pool: agents of one tenant, or shared ones.
 """
 
-import heapq
 import itertools
 import math
 from collections import OrderedDict
@@ -15,13 +14,13 @@ from aicp.model.agent import AgentProfile
 from aicp.model.task import Priority
 from aicp.scheduling.fleet import Label, Seat
 from aicp.scheduling.group import Group, Rank, Share
+from aicp.scheduling.heap import Heap
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.turns import CLASS_STRIDES, STRIDES, Order, Rounds
 from aicp.scheduling.waiter import FIRST_TASKS, Selector, Waiter
 
 LOOKS = 8
 """How many groups under one key are looked at for one free slot; the next time it is the turn of others."""
-GONE_KEPT_MAX = 256
 ANY: object = None
 """The key of groups that only leave some agents out."""
 
@@ -37,7 +36,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.groups = 0
-        self._plain: list[tuple[int, int, int, Group]] = []
+        self._plain = Heap[tuple[int, int, int, Group]]()
         self._by_key: dict[object, OrderedDict[Group, None]] = {}
         self._excluding: dict[str, int] = {}
 
@@ -52,14 +51,12 @@ class _Lane:
 
     def join_plain(self, group: Group) -> None:
         """Stand where the order looks for plain tasks; twice does no harm."""
-        heapq.heappush(self._plain, (0, group.share.place, next(self._pushes), group))
-        if len(self._plain) > 2 * self.groups + GONE_KEPT_MAX:
-            self._plain = [entry for entry in self._plain if entry[-1].size]
-            heapq.heapify(self._plain)
+        self._plain.push((0, group.share.place, next(self._pushes), group))
+        self._plain.forget_gone(self.groups, _has_tasks)
 
     def plain(self) -> Iterator[Group]:
         """The groups of plain tasks."""
-        return (entry[-1] for entry in self._plain if entry[-1].size)
+        return (entry[-1] for entry in self._plain if _has_tasks(entry))
 
     def leave(self, group: Group) -> None:
         self.groups -= 1
@@ -104,22 +101,27 @@ class _Lane:
     def _first_plain(self, rounds: Rounds[str], now: float) -> _Best | None:
         """Of the tenants with plain tasks the one whose turn it is; entries that are out of date are put right."""
         plain = self._plain
-        while plain:
-            had, place, _, group = plain[0]
+        while (entry := plain.first()) is not None:
+            had, place, _, group = entry
             share = group.share
             due = rounds.pass_of(share.tenant), share.place
             if not group.size:
-                heapq.heappop(plain)
+                plain.pop()
             elif due != (had, place):
-                heapq.heapreplace(plain, (*due, next(self._pushes), group))
+                plain.pop()
+                plain.push((*due, next(self._pushes), group))
             else:
                 found = _best_of(group, rounds, now)
                 if found:
                     return found[0]
                 # What becomes of its tasks is decided, and they have not left yet.
-                heapq.heappop(plain)
+                plain.pop()
                 group.is_dropped = True
         return None
+
+
+def _has_tasks(entry: tuple[int, int, int, Group]) -> bool:
+    return bool(entry[-1].size)
 
 
 def _best_of(group: Group, rounds: Rounds[str], now: float) -> list[_Best]:
