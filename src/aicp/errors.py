@@ -25,6 +25,7 @@
     │   └── QueueFull           429
     ├── CircuitBreakerOpen      503
     ├── OwnershipLost           503  another owner has claimed the chain
+    ├── NewerVersion            503  the chain has facts of a newer version of AICP
     ├── StorageError            503
     │   └── RecordDamaged       500  a row of the database is not what was written
     ├── ForkedProcess                an object of the parent process was used in a forked child
@@ -321,6 +322,13 @@ class OwnershipLost(AicpError):
     """Another owner has claimed the chain; drop it here, nothing was recorded."""
 
     code = "ownership_lost"
+    retryable = True
+
+
+class NewerVersion(AicpError):
+    """The chain has facts that only a newer version of AICP reads; a server of that version shows and runs it."""
+
+    code = "newer_version"
     retryable = True
 
 

@@ -193,7 +193,14 @@ class Journal(Protocol):
         """
 
     async def read(self, chain_id: str) -> ChainRecord | None:
-        """Everything recorded of a chain, as of one moment, without waiting for writes; None when there is none."""
+        """Everything recorded of a chain, as of one moment, without waiting for writes; None when there is none.
+
+        Raises:
+            NewerVersion: Only a newer version of AICP reads its facts.
+        """
+
+    async def summary(self, chain_id: str) -> ChainSummary | None:
+        """What lists show of a chain, whatever level reading it needs; None when there is no such chain."""
 
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
         """What `read` gives of several chains, in this order, each as of one moment, but with no results of tasks.

@@ -43,6 +43,9 @@ class _Passing:
     async def read(self, chain_id: str) -> ChainRecord | None:
         return await self._use("read", lambda: self.inner.read(chain_id))
 
+    async def summary(self, chain_id: str) -> ChainSummary | None:
+        return await self._use("summary", lambda: self.inner.summary(chain_id))
+
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
         return await self._use("outlines", lambda: self.inner.outlines(chain_ids))
 

@@ -70,6 +70,7 @@ def test_facts_of_a_chain(fact: int, data: st.DataObject) -> None:
                 None,
                 None,
                 fact == len(FACTS) - 1,
+                0,
                 seq,
                 None,
                 None,

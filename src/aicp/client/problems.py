@@ -20,6 +20,7 @@ from aicp.errors import (
     InvalidInput,
     InvalidTask,
     KeyNotFound,
+    NewerVersion,
     NoCapableAgent,
     NotFound,
     QueueFull,
@@ -141,6 +142,7 @@ _MAKERS: dict[str, Callable[[Problem], AicpError]] = {
             Conflict,
             IdempotencyConflict,
             KeyNotFound,
+            NewerVersion,
             StorageError,
             TaskNotFound,
         )

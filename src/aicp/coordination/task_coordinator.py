@@ -40,6 +40,7 @@ from aicp.errors import (
     Conflict,
     InvalidChain,
     InvalidTask,
+    NewerVersion,
     NoCapableAgent,
     OwnershipLost,
     QueueFull,
@@ -57,7 +58,7 @@ from aicp.model.run_id import global_id, parse_run_id
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, check_tasks, graph_of
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
-from aicp.ports import ChainQuery, ChainRecord, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
+from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
 from aicp.scheduling.slices import in_slices
@@ -308,6 +309,17 @@ class TaskCoordinator:
             return await view_in_parts(run.submitted, run.standing, run.in_flight())
         record = await self._read(chain_id, tenant)
         return await view_in_parts(record.submitted, await self._folded(record), {})
+
+    async def status_of(self, chain_id: str, tenant: str | None = None) -> TaskStatus:
+        """Where a chain stands; of one whose facts only a newer version reads, what its row says.
+
+        Raises:
+            ChainNotFound: There is none, or it is not of the tenant that was named.
+        """
+        try:
+            return (await self.view(chain_id, tenant)).status
+        except NewerVersion:
+            return (await self._summary(chain_id, tenant)).status
 
     async def view_task(self, task_id: str, tenant: str | None = None) -> TaskView:
         """Where one task stands, by its global id, from the recorded facts of its chain.
@@ -675,8 +687,12 @@ class TaskCoordinator:
         return await self._folded(record)
 
     async def _ask_to_cancel(self, chain_id: str, tenant: str | None, replicas: Replicas) -> None:
-        if not has_ended(await self._read(chain_id, tenant)) and await replicas.ask_cancel(chain_id):
-            await _at_most(CANCEL_WAIT_S, self._until_it_stopped(chain_id))
+        try:
+            if not has_ended(await self._read(chain_id, tenant)) and await replicas.ask_cancel(chain_id):
+                await _at_most(CANCEL_WAIT_S, self._until_it_stopped(chain_id))
+        except NewerVersion:
+            # Without its facts: whoever can read them cancels it.
+            await replicas.ask_cancel(chain_id)
 
     async def _until_sure(self) -> None:
         """Wait while others may already have taken over what this replica owns."""
@@ -732,10 +748,20 @@ class TaskCoordinator:
         return graph
 
     async def _read(self, chain_id: str, tenant: str | None = None) -> ChainRecord:
-        record = await self._journal.read(chain_id)
+        try:
+            record = await self._journal.read(chain_id)
+        except NewerVersion:
+            await self._summary(chain_id, tenant)
+            raise
         if record is None or tenant not in {None, record.submitted.tenant}:
             raise _no_chain(chain_id)
         return record
+
+    async def _summary(self, chain_id: str, tenant: str | None) -> ChainSummary:
+        summary = await self._journal.summary(chain_id)
+        if summary is None or tenant not in {None, summary.tenant}:
+            raise _no_chain(chain_id)
+        return summary
 
 
 def split_task_id(task_id: str) -> tuple[str, str]:

@@ -61,6 +61,7 @@ STATUS_OF_CODE = {
     "storage_error": 503,
     "settings_error": 503,
     "ownership_lost": 503,
+    "newer_version": 503,
     "deadline_exceeded": 504,
 }
 """Whatever is not in the table is 500."""

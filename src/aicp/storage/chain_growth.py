@@ -4,14 +4,56 @@ PostgreSQL computes both in the statement that records the facts, where no check
 copy of the two in one number: NULL while the row has the level 0 and no count of its own.
 """
 
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
 from aicp.errors import RecordDamaged
+from aicp.model.level import level_of
 from aicp.storage.row_checksums import described
 
 NEEDS_MAX = 0x7FFF
 _RUNS_BIT = 16
 
-GROWN = f"(1 + {{runs}}) * {1 << _RUNS_BIT} + {{needs}}"
-"""`growth_check` in SQL, of what the row has from then on; there the count is never NULL."""
+GROWN_SET = f"""
+    , needs = greatest(chains.needs, grown.needs),
+    runs = CASE WHEN grown.chain_id IS NULL THEN chains.runs
+        ELSE coalesce(chains.runs, chains.total_tasks) + grown.runs END,
+    growth_check = CASE WHEN grown.chain_id IS NULL THEN chains.growth_check
+        ELSE (1 + coalesce(chains.runs, chains.total_tasks) + grown.runs) * {1 << _RUNS_BIT}
+            + greatest(chains.needs, grown.needs) END
+"""
+"""What PostgreSQL sets beside other columns of chains, with `grown` (chain_id, needs, runs) left-joined."""
+GROWN_COLUMNS = ", needs, runs, growth_check"
+GROWN_VALUES = f"""
+    , coalesce(grown.needs, 0), total_tasks + grown.runs,
+    (1 + total_tasks + grown.runs) * {1 << _RUNS_BIT} + grown.needs
+"""
+"""The values of `GROWN_COLUMNS` of a new chain, with `grown` left-joined."""
+
+
+class Growth(msgspec.Struct, frozen=True, gc=False):
+    """What facts add to the row of their chain.
+
+    Attributes:
+        needs: The level that reading them needs.
+        runs: How many task runs they begin beside those of the chain's tasks.
+    """
+
+    needs: int
+    runs: int
+
+
+def growth_of(facts: Sequence[object]) -> Growth | None:
+    """What facts add to the row of their chain; None for nothing."""
+    needs = level_of(facts)
+    return Growth(needs, 0) if needs else None
+
+
+def together(grown: Iterable[Growth | None]) -> Growth | None:
+    """What several appends add to the row of their chain."""
+    some = [each for each in grown if each is not None]
+    return Growth(max(each.needs for each in some), sum(each.runs for each in some)) if some else None
 
 
 def growth_check(needs: int, runs: int | None) -> int | None:

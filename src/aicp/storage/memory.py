@@ -159,6 +159,11 @@ class MemoryJournal:
         chain = self._chains.get(chain_id)
         return chain.record() if chain is not None else None
 
+    async def summary(self, chain_id: str) -> ChainSummary | None:
+        """What lists show of a chain; None when there is no such chain."""
+        chain = self._chains.get(chain_id)
+        return chain.summary() if chain is not None else None
+
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
         """What `read` gives of several chains, in this order, without results of tasks; unknown ones are left out."""
         chains = (self._chains.get(chain_id) for chain_id in chain_ids)

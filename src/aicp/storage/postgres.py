@@ -6,19 +6,22 @@ from functools import partial
 
 import msgspec
 
-from aicp.errors import RecordDamaged
+from aicp.errors import NewerVersion, RecordDamaged
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.chain_summaries import CONTRADICTORY_ENDS, contradictory_end
 from aicp.storage.postgres_batch import KEY_USES, Append, Submit, chain_of, key_use, storable
-from aicp.storage.postgres_claiming import ANY_DEAD, Claimed, claim_chains
+from aicp.storage.postgres_claiming import ANY_DEAD, Claim, Claimed, claim_chains
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_pruning import REMOVED_AGENTS, prune_chains, prune_keys
-from aicp.storage.postgres_reading import read_outline, read_record, read_summaries
+from aicp.storage.postgres_reading import read_outline, read_record, read_summaries, read_summary
 from aicp.storage.postgres_server import Connection
 from aicp.storage.pruned import Pruned
 from aicp.storage.rows import FIRST_EPOCH, FactEncoder
+
+UNREADABLE_MAX = 10_000
+"""How many chains that could not be read a claim does not look at again."""
 
 
 class PostgresJournal:
@@ -37,6 +40,8 @@ class PostgresJournal:
 
     def __init__(self, database: PostgresDatabase, documents: DocumentDesk | None = None) -> None:
         self._database = database
+        self._level = database.level
+        self._unreadable: dict[int, None] = {}
         self._documents = documents or DocumentDesk()
         self._encoder = FactEncoder(self._documents)
         self._has_looked = False
@@ -105,7 +110,7 @@ class PostgresJournal:
         """Become the owner of unfinished chains whose owner died or left, epoch + 1; oldest first.
 
         At most `limit` of them, and fewer when they are large. One that is damaged, or that this version cannot read,
-        is logged and left as it is.
+        is logged and left to others; one that needs a higher level is left to others.
 
         Raises:
             StorageError: They could not be claimed or read; a later claim returns them.
@@ -123,17 +128,32 @@ class PostgresJournal:
         """Everything recorded of a chain, as of one moment; None when there is no such chain.
 
         Raises:
+            NewerVersion: It needs a higher level.
             RecordDamaged: Something of it is damaged or missing.
             StorageError: It could not be read.
         """
         self._database.require_open()
         with self._database.damage.reporting():
-            return await read_record(self._database.sessions, storable(chain_id), self._documents)
+            return await read_record(self._database.sessions, storable(chain_id), self._documents, self._level)
+
+    async def summary(self, chain_id: str) -> ChainSummary | None:
+        """The row of a chain, whatever level it needs; None when there is no such chain.
+
+        Raises:
+            RecordDamaged: It is damaged.
+            StorageError: It could not be read.
+        """
+        self._database.require_open()
+        found = await read_summary(self._database.sessions, storable(chain_id))
+        with self._database.damage.reporting():
+            if isinstance(found, RecordDamaged):
+                raise found
+        return found
 
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
         """What `read` gives of several chains, in this order, without results of tasks.
 
-        Unknown ones are left out; damaged ones are, too, and are reported.
+        Unknown ones, and those that need a higher level, are left out; damaged ones are, too, and are reported.
 
         Raises:
             StorageError: They could not be read.
@@ -188,8 +208,10 @@ class PostgresJournal:
     async def _outline(self, chain_id: str) -> ChainRecord | RecordDamaged | None:
         try:
             return await self._database.sessions.in_transaction(
-                lambda connection: read_outline(connection, storable(chain_id)), snapshot=True
+                lambda connection: read_outline(connection, storable(chain_id), self._level), snapshot=True
             )
+        except NewerVersion:
+            return None
         except RecordDamaged as damage:
             return damage
 
@@ -204,10 +226,11 @@ class PostgresJournal:
         """Claim some; when the answer gets lost, what may have been claimed is in doubt."""
         taken = list(doubts)
         number = self._database.replicas.living_number
+        claim = Claim(number, self._level, limit, doubts, list(self._unreadable))
 
         async def work(connection: Connection) -> Claimed:
-            claimed = await claim_chains(connection, number, limit, doubts, self._documents)
-            taken.extend(claimed.chain_ids)
+            claimed = await claim_chains(connection, claim, self._documents)
+            taken.extend(record.submitted.chain_id for record in claimed.records)
             return claimed
 
         try:
@@ -216,7 +239,14 @@ class PostgresJournal:
             self._database.writer.give_doubts_back(taken)
             raise
         self._database.writer.give_doubts_back(claimed.locked)
+        self._leave_to_others(claimed.unreadable)
         return claimed
+
+    def _leave_to_others(self, numbers: Sequence[int]) -> None:
+        """A look at them each second would find the same."""
+        self._unreadable.update(dict.fromkeys(numbers))
+        while len(self._unreadable) > UNREADABLE_MAX:
+            del self._unreadable[next(iter(self._unreadable))]
 
     async def _prune_some(self, work: Callable[[Connection], Awaitable[Pruned]]) -> int:
         pruned = await self._database.sessions.in_transaction(work)

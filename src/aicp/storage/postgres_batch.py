@@ -18,6 +18,7 @@ from aicp.errors import AicpError, ChainNotFound, Conflict, IdempotencyConflict,
 from aicp.model.event import ChainSubmitted
 from aicp.model.task import TaskStatus
 from aicp.ports import SubmitKey
+from aicp.storage.chain_growth import GROWN_COLUMNS, GROWN_SET, GROWN_VALUES, growth_of, together
 from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, status_checksum
 from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow, ResultRow, timestamp
 from aicp.storage.task_ends import ADDED, EPOCH, added
@@ -59,8 +60,8 @@ _APPENDS = """
         UPDATE chains SET status = coalesce(fit.new_status, chains.status), ended_at = fit.new_end::timestamptz,
             status_checksum = coalesce(fit.new_status_checksum, chains.status_checksum),
             facts_min = fit.seq + 1 + cardinality(string_to_array(fit.checksums, E'\\n')),
-            owner = CASE WHEN fit.new_end IS NULL THEN chains.owner END, task_ends = {added}
-        FROM fit WHERE chains.chain_id = fit.chain_id
+            owner = CASE WHEN fit.new_end IS NULL THEN chains.owner END, task_ends = {added}{grow}
+        FROM fit{grown} WHERE chains.chain_id = fit.chain_id
     )
 """.replace("{added}", ADDED)
 _SUBMITS = """
@@ -83,11 +84,11 @@ _SUBMITS = """
     ), made AS (
         INSERT INTO chains
             (chain_id, tenant, name, status, total_tasks, epoch, submitted_at, ended_at, retry_of, owner, checksum,
-            status_checksum, key_checksum, facts_min, task_ends)
+            status_checksum, key_checksum, facts_min, task_ends{columns})
         SELECT chain_id, tenant, name, status, total_tasks, 1, at::timestamptz, ended_at::timestamptz, retry_of,
             CASE WHEN ended_at IS NULL THEN $1 END, checksum, status_checksum, key_checksum,
-            cardinality(string_to_array(checksums, E'\\n')), task_ends
-        FROM fresh ORDER BY place
+            cardinality(string_to_array(checksums, E'\\n')), task_ends{values}
+        FROM fresh{grown} ORDER BY place
     ), begun AS (
         INSERT INTO facts (chain_id, seq, fact, result_digest, checksum)
         SELECT fresh.chain_id, each.place - 1, each.fact, decode(nullif(each.digest, ''), 'hex'),
@@ -98,6 +99,18 @@ _SUBMITS = """
         ) WITH ORDINALITY AS each (fact, digest, checksum, place)
     )
 """
+# Seldom there: most facts raise no level and begin no runs but those of their tasks.
+_GROWN = """
+    grown AS MATERIALIZED (
+        SELECT * FROM unnest({first}::text[], {second}::int[], {third}::bigint[]) AS given (chain_id, needs, runs)
+    )
+"""
+_WITH_GROWTH = {
+    "{grow}": GROWN_SET,
+    "{columns}": GROWN_COLUMNS,
+    "{values}": GROWN_VALUES,
+    "{grown}": " LEFT JOIN grown USING (chain_id)",
+}
 # A result that is there already is locked all the same: whoever prunes must not take it away meanwhile.
 _RESULTS = """
     stored AS (
@@ -242,7 +255,8 @@ class Batch:
         appends = [self._appends[chain_id] for chain_id in sorted(self._appends)]
         submits = list(self.submits.values())
         results = [*_results_of_appends(appends), *_results_of_submits(submits)]
-        sql = _statement(bool(appends), bool(submits), bool(results))
+        growths = [*_growths_of_appends(appends), *_growths_of_submits(submits)]
+        sql = _statement(bool(appends), bool(submits), bool(results), bool(growths))
         args: list[Any] = [number, session]
         if appends:
             args += _columns_of_appends(appends)
@@ -250,6 +264,8 @@ class Batch:
             args += _columns_of_submits(submits)
         if results:
             args += _columns(((chain_id, row.digest, row.body) for chain_id, row in results))
+        if growths:
+            args += _columns(growths)
         return sql, args
 
 
@@ -306,7 +322,7 @@ _misfits_decoder = msgspec.json.Decoder(dict[str, tuple[int, bool, bool]])
 
 
 @functools.cache
-def _statement(has_appends: bool, has_submits: bool, has_results: bool) -> str:  # noqa: FBT001 - a key of the cache
+def _statement(has_appends: bool, has_submits: bool, has_results: bool, has_growths: bool) -> str:  # noqa: FBT001 - a key of the cache
     """One of the statements there are: the fewer parts, the less the server has to set up."""
     parts, after = [_ME], 3
     if has_appends:
@@ -322,11 +338,21 @@ def _statement(has_appends: bool, has_submits: bool, has_results: bool) -> str: 
         parts.append(
             _RESULTS.format(first=places[0], second=places[1], third=places[2], admitted=" OR ".join(admitted))
         )
+        after += 3
+    parts = [_growing(part, has_growths) for part in parts]
+    if has_growths:
+        parts.insert(0, _GROWN.format(first=f"${after}", second=f"${after + 1}", third=f"${after + 2}"))
     misfits = _MISFITS if has_appends else "NULL"
     stale = (_STALE if has_appends else _renumbered(_STALE, _SUBMITS_FROM - 3)) if has_submits else "NULL"
     locked = _LOCKED if has_appends else "NULL"
     told = f"SELECT EXISTS (SELECT 1 FROM me) AS is_alive, {misfits} AS misfits, {stale} AS fresh, {locked} AS locked"  # noqa: S608 - constants
     return f"WITH {', '.join(parts)} {told}"
+
+
+def _growing(sql: str, has_growths: bool) -> str:  # noqa: FBT001 - reads like a condition
+    for place, growth in _WITH_GROWTH.items():
+        sql = sql.replace(place, growth if has_growths else "")
+    return sql
 
 
 def _renumbered(sql: str, less: int) -> str:
@@ -381,6 +407,19 @@ def _key_columns(
         return None, None, None, None
     tenant, name = storable(key.tenant), storable(key.key)
     return tenant, name, key.digest, checksum(tenant, name, key.digest, chain_id, at)
+
+
+def _growths_of_appends(appends: Sequence[list[Append]]) -> list[tuple[str, int, int]]:
+    found = ((of_chain[0].chain_id, together(append.rows.growth for append in of_chain)) for of_chain in appends)
+    return [(chain_id, growth.needs, growth.runs) for chain_id, growth in found if growth is not None]
+
+
+def _growths_of_submits(submits: Sequence[Submit]) -> list[tuple[str, int, int]]:
+    found = (
+        (each.chain_id, together([growth_of([each.submitted]), None if each.rows is None else each.rows.growth]))
+        for each in submits
+    )
+    return [(chain_id, growth.needs, growth.runs) for chain_id, growth in found if growth is not None]
 
 
 def _results_of_appends(appends: Sequence[list[Append]]) -> list[tuple[str, ResultRow]]:

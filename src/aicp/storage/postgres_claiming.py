@@ -7,41 +7,43 @@ import msgspec
 from aicp.errors import RecordDamaged
 from aicp.model.document_desk import DocumentDesk
 from aicp.ports import ChainRecord
-from aicp.storage.damage import is_utf8
 from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
 from aicp.storage.rows import decode_records, read_in_pieces
 from aicp.storage.task_ends import claimed
 
-TASKS_AT_ONCE_MAX = 2_000
+RUNS_AT_ONCE_MAX = 2_000
 """What one transaction may claim, so that others wait some milliseconds for it."""
 
 ANY_DEAD = "SELECT 1 FROM replicas WHERE died_at IS NOT NULL LIMIT 1"
 """Rows when there is anything to look for: on most days there is not, and that is all a claim costs."""
 
-_CLAIM = f"""
+_LOCK = """
     WITH me AS MATERIALIZED (SELECT number FROM replicas WHERE number = $1 AND died_at IS NULL FOR SHARE),
     orphans AS MATERIALIZED (
         SELECT found.* FROM replicas CROSS JOIN LATERAL (
-            SELECT number, chain_id, total_tasks FROM chains
-            WHERE owner = replicas.number AND ended_at IS NULL
+            SELECT number, chain_id, coalesce(runs, total_tasks) AS runs FROM chains
+            WHERE owner = replicas.number AND ended_at IS NULL AND needs <= $5 AND number <> ALL($6::bigint[])
             ORDER BY chains.number LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
         ) AS found
         WHERE died_at IS NOT NULL AND EXISTS (SELECT 1 FROM me)
     ), doubted AS MATERIALIZED (
-        SELECT number, owner, ended_at FROM chains WHERE chain_id = ANY($3::text[]) AND EXISTS (SELECT 1 FROM me)
+        SELECT number, chain_id, owner, ended_at FROM chains
+        WHERE chain_id = ANY($3::text[]) AND EXISTS (SELECT 1 FROM me)
         ORDER BY chain_id FOR NO KEY UPDATE SKIP LOCKED
-    ), own AS (SELECT number FROM doubted WHERE owner = $1 AND ended_at IS NULL
+    ), own AS (SELECT number, chain_id FROM doubted WHERE owner = $1 AND ended_at IS NULL
     ), few AS (
-        SELECT number FROM (
-            SELECT number, sum(total_tasks) OVER (ORDER BY number) - total_tasks AS before FROM orphans
+        SELECT number, chain_id FROM (
+            SELECT number, chain_id, sum(runs) OVER (ORDER BY number) - runs AS before FROM orphans
         ) AS counted
         WHERE before < $4 ORDER BY number LIMIT greatest($2 - (SELECT count(*) FROM own), 0)
     )
+    SELECT number, chain_id FROM few UNION SELECT number, chain_id FROM own
+"""
+_CLAIM = f"""
     UPDATE chains SET owner = $1, epoch = greatest(epoch, epoch_min, 1) + 1,
         epoch_min = greatest(epoch, epoch_min, 1) + 1, task_ends = {claimed("greatest(epoch, epoch_min, 1) + 1")}
-    FROM (SELECT number FROM few UNION SELECT number FROM own) AS taken WHERE chains.number = taken.number
-    RETURNING chains.number, chains.chain_id
+    WHERE number = ANY($2::bigint[])
 """  # noqa: S608 - constants
 _STILL_OWN = "SELECT chain_id FROM chains WHERE owner = $1 AND ended_at IS NULL AND chain_id = ANY($2::text[])"
 _BURY = """
@@ -57,41 +59,65 @@ class Claimed(msgspec.Struct, frozen=True):
     """What a claim came to.
 
     Attributes:
-        chain_ids: Of all chains that are this replica's now, without those whose ids are damaged text.
-        records: Those that are intact.
-        damaged: How each of the others is damaged, which is left as it is.
+        records: The chains that are this replica's now.
+        damaged: How others are damaged, which stay as they are.
         locked: The chains in doubt that are this replica's, and that another session has locked: still in doubt.
+        unreadable: The numbers of the chains that could not be read: their owner is who it was.
     """
 
-    chain_ids: list[str]
     records: list[ChainRecord]
     damaged: list[RecordDamaged]
     locked: list[str]
+    unreadable: list[int]
 
 
-async def claim_chains(
-    connection: Connection, number: int, limit: int, doubts: Sequence[str], documents: DocumentDesk
-) -> Claimed:
-    """Make a replica the owner of some chains that nobody alive runs, and read them; to be called in a transaction.
+class Claim(msgspec.Struct, frozen=True):
+    """What to claim.
+
+    Attributes:
+        number: Of the replica.
+        level: Of the replica; chains that need a higher one stay as they are.
+        limit: At most this many chains.
+        doubts: At most as many chains that may be its own without its knowing: whoever recorded that got no answer.
+        not_again: The numbers of chains that it could not read before.
+    """
+
+    number: int
+    level: int
+    limit: int
+    doubts: Sequence[str]
+    not_again: Sequence[int]
+
+
+async def claim_chains(connection: Connection, claim: Claim, documents: DocumentDesk) -> Claimed:
+    """Read some chains that nobody alive runs, and make a replica the owner of those that it can read.
 
     Args:
         connection: In a transaction.
-        number: Of the replica.
-        limit: At most this many.
-        doubts: At most as many chains that may be its own without its knowing: whoever recorded that got no answer.
+        claim: What to claim.
         documents: Where many or large records are decoded.
     """
-    rows = await connection.fetch(_CLAIM, number, max(1, limit), list(doubts), TASKS_AT_ONCE_MAX)
-    numbers, chain_ids = [each for each, _ in rows], [chain_id for _, chain_id in rows if is_utf8(chain_id)]
-    locked = await _still_own(connection, number, set(doubts).difference(chain_ids))
+    rows = await connection.fetch(
+        _LOCK, claim.number, max(1, claim.limit), list(claim.doubts), RUNS_AT_ONCE_MAX, claim.level,
+        list(claim.not_again),
+    )  # fmt: skip
+    numbers = {chain_id: number for number, chain_id in rows}
+    locked = await _still_own(connection, claim.number, set(claim.doubts).difference(numbers))
     if not numbers:
         await connection.execute(_BURY)
-        return Claimed([], [], [], locked)
+        return Claimed([], [], locked, [])
     # A statement of its own: it sees what the last owner recorded while this one waited for its lock.
-    rows = await connection.fetch(OF_CHAINS, numbers)
-    found = await read_in_pieces(rows, documents, lambda: list(decode_records(rows)))
-    records = [each for each in found if isinstance(each, ChainRecord)]
-    return Claimed(chain_ids, records, [each for each in found if isinstance(each, RecordDamaged)], locked)
+    rows = await connection.fetch(OF_CHAINS, list(numbers.values()))
+    found = await read_in_pieces(rows, documents, lambda: list(decode_records(rows, claim.level)))
+    records = [_claimed(each) for each in found if isinstance(each, ChainRecord)]
+    taken = [numbers.pop(record.submitted.chain_id) for record in records]
+    await connection.execute(_CLAIM, claim.number, taken)
+    damaged = [each for each in found if isinstance(each, RecordDamaged)]
+    return Claimed(records, damaged, locked, list(numbers.values()))
+
+
+def _claimed(record: ChainRecord) -> ChainRecord:
+    return msgspec.structs.replace(record, epoch=record.epoch + 1)
 
 
 async def _still_own(connection: Connection, number: int, left: Collection[str]) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from aicp.errors import AicpError, StorageError
+from aicp.model.level import LEVEL
 from aicp.storage.damage import DamageReports, OnDamage
 from aicp.storage.postgres_address import PostgresAddress, parse_postgres_url
 from aicp.storage.postgres_faults import is_read_only
@@ -41,8 +42,10 @@ class PostgresDatabase:
         timeout_s: How long anything else may take, seconds.
         on_commit: Told of each transaction of the journal: its seconds, and how many writes shared it.
         on_damage: Called with each row that was found damaged, once.
+        level: Of this replica; chains that need a higher one are neither claimed nor read.
 
     Attributes:
+        level: As above.
         damage: Reports damaged rows.
         place: For people: no user, no password.
         sessions: For everything but the writes of the journal.
@@ -65,7 +68,9 @@ class PostgresDatabase:
         timeout_s: float = TIMEOUT_S,
         on_commit: Callable[[float, int], None] | None = None,
         on_damage: OnDamage | None = None,
+        level: int = LEVEL,
     ) -> None:
+        self.level = level
         self.damage = DamageReports(on_damage)
         address = parse_postgres_url(url) if isinstance(url, str) else url
         self.place = address.place
@@ -73,7 +78,13 @@ class PostgresDatabase:
         self._server = PostgresServer(address)
         self.sessions = Sessions(self._server, timeout_s=timeout_s)
         self.replicas = PostgresReplicas(
-            self._server, self.sessions, self.damage, name=name, lease_s=lease_s, renew_every_s=renew_every_s
+            self._server,
+            self.sessions,
+            self.damage,
+            name=name,
+            level=level,
+            lease_s=lease_s,
+            renew_every_s=renew_every_s,
         )
         self.writer = GroupWriter(self._server, self.replicas, timeout_s=write_timeout_s, on_commit=on_commit)
         self.replicas.watch_writer(lambda: self.writer.is_well)

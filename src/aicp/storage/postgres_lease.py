@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 
 from aicp.errors import AicpError, StorageError
+from aicp.model.level import LEVEL
 from aicp.ports import NEVER, Replica
 from aicp.storage.postgres_faults import Trouble, is_lost, storage_error
 from aicp.storage.postgres_link import Link
@@ -49,8 +50,8 @@ LEASE_END_MAX = "interval '1 minute'"
 """No lease ends later than this from now, whatever version of AICP took it, unless the clock was set back since."""
 
 _JOIN = """
-    INSERT INTO replicas (name, revision, joined_at, alive_until, session)
-    VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3, 0) RETURNING number
+    INSERT INTO replicas (name, revision, joined_at, alive_until, session, level)
+    VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3, 0, $4) RETURNING number
 """
 BORN = "INSERT INTO server_life VALUES (true, md5(random()::text || clock_timestamp()::text)) ON CONFLICT DO NOTHING"
 """To be said to a server before its life is asked for."""
@@ -116,6 +117,7 @@ class Lease:
     Args:
         server: Has the database.
         name: For people.
+        level: Of this replica.
         on_change: Called when this replica has another number, peers came or went, or something is left to claim.
         on_lost: Called when this replica was declared dead.
         on_news: Called when there may be something to claim or to cancel.
@@ -130,6 +132,7 @@ class Lease:
         server: PostgresServer,
         name: str,
         *,
+        level: int = LEVEL,
         on_change: Callable[[Standing], None],
         on_lost: Callable[[], None],
         on_news: Callable[[], None],
@@ -140,6 +143,7 @@ class Lease:
     ) -> None:
         self._server = server
         self._name = name
+        self._level = level
         self._on_change = on_change
         self._on_lost = on_lost
         self._on_news = on_news
@@ -300,7 +304,7 @@ class Lease:
     async def _take_number(self, connection: Connection) -> None:
         lease = timedelta(seconds=self._lease_s)
         (row,) = await self._server.fetch(
-            connection, _JOIN, self._name, REVISIONS[-1], lease, timeout_s=RENEW_TIMEOUT_S
+            connection, _JOIN, self._name, REVISIONS[-1], lease, self._level, timeout_s=RENEW_TIMEOUT_S
         )
         await self._lock(connection, row["number"])
         self._number = row["number"]

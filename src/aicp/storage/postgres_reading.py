@@ -8,6 +8,7 @@ from typing import Any
 from aicp.errors import RecordDamaged
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import Fact
+from aicp.model.level import LEVEL
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
@@ -41,6 +42,7 @@ OF_CHAINS = f"{_FACTS} WHERE chains.number = ANY($1::bigint[]) ORDER BY chains.n
 _ORPHANS = """
     SELECT 1 FROM facts WHERE chain_id = $1 AND NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = $1) LIMIT 1
 """
+_SUMMARY = f"SELECT {SUMMARY_COLUMNS} FROM chains WHERE chain_id = $1"  # noqa: S608 - constants
 _OUTLINES = f"""
     SELECT {_FACT} FROM chains LEFT JOIN facts ON facts.chain_id = chains.chain_id AND facts.seq > $2
     WHERE chains.chain_id = $1 ORDER BY facts.seq LIMIT $3
@@ -78,25 +80,29 @@ LIST_BY_FILTERS = {
 them must have ended."""
 
 
-async def read_record(sessions: Sessions, chain_id: str, documents: DocumentDesk) -> ChainRecord | None:
+async def read_record(
+    sessions: Sessions, chain_id: str, documents: DocumentDesk, level: int = LEVEL
+) -> ChainRecord | None:
     """Everything recorded of a chain; None when there is no such chain.
 
     Raises:
+        NewerVersion: It needs a higher level.
         RecordDamaged: Something of it is damaged or missing.
         StorageError: It could not be read.
     """
     rows = await sessions.read(_OF_CHAIN, chain_id)
     if rows:
-        return await read_in_pieces(rows, documents, lambda: decode_record(rows))
+        return await read_in_pieces(rows, documents, lambda: decode_record(rows, level))
     if await sessions.read(_ORPHANS, chain_id):
         raise RecordDamaged("chains", described(chain_id), "it is missing, and facts of the chain are there")
     return None
 
 
-async def read_outline(connection: Connection, chain_id: str) -> ChainRecord | None:
+async def read_outline(connection: Connection, chain_id: str, level: int = LEVEL) -> ChainRecord | None:
     """What `read_record` gives, without results of tasks; to be called in a transaction that is a snapshot.
 
     Raises:
+        NewerVersion: It needs a higher level.
         RecordDamaged: Something of it is damaged or missing.
     """
     chain: StoredChain | None = None
@@ -104,7 +110,7 @@ async def read_outline(connection: Connection, chain_id: str) -> ChainRecord | N
     while True:
         rows = await connection.fetch(_OUTLINES, chain_id, len(facts) - 1, FACTS_AT_ONCE)
         if chain is None and rows:
-            chain = StoredChain(rows[0])
+            chain = StoredChain(rows[0], level)
         found = [row for row in rows if row["seq"] is not None]
         facts += [outline_fact(chain, row) for row in found if chain is not None]
         if len(found) < FACTS_AT_ONCE:
@@ -123,6 +129,17 @@ async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSum
     rows = await sessions.read(sql, query.tenant, status, before, max(0, query.limit))
     found = await check_summaries(sessions.read, rows)
     return [each if isinstance(each, RecordDamaged) else decoded(each.summary) for each in found]
+
+
+async def read_summary(sessions: Sessions, chain_id: str) -> ChainSummary | RecordDamaged | None:
+    """The row of a chain, whatever level it needs, or how it is damaged; None when there is no such chain.
+
+    Raises:
+        StorageError: It could not be read.
+    """
+    for each in await check_summaries(sessions.read, await sessions.read(_SUMMARY, chain_id)):
+        return each if isinstance(each, RecordDamaged) else decoded(each.summary)
+    return None
 
 
 async def check_summaries(ask: Ask, rows: Rows) -> list[StoredSummary | RecordDamaged]:

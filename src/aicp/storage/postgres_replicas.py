@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from aicp.errors import RecordDamaged
+from aicp.model.level import LEVEL
 from aicp.ports import Replica
 from aicp.storage.damage import DamageReports, decoded
 from aicp.storage.postgres_death_watch import DeathWatch
@@ -54,6 +55,7 @@ class PostgresReplicas:
         sessions: For questions.
         damage: Takes damaged rows.
         name: For people; host and process when left out.
+        level: Of this replica, for those that must wait until all have one.
         lease_s: How long a replica counts as alive after each sign of life, seconds.
         renew_every_s: How often it gives one, seconds.
     """
@@ -65,6 +67,7 @@ class PostgresReplicas:
         damage: DamageReports,
         *,
         name: str = "",
+        level: int = LEVEL,
         lease_s: float = LEASE_S,
         renew_every_s: float = RENEW_EVERY_S,
     ) -> None:
@@ -79,8 +82,9 @@ class PostgresReplicas:
         self._thread = LeaseThread()
         self._lease_server = server.twin()
         self._lease = Lease(
-            self._lease_server, name or f"{platform.node()}:{os.getpid()}", on_change=self._in_loop(self._changed),
-            on_lost=self._in_loop(self._lost), on_news=Coalesced(self._thread.tell, self._news.set),
+            self._lease_server, name or f"{platform.node()}:{os.getpid()}", level=level,
+            on_change=self._in_loop(self._changed), on_lost=self._in_loop(self._lost),
+            on_news=Coalesced(self._thread.tell, self._news.set),
             on_notice=Coalesced(self._thread.tell, self._posted.set), may_renew=self._thread.owner_works,
             lease_s=lease_s, renew_every_s=renew_every_s,
         )  # fmt: skip

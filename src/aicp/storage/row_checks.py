@@ -6,7 +6,7 @@ from typing import Any
 from aicp.errors import RecordDamaged
 from aicp.model.event import Fact
 from aicp.storage.row_checksums import described
-from aicp.storage.rows import FIRST_EPOCH, StoredChain, StoredFact, intact_result, outline_fact
+from aicp.storage.rows import FIRST_EPOCH, SEQ, StoredChain, StoredFact, intact_result, outline_fact
 
 PROBLEMS_MAX = 100
 
@@ -91,14 +91,14 @@ class ChainChecks:
         """Check a fact."""
         if self._chain is None or self._chain.chain_id != row[0]:
             self.end()
-            self._chain = StoredChain(row)
+            self._chain = StoredChain(row, None)
             self._problems.check(check_epoch, row)
-        if not self._is_damaged and row[5] is not None:
+        if not self._is_damaged and row[SEQ] is not None:
             self._problems.check(self._take, row)
 
     def end(self) -> None:
         """Check the chain whose last fact was taken as a whole."""
-        if self._chain is not None and not self._is_damaged:
+        if self._chain is not None and self._chain.is_readable and not self._is_damaged:
             self._problems.check(self._chain.record, self._facts)
         self._chain, self._facts, self._is_damaged = None, [], False
 
@@ -106,7 +106,10 @@ class ChainChecks:
         if self._chain is None:
             raise RuntimeError("a fact came before its chain")
         try:
-            self._facts.append(outline_fact(self._chain, row))
+            if self._chain.is_readable:
+                self._facts.append(outline_fact(self._chain, row))
+            else:
+                self._chain.check(row)
         except RecordDamaged:
             self._is_damaged = True
             raise

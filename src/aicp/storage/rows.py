@@ -10,9 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from aicp.errors import InvalidChain, RecordDamaged, StorageError
+from aicp.errors import InvalidChain, NewerVersion, RecordDamaged, StorageError
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.level import LEVEL
 from aicp.model.long_texts import LONG_TEXT, text_of
 from aicp.model.nesting import NESTING_MAX
 from aicp.model.outcome import TaskError
@@ -20,6 +21,7 @@ from aicp.model.pieces import LARGE_BYTES, decode_in_pieces, is_large
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.writing import HEAVY_VALUES, encode_in_pieces, is_heavy
 from aicp.ports import ChainRecord
+from aicp.storage.chain_growth import Growth, growth_of
 from aicp.storage.row_checksums import UNREADABLE, described, fact_checksum, placed, status_checksum
 from aicp.storage.task_ends import bits_of
 
@@ -70,9 +72,11 @@ class StoredFact(Protocol):
 
 FACT_COLUMNS = """
     chains.chain_id, chains.epoch, chains.epoch_min, chains.facts_min, chains.ended_at IS NOT NULL,
-    facts.seq, facts.checksum, facts.result_digest
+    chains.needs, facts.seq, facts.checksum, facts.result_digest
 """
 """What `decode_record` needs beside a fact's JSON and its large result; `facts` is left-joined to `chains`."""
+SEQ, CHECKSUM, DIGEST, FACT, BODY = range(6, 11)
+"""Where a row of these columns, a fact's JSON and its large result has the values of the fact."""
 
 
 class FactRow(msgspec.Struct, frozen=True, gc=False):
@@ -112,6 +116,7 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
         ended_at: When the chain ended; None when it did not.
         size: Bytes, about.
         task_ends: The bits that these facts add to those of the chain's row.
+        growth: What they add to its level and its number of runs; None for nothing, as a rule.
     """
 
     chain_id: str
@@ -121,6 +126,7 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
     ended_at: str | None
     size: int
     task_ends: int
+    growth: Growth | None = None
 
     @property
     def status_checksum(self) -> int | None:
@@ -211,7 +217,8 @@ def encode_facts(facts: Sequence[Fact], *, is_long: bool = False) -> AppendRows:
         elif isinstance(fact, TaskEnded):
             status = status or TaskStatus.RUNNING
     size = sum(len(row.fact) for row in rows) + sum(len(row.body) for row in results)
-    return AppendRows(chain_id, tuple(rows), tuple(results), status, ended_at, size, bits_of(facts))
+    ends = bits_of(facts)
+    return AppendRows(chain_id, tuple(rows), tuple(results), status, ended_at, size, ends, growth_of(facts))
 
 
 def decode_facts(facts: Iterable[bytes], results: Mapping[int, bytes]) -> list[Fact]:
@@ -239,6 +246,12 @@ def decode_outline(fact: bytes) -> Fact:
     return TaskEnded(decoded.chain_id, decoded.task, TaskResult(**named))
 
 
+def newer_version(chain_id: str, level: int) -> NewerVersion:
+    """What to raise for a chain that needs a higher level than that of this version."""
+    told = f"Chain {described(chain_id)} has facts of a newer version of AICP (level {level}): a server of that version"
+    return NewerVersion(f"{told} shows and runs it.")
+
+
 class StoredChain:
     """Checks the rows of one chain, fact by fact in their order, and makes a record of them.
 
@@ -248,10 +261,17 @@ class StoredChain:
 
     Args:
         row: Any of the rows.
+        level: The level of who reads it; None to read no facts and compare checksums alone where it needs a higher one.
+
+    Raises:
+        NewerVersion: The chain needs a higher level.
     """
 
-    def __init__(self, row: StoredFact) -> None:
-        self.chain_id, epoch, epoch_min, facts_min, self._is_over, *_ = row
+    def __init__(self, row: StoredFact, level: int | None = LEVEL) -> None:
+        self.chain_id, epoch, epoch_min, facts_min, self._is_over, needs, *_ = row
+        self.is_readable = needs <= (LEVEL if level is None else level)
+        if level is not None and not self.is_readable:
+            raise newer_version(self.chain_id, needs)
         self._epoch: int = max(epoch, epoch_min or FIRST_EPOCH)
         self._facts_min: int = facts_min or 0
         self._seq = 0
@@ -262,7 +282,7 @@ class StoredChain:
         Raises:
             RecordDamaged: It is damaged, or one before it is missing.
         """
-        seq, stored, digest, fact = row[5], row[6], row[7], row[8]
+        seq, stored, digest, fact = row[SEQ], row[CHECKSUM], row[DIGEST], row[FACT]
         if seq != self._seq:
             raise self._missing()
         told = fact if isinstance(fact, bytes) else fact.encode()
@@ -303,46 +323,48 @@ class StoredChain:
         return RecordDamaged("facts", described(self.chain_id, self._seq), why)
 
 
-def decode_record(rows: Sequence[StoredFact]) -> ChainRecord:
+def decode_record(rows: Sequence[StoredFact], level: int = LEVEL) -> ChainRecord:
     """A chain from the rows of all its facts, in their order; at least one.
 
     Raises:
+        NewerVersion: It needs a higher level.
         RecordDamaged: Something is not as it was written, is missing, or is of a newer version.
     """
-    chain = StoredChain(rows[0])
+    chain = StoredChain(rows[0], level)
     try:
-        facts = [chain.check(row) for row in rows if row[5] is not None]
+        facts = [chain.check(row) for row in rows if row[SEQ] is not None]
         return chain.record(decode_facts(facts, _results(rows)))
     except UNREADABLE as error:
         raise chain.unreadable(error) from error
 
 
-def decode_records(rows: Iterable[StoredFact]) -> Iterator[ChainRecord | RecordDamaged]:
-    """Chains from rows that stand together chain by chain; for one that is damaged, how."""
+def decode_records(rows: Iterable[StoredFact], level: int = LEVEL) -> Iterator[ChainRecord | RecordDamaged]:
+    """Chains from rows that stand together chain by chain, none of a higher level; for one that is damaged, how."""
     for _, of_chain in groupby(rows, key=itemgetter(0)):
         try:
-            yield decode_record(list(of_chain))
+            yield decode_record(list(of_chain), level)
         except RecordDamaged as damage:
             yield damage
 
 
 async def read_in_pieces(rows: Sequence[StoredFact], documents: DocumentDesk, work: Callable[[], T]) -> T:
     """The result of work on rows with their large results, off the loop when they are large."""
-    size = sum(len(row[8] or b"") + len(row[9] or b"") for row in rows)
+    size = sum(len(row[FACT] or b"") + len(row[BODY] or b"") for row in rows)
     return await documents.run(size, work, waits=True) if size > LARGE_BYTES else work()
 
 
-def decode_outlines(rows: Iterable[StoredFact]) -> ChainRecord | None:
+def decode_outlines(rows: Iterable[StoredFact], level: int = LEVEL) -> ChainRecord | None:
     """What `decode_record` makes, without results of tasks and row by row; None when there are no rows.
 
     Raises:
+        NewerVersion: It needs a higher level.
         RecordDamaged: Something is not as it was written, is missing, or is of a newer version.
     """
     chain: StoredChain | None = None
     facts: list[Fact] = []
     for row in rows:
-        chain = chain or StoredChain(row)
-        if row[5] is not None:
+        chain = chain or StoredChain(row, level)
+        if row[SEQ] is not None:
             facts.append(outline_fact(chain, row))
     return None if chain is None else chain.record(facts)
 

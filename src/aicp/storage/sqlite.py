@@ -11,13 +11,14 @@ from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
+from aicp.storage.chain_growth import growth_of
 from aicp.storage.pruned import Pruned
 from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactEncoder, FactRow, timestamp
 from aicp.storage.sqlite_book import Book, KeyUse, read_key_use
 from aicp.storage.sqlite_claiming import Claimed, claim_chains, contradictory_ends, newest_chain
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_pruning import prune_chains, prune_keys
-from aicp.storage.sqlite_reading import read_outlines, read_record, read_summaries
+from aicp.storage.sqlite_reading import read_outlines, read_record, read_summaries, read_summary
 from aicp.storage.sqlite_writer import Work
 
 
@@ -36,6 +37,7 @@ class SqliteJournal:
 
     def __init__(self, database: SqliteDatabase, documents: DocumentDesk | None = None) -> None:
         self._database = database
+        self._level = database.level
         self._encoder = FactEncoder(documents or DocumentDesk())
         self._claimed_up_to = 0
         self._left_up_to = 0
@@ -116,7 +118,7 @@ class SqliteJournal:
         """Become the owner of chains that stood unfinished in the file when it was opened, epoch + 1; oldest first.
 
         At most `limit` of them, and fewer when they are large. One that is damaged, or that this version cannot read,
-        is logged and left as it is.
+        is logged and left as it is; one that needs a higher level is left as it is.
 
         Raises:
             StorageError: They could not be claimed or read; the next claim begins with them again.
@@ -125,7 +127,9 @@ class SqliteJournal:
             self._database.damage.report_unfinished(await self._database.read(contradictory_ends))
             self._has_looked = True
         while self._claimed_up_to < self._left_up_to:
-            work = partial(claim_chains, after=self._claimed_up_to, up_to=self._left_up_to, limit=limit)
+            work = partial(
+                claim_chains, after=self._claimed_up_to, up_to=self._left_up_to, limit=limit, level=self._level
+            )
             claimed: Claimed = await self._database.write(work)
             self._claimed_up_to = claimed.up_to
             self._database.damage.report_unfinished(claimed.damaged)
@@ -137,20 +141,30 @@ class SqliteJournal:
         """Everything recorded of a chain, as of one moment; None when there is no such chain.
 
         Raises:
+            NewerVersion: It needs a higher level.
             RecordDamaged: Something of it is damaged or missing.
             StorageError: It could not be read.
         """
-        return await self._database.read(lambda connection: read_record(connection, chain_id))
+        return await self._database.read(lambda connection: read_record(connection, chain_id, self._level))
+
+    async def summary(self, chain_id: str) -> ChainSummary | None:
+        """The row of a chain, whatever level it needs; None when there is no such chain.
+
+        Raises:
+            RecordDamaged: It is damaged.
+            StorageError: It could not be read.
+        """
+        return await self._database.read(lambda connection: read_summary(connection, chain_id))
 
     async def outlines(self, chain_ids: Sequence[str]) -> Sequence[ChainRecord]:
         """What `read` gives of several chains, in this order, without results of tasks.
 
-        Unknown ones are left out; damaged ones are, too, and are reported.
+        Unknown ones, and those that need a higher level, are left out; damaged ones are, too, and are reported.
 
         Raises:
             StorageError: They could not be read.
         """
-        found = await self._database.read(lambda connection: read_outlines(connection, chain_ids))
+        found = await self._database.read(lambda connection: read_outlines(connection, chain_ids, self._level))
         return self._database.damage.intact(found)
 
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
@@ -208,6 +222,8 @@ def _submit(
     row = (submitted.tenant, spec.name, TaskStatus.PENDING.value, len(spec.tasks), FIRST_EPOCH, at, submitted.retry_of)
     key_checksum = None if key is None else book.add_key((key.tenant, key.key), (key.digest, chain_id), at)
     head = book.add_chain(chain_id, row, fact, key_checksum)
+    if (growth := growth_of([submitted])) is not None:
+        book.grow(chain_id, head, growth)
     if rows is not None:
         book.add_facts(head, rows)
     return chain_id

@@ -8,6 +8,7 @@ import msgspec
 
 from aicp.errors import RecordDamaged
 from aicp.model.task import TaskStatus
+from aicp.storage.chain_growth import Growth, growth_check
 from aicp.storage.many_rows import ManyRows
 from aicp.storage.row_checksums import chain_checksum, checksum, described, is_intact, placed
 from aicp.storage.rows import FIRST_EPOCH, AppendRows, FactRow
@@ -34,12 +35,17 @@ _COUNTS = ManyRows(
     3,
     ") AS given WHERE chains.chain_id = given.column1",
 )
+_GROWTHS = ManyRows(
+    "UPDATE chains SET needs = given.column2, runs = given.column3, growth_check = given.column4 FROM (VALUES",
+    4,
+    ") AS given WHERE chains.chain_id = given.column1",
+)
 # Behind a fact that is missing stays a gap: the next one must not take its place.
 _HEAD = """
     SELECT max(epoch, coalesce(epoch_min, 1)), status, ended_at IS NOT NULL,
         max(coalesce(facts_min, 0) - 1, (
             SELECT coalesce(max(seq), -1) FROM facts WHERE facts.chain_id = chains.chain_id)),
-        total_tasks, task_ends
+        total_tasks, task_ends, needs, runs
     FROM chains WHERE chain_id = ?
 """
 KEY_USE_COLUMNS = "tenant, key, digest, chain_id, at, checksum"
@@ -60,6 +66,8 @@ class Head(msgspec.Struct):
         seq: Of its last fact.
         total_tasks: How many it has.
         task_ends: How its tasks have ended, as in its row.
+        needs: The level that its readers need.
+        runs: How many task runs it has; None for as many as tasks.
     """
 
     epoch: int
@@ -68,6 +76,8 @@ class Head(msgspec.Struct):
     seq: int
     total_tasks: int
     task_ends: int | None
+    needs: int = 0
+    runs: int | None = None
 
 
 class _Gathered(msgspec.Struct):
@@ -79,6 +89,7 @@ class _Gathered(msgspec.Struct):
     keys: list[Row] = []
     statuses: dict[str, Row] = {}
     counts: dict[str, Row] = {}
+    growths: dict[str, Row] = {}
 
 
 class Book:
@@ -167,6 +178,15 @@ class Book:
         if rows.results:
             self._gathered.results.extend((row.digest, row.body) for row in rows.results)
         self._gather_head(head, rows)
+        if rows.growth is not None:
+            self.grow(rows.chain_id, head, rows.growth)
+
+    def grow(self, chain_id: str, head: Head, growth: Growth) -> None:
+        """Raise the level of a chain, never lower it, and count its new runs."""
+        head.needs = max(head.needs, growth.needs)
+        head.runs = growth.runs + (head.total_tasks if head.runs is None else head.runs)
+        row = (chain_id, head.needs, head.runs, growth_check(head.needs, head.runs))
+        self._gathered.growths[chain_id] = row
 
     def execute(self, sql: str, params: Row = ()) -> sqlite3.Cursor:
         """Any other statement, after all that was gathered so far."""
@@ -190,6 +210,7 @@ class Book:
         _KEYS.write(self._connection, rows.keys)
         _STATUSES.write(self._connection, list(rows.statuses.values()))
         _COUNTS.write(self._connection, list(rows.counts.values()))
+        _GROWTHS.write(self._connection, list(rows.growths.values()))
         self._ended += [chain_id for chain_id, _, ended_at, *_ in rows.statuses.values() if ended_at]
 
     def _gather_head(self, head: Head, rows: AppendRows) -> None:

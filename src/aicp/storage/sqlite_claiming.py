@@ -1,5 +1,6 @@
 """Takes over the unfinished chains that an earlier process left, some at a time."""
 
+import json
 import sqlite3
 from itertools import accumulate
 
@@ -9,23 +10,23 @@ from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
 from aicp.storage.chain_summaries import CONTRADICTORY_ENDS, contradictory_end
 from aicp.storage.sqlite_book import Book
-from aicp.storage.sqlite_reading import read_unfinished
+from aicp.storage.sqlite_reading import read_chains
 from aicp.storage.task_ends import claimed
 
-TASKS_AT_ONCE_MAX = 2_000
+RUNS_AT_ONCE_MAX = 2_000
 """What one transaction may claim, so that others wait some milliseconds for it."""
 
 _NEWEST = "SELECT coalesce(max(number), 0) FROM chains"
 # Named, since there may be a million finished chains between two unfinished ones.
 _LEFT = """
-    SELECT number, chain_id, total_tasks FROM chains INDEXED BY chains_unfinished
-    WHERE ended_at IS NULL AND number > ? AND number <= ? ORDER BY number LIMIT ?
+    SELECT number, chain_id, coalesce(runs, total_tasks) FROM chains INDEXED BY chains_unfinished
+    WHERE ended_at IS NULL AND number > ? AND number <= ? AND needs <= ? ORDER BY number LIMIT ?
 """
 _CLAIM = f"""
-    UPDATE chains INDEXED BY chains_unfinished
+    UPDATE chains
     SET epoch = max(epoch, coalesce(epoch_min, 1)) + 1, epoch_min = max(epoch, coalesce(epoch_min, 1)) + 1,
         task_ends = {claimed("max(epoch, coalesce(epoch_min, 1)) + 1")}
-    WHERE ended_at IS NULL AND number > ? AND number <= ?
+    WHERE number IN (SELECT value FROM json_each(?))
 """  # noqa: S608 - constants
 
 
@@ -58,21 +59,28 @@ def contradictory_ends(connection: sqlite3.Connection) -> list[RecordDamaged]:
     return [contradictory_end(chain_id) for (chain_id,) in connection.execute(CONTRADICTORY_ENDS)]
 
 
-def claim_chains(book: Book, after: int, up_to: int, limit: int) -> Claimed:
-    """Raise the epoch of some unfinished chains whose numbers are in (after, up_to], and read them."""
-    left = book.execute(_LEFT, (after, up_to, max(1, limit))).fetchall()
+def claim_chains(book: Book, after: int, up_to: int, limit: int, level: int) -> Claimed:
+    """Read some unfinished chains whose numbers are in (after, up_to], and raise the epoch of those that are readable.
+
+    Chains that need a higher level are left as they are.
+    """
+    left = book.execute(_LEFT, (after, up_to, level, max(1, limit))).fetchall()
     if not left:
         return Claimed(up_to, [], [])
-    few = _few_enough([tasks for *_, tasks in left])
-    last = left[few - 1][0]
-    book.execute(_CLAIM, (after, last))
-    for _, chain_id, _ in left[:few]:
-        book.forget_head(chain_id)
-    found = list(read_unfinished(book.connection, after, last))
-    records = [each for each in found if isinstance(each, ChainRecord)]
-    return Claimed(last, records, [each for each in found if isinstance(each, RecordDamaged)])
+    few = left[: _few_enough([runs for *_, runs in left])]
+    numbers = {chain_id: number for number, chain_id, _ in few}
+    found = list(read_chains(book.connection, list(numbers.values()), level))
+    records = [_claimed(each) for each in found if isinstance(each, ChainRecord)]
+    book.execute(_CLAIM, (json.dumps([numbers[each.submitted.chain_id] for each in records]),))
+    for record in records:
+        book.forget_head(record.submitted.chain_id)
+    return Claimed(few[-1][0], records, [each for each in found if isinstance(each, RecordDamaged)])
 
 
-def _few_enough(tasks: list[int]) -> int:
-    """How many chains, from the first on and at least one, have so few tasks together."""
-    return max(1, sum(so_far <= TASKS_AT_ONCE_MAX for so_far in accumulate(tasks)))
+def _claimed(record: ChainRecord) -> ChainRecord:
+    return msgspec.structs.replace(record, epoch=record.epoch + 1)
+
+
+def _few_enough(runs: list[int]) -> int:
+    """How many chains, from the first on and at least one, have so few runs together."""
+    return max(1, sum(so_far <= RUNS_AT_ONCE_MAX for so_far in accumulate(runs)))

@@ -15,6 +15,7 @@ import msgspec
 from aicp import standstill
 from aicp.errors import RecordDamaged, SettingsError, StorageError
 from aicp.forks import HomeProcess
+from aicp.model.level import LEVEL
 from aicp.storage.damage import DamageReports, OnDamage
 from aicp.storage.file_lock import FileLock
 from aicp.storage.sqlite_book import Book
@@ -62,8 +63,10 @@ class SqliteDatabase:
         on_commit: Told of each transaction: its seconds, and how many writes shared it.
         idle_s: After how long without a write the log is emptied, seconds.
         on_damage: Called with each row that was found damaged, once.
+        level: Chains that need a higher one are neither claimed nor read.
 
     Attributes:
+        level: As above.
         damage: Reports damaged rows.
     """
 
@@ -78,8 +81,10 @@ class SqliteDatabase:
         on_commit: Callable[[float, int], None] | None = None,
         on_damage: OnDamage | None = None,
         idle_s: float = IDLE_S,
+        level: int = LEVEL,
     ) -> None:
         self.path = path
+        self.level = level
         self.damage = DamageReports(on_damage)
         self._idle_s = idle_s
         self._problem = ""

@@ -1,14 +1,16 @@
 """What a SQLite database says of chains. What an answer is made of is from one statement, and so of one moment."""
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import product
 from typing import Any
 
 import msgspec
 
-from aicp.errors import RecordDamaged
+from aicp.errors import NewerVersion, RecordDamaged
+from aicp.model.level import LEVEL
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
@@ -26,14 +28,14 @@ _FACTS = f"""
     LEFT JOIN results ON results.digest = facts.result_digest
 """  # noqa: S608 - constants
 _OF_CHAIN = f"{_FACTS} WHERE chains.chain_id = ? ORDER BY facts.seq"
-_UNFINISHED = f"""
-    {_FACTS} WHERE chains.ended_at IS NULL AND chains.number > ? AND chains.number <= ?
-    ORDER BY chains.number, facts.seq
-"""
+_OF_CHAINS = f"""
+    {_FACTS} WHERE chains.number IN (SELECT value FROM json_each(?)) ORDER BY chains.number, facts.seq
+"""  # noqa: S608 - constants
 # The chain's row is looked for again: a submit may have been recorded since the statement that did not find it.
 _ORPHANS = """
     SELECT 1 FROM facts WHERE chain_id = :id AND NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = :id) LIMIT 1
 """
+_SUMMARY = f"SELECT {SUMMARY_COLUMNS} FROM chains WHERE chain_id = ?"  # noqa: S608 - constants
 _OUTLINE = f"""
     SELECT {_FACT} FROM chains LEFT JOIN facts ON facts.chain_id = chains.chain_id
     WHERE chains.chain_id = ? ORDER BY facts.seq
@@ -75,10 +77,11 @@ them must have ended; each walks an index
 and sorts nothing. Among the unfinished, those of other tenants are looked at too."""
 
 
-def read_record(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | None:
+def read_record(connection: sqlite3.Connection, chain_id: str, level: int = LEVEL) -> ChainRecord | None:
     """Everything recorded of a chain; None when there is no such chain.
 
     Raises:
+        NewerVersion: It needs a higher level.
         sqlite3.Error: It could not be read.
         RecordDamaged: Something of it is damaged or missing.
     """
@@ -86,25 +89,42 @@ def read_record(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | 
     if not rows:
         _refuse_orphans(connection, chain_id)
         return None
-    return decode_record(rows)
+    return decode_record(rows, level)
 
 
-def read_unfinished(connection: sqlite3.Connection, after: int, up_to: int) -> Iterator[ChainRecord | RecordDamaged]:
-    """Chains without an end whose numbers are in (after, up_to], oldest first; for one that is damaged, how.
-
-    Raises:
-        sqlite3.Error: They could not be read.
-    """
-    return decode_records(connection.execute(_UNFINISHED, (after, up_to)))
-
-
-def read_outlines(connection: sqlite3.Connection, chain_ids: Iterable[str]) -> list[ChainRecord | RecordDamaged]:
-    """What `read_record` gives of several chains, without results of tasks; those that are not there are left out.
+def read_chains(
+    connection: sqlite3.Connection, numbers: Sequence[int], level: int
+) -> Iterator[ChainRecord | RecordDamaged]:
+    """Chains by their numbers, oldest first, none of a higher level; for one that is damaged, how.
 
     Raises:
         sqlite3.Error: They could not be read.
     """
-    found = (_outline(connection, chain_id) for chain_id in chain_ids)
+    return decode_records(connection.execute(_OF_CHAINS, (json.dumps(numbers),)), level)
+
+
+def read_summary(connection: sqlite3.Connection, chain_id: str) -> ChainSummary | None:
+    """The row of a chain, whatever level it needs; None when there is no such chain.
+
+    Raises:
+        RecordDamaged: It is damaged.
+        sqlite3.Error: It could not be read.
+    """
+    row = connection.execute(_SUMMARY, (chain_id,)).fetchone()
+    return None if row is None else check_summary(connection, row).summary()
+
+
+def read_outlines(
+    connection: sqlite3.Connection, chain_ids: Iterable[str], level: int = LEVEL
+) -> list[ChainRecord | RecordDamaged]:
+    """What `read_record` gives of several chains, without results of tasks.
+
+    Those that are not there, or need a higher level, are left out.
+
+    Raises:
+        sqlite3.Error: They could not be read.
+    """
+    found = (_outline(connection, chain_id, level) for chain_id in chain_ids)
     return [each for each in found if each is not None]
 
 
@@ -144,11 +164,13 @@ def _judge(connection: sqlite3.Connection, stored: StoredSummary) -> StoredSumma
     return newest
 
 
-def _outline(connection: sqlite3.Connection, chain_id: str) -> ChainRecord | RecordDamaged | None:
+def _outline(connection: sqlite3.Connection, chain_id: str, level: int) -> ChainRecord | RecordDamaged | None:
     # Closed, whatever comes: a statement that is not read to its end keeps its snapshot.
     with closing(connection.execute(_OUTLINE, (chain_id,))) as rows:
         try:
-            return decode_outlines(rows)
+            return decode_outlines(rows, level)
+        except NewerVersion:
+            return None
         except RecordDamaged as damage:
             return damage
 

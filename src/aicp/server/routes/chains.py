@@ -78,7 +78,7 @@ async def cancel_chain(request: CallerRequest, chain_id: FromPath[str], node: Th
     `cancelling` is true when another replica runs it and has not come to it: it will, and nobody need ask again.
     """
     await node.coordinator.cancel(chain_id, request.user.sees)
-    status = (await node.coordinator.view(chain_id)).status
+    status = await node.coordinator.status_of(chain_id)
     return ChainStanding(chain_id, status, cancelling=not status.is_terminal)
 
 

@@ -1,0 +1,131 @@
+"""What every store on a disk must do with chains of a newer version: subclass `LevelContract` and say how to make one.
+
+A version of level 1 is made up: to it a cancel is a fact that level 0 does not know.
+"""
+
+import abc
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from aicp.errors import NewerVersion
+from aicp.model import level
+from aicp.model.event import ChainCancelled
+from aicp.model.task import TaskStatus
+from aicp.ports import ChainQuery, Journal
+from tests.unit.sqlite_kit import AT, chain_ended, submitted, task_ended
+
+NEWER = [ChainCancelled("c2", AT)]
+Ask = Callable[[str], Awaitable[Sequence[Any]]]
+
+
+@pytest.fixture(autouse=True)
+def _newer_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(level, "FACT_LEVELS", {ChainCancelled: 1})
+
+
+class LevelContract(abc.ABC):
+    """See the module."""
+
+    @abc.abstractmethod
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run it to its end."""
+
+    @abc.abstractmethod
+    def opened(self, level: int) -> AbstractAsyncContextManager[Journal]:
+        """A journal of a level on the one database of the test, open for a block; others have ended."""
+
+    @abc.abstractmethod
+    async def ask(self, sql: str) -> Sequence[Any]:
+        """The rows of a statement on that database."""
+
+    @abc.abstractmethod
+    async def problems(self) -> Sequence[str]:
+        """What `aicp db check` finds wrong."""
+
+    def test_only_a_version_that_knows_the_facts_of_a_chain_claims_and_reads_it(self) -> None:
+        async def main() -> None:
+            async with self.opened(1) as newer:
+                for name in ("c1", "c2", "c3"):
+                    await newer.submit(submitted(name, tenant="t"))
+                await newer.append(NEWER)
+            async with self.opened(0) as older:
+                assert await _claimed(older) == ["c1", "c3"]
+                with pytest.raises(NewerVersion, match="level 1"):
+                    await older.read("c2")
+                assert [each.submitted.chain_id for each in await older.outlines(["c1", "c2", "c3"])] == ["c1", "c3"]
+                assert [each.chain_id for each in await older.list_chains(ChainQuery())] == ["c3", "c2", "c1"]
+                row = await older.summary("c2")
+                assert row is not None
+                assert (row.tenant, row.status) == ("t", TaskStatus.PENDING)
+                assert await older.summary("c4") is None
+                await older.append([task_ended("c1", "t0"), chain_ended("c1")], 2)
+            assert list(await self.problems()) == []
+            async with self.opened(1) as newer:
+                assert await _claimed(newer) == ["c2", "c3"]
+                record = await newer.read("c2")
+                assert record is not None
+                assert (list(record.facts), record.epoch) == (NEWER, 2)
+
+        self.run(main())
+
+    def test_level_of_a_chain_is_raised_with_its_facts_and_never_lowered(self) -> None:
+        async def main() -> None:
+            async with self.opened(1) as newer:
+                await newer.submit(submitted("c1"), None, [ChainCancelled("c1", AT)])
+                await newer.submit(submitted("c2"))
+                await newer.append([task_ended("c2", "t0")])
+                assert await self._needs() == [("c1", 1), ("c2", 0)]
+                await newer.append([*NEWER, task_ended("c2", "t1")])
+                await newer.append([task_ended("c2", "t1")])
+                await newer.append(NEWER)
+                assert await self._needs() == [("c1", 1), ("c2", 1)]
+                await newer.append([chain_ended("c2")])
+                assert await self._needs() == [("c1", 1), ("c2", 1)]
+            assert list(await self.problems()) == []
+
+        self.run(main())
+
+    def test_changed_level_of_a_chain_is_found_by_a_check(self) -> None:
+        async def main() -> None:
+            async with self.opened(1) as newer:
+                await newer.submit(submitted("c1"))
+                await newer.submit(submitted("c2"), None, NEWER)
+            for name, needs in (("c1", 1), ("c2", 0)):
+                await self.ask(f"UPDATE chains SET needs = {needs} WHERE chain_id = '{name}'")
+                assert any(f"row {name} of table chains" in problem for problem in await self.problems())
+
+        self.run(main())
+
+    def test_chain_of_a_newer_version_is_pruned_once_it_ended(self) -> None:
+        async def main() -> None:
+            async with self.opened(1) as newer:
+                await newer.submit(submitted("c2"), None, NEWER)
+                await newer.append([chain_ended("c2")])
+            async with self.opened(0) as older:
+                assert await older.prune(AT + timedelta(days=1), 10) == 1
+                assert await older.summary("c2") is None
+
+        self.run(main())
+
+    def test_damage_in_a_chain_of_a_newer_version_is_found_without_reading_its_facts(self) -> None:
+        async def main() -> None:
+            async with self.opened(1) as newer:
+                await newer.submit(submitted("c2"), None, NEWER)
+            await self.ask("UPDATE facts SET fact = replace(fact, 'chain_cancelled', 'not_known_yet') WHERE seq = 1")
+            assert any("row c2/1 of table facts" in problem for problem in await self.problems())
+
+        self.run(main())
+
+    async def _needs(self) -> list[tuple[str, int]]:
+        return [(row[0], row[1]) for row in await self.ask("SELECT chain_id, needs FROM chains ORDER BY chain_id")]
+
+
+async def _claimed(journal: Journal) -> list[str]:
+    claimed: list[str] = []
+    while records := await journal.claim(10):
+        claimed += [record.submitted.chain_id for record in records]
+    return claimed
