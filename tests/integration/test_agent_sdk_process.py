@@ -15,6 +15,7 @@ import pytest
 
 import aicp
 from tests.integration.agent_sdk_kit import BOUND_S
+from tests.standstills import without_standstills
 
 EYES = """
 import asyncio, sys, time
@@ -83,7 +84,7 @@ class Process:
     def ended(self) -> tuple[int, str]:
         """Exit code, and what stood on stderr after the first line, once every process that holds it has ended."""
         _, errors = self.popen.communicate(timeout=BOUND_S)
-        return self.popen.returncode, errors
+        return self.popen.returncode, without_standstills(errors)
 
 
 @pytest.fixture

@@ -280,6 +280,7 @@ def test_close_that_takes_too_long_says_so_and_goes_on(tmp_path: Path) -> None:
         assert "is in use by process" in await refused(database(path).open(), Exception)
         disk.open_gate()
         assert await submit == "c1"
+        stuck._close_wait_s = BOUND_S
         await journal.close()
         async with opened(path) as again:
             assert await again.read("c1") is not None
