@@ -5,7 +5,6 @@ import http.client
 import json
 import sqlite3
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,7 +25,8 @@ from tests.chaos.server_process import ServerProcess
 
 COMPLETED, FAILED, SKIPPED = TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.SKIPPED
 DEADLINE_S = 60.0
-SOON_S = 60.0
+HANGS_S = 60.0
+"""Whatever takes so long hangs: no speed is judged."""
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def told_of(view: ChainView, task_id: str) -> str:
 
 def post(server: ServerProcess, path: str, document: Any) -> tuple[int, Any]:
     headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
-    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=SOON_S)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=HANGS_S)) as connection:
         connection.request("POST", path, json.dumps(document), headers)
         answered = connection.getresponse()
         return answered.status, json.loads(answered.read())
@@ -139,10 +139,8 @@ def test_result_nested_too_deep_is_the_agents_fault_and_told(server: ServerProce
 
 def test_twenty_thousand_tasks_in_a_chain_are_refused_soon(server: ServerProcess) -> None:
     tasks = [{"id": f"t{number}", "capability": "rough.echo"} for number in range(20_000)]
-    began = time.monotonic()
     status, problem = post(server, "/api/tasks/chain", {"tasks": tasks})
 
-    assert time.monotonic() - began < SOON_S
     assert (status, problem["code"]) == (422, "invalid_chain")
     assert problem["faults"] == [{"place": "/tasks", "message": "has 20000 tasks; at most 10000 fit in a chain"}]
 
