@@ -178,6 +178,25 @@ class TestDefects:
             if name == "_free_slot":
                 flow.scheduler.member("a").taken = 0
 
+    @pytest.mark.parametrize("judges", [True, False])
+    @virtual
+    async def test_a_judgement_of_held_failures_that_raises_loses_them_and_not_the_answer(
+        self, *, judges: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        agents = [ScriptedAgent(each, [server_error()]) for each in ("a", "b")]
+        async with Flow(*agents) as flow:
+            with monkeypatch.context() as patch:
+                if not judges:
+                    patch.setattr(flow.router, "_judge_doubts", raises)
+                done = await flow.coordinator._carrier.carry(work_of(task()))
+            assert done.status is TaskStatus.COMPLETED
+            assert [attempt.outcome for attempt in done.attempts] == [Outcome.AGENT_FAULT] * 2 + [Outcome.SUCCESS]
+            assert flow.router.defects.count == (not judges)
+            (other,) = {"a", "b"} - {str(done.agent_id)}
+            # The run of doubts was counted at the failure itself; what is lost is that another agent did the task.
+            circuit = flow.board.get_metrics(other)[ECHO]
+            assert (circuit.failures, circuit.doubts_in_row) == (judges, 1)
+
 
 class TestMeasuring:
     """A standstill that is short beside an attempt keeps nothing from being learned from it."""

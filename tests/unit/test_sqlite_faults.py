@@ -1,6 +1,7 @@
 """Disks that fail: at every statement in turn, full, read-only, damaged. What was acknowledged stays."""
 
 import asyncio
+import re
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ from tests.unit.sqlite_kit import (
     task_ended,
 )
 
+PAGE_BYTES = 4_096
 LARGE = "x" * 70_000
 CHAINS = ("pruned", "large", "small")
 LATER = AT.replace(year=2027)
@@ -327,18 +329,70 @@ def test_database_that_becomes_read_only_is_told(tmp_path: Path) -> None:
     run(main())
 
 
-def test_damaged_file_is_told_with_what_to_do(tmp_path: Path) -> None:
+UNREADABLE = "cannot be used: it is damaged: stop AICP and restore a backup with `aicp db restore` (<SQLite's words>)."
+UNSOUND = (
+    "is damaged: <SQLite's words>. Nothing was changed. Keep the file with its -wal and -shm, and restore a backup "
+    "with `aicp db restore`, or go on without what cannot be read with `aicp db salvage`."
+)
+SQLITES_WORDS = re.compile(
+    r"(?<=\()(?:database disk image is malformed|malformed database schema [^`]+)(?=\)\.$)"
+    r"|(?<=is damaged: )(?:[^`]*Page|Tree|Main freelist|Freelist)[^`]+(?=\. Nothing was changed)"
+)
+
+
+def overwrite(at: int, content: bytes) -> Callable[[Path], None]:
+    """Put bytes into a file; none of it becomes longer."""
+
+    def damage(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(content or b"\xff" * (path.stat().st_size - at))
+
+    return damage
+
+
+def cut_in_half(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES)
+
+
+def misspell_a_table(path: Path) -> None:
+    overwrite(path.read_bytes().index(b"CREATE TABLE"), b"CREATE TUBLE")(path)
+
+
+def overwrite_root_of(table: str) -> Callable[[Path], None]:
+    """Put 0xff over the first page of a table or index."""
+
+    def damage(path: Path) -> None:
+        page = int(ask(path, f"SELECT rootpage FROM sqlite_master WHERE name = '{table}'"))
+        overwrite((page - 1) * PAGE_BYTES, b"\xff" * PAGE_BYTES)(path)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        pytest.param(overwrite(PAGE_BYTES, b""), UNREADABLE, id="all but the first page"),
+        pytest.param(cut_in_half, UNREADABLE, id="half of it is gone"),
+        pytest.param(misspell_a_table, UNREADABLE, id="its schema"),
+        pytest.param(overwrite(32, b"\0\0\0\5\0\0\0\3"), UNSOUND, id="its list of free pages"),
+        *(
+            pytest.param(overwrite_root_of(name), UNSOUND, id=f"a page of {name}")
+            for name in ("chains", "facts", "chains_unfinished", "alembic_version")
+        ),
+    ],
+)
+def test_damaged_file_is_told_with_what_to_do(tmp_path: Path, damage: Callable[[Path], None], sentence: str) -> None:
     async def main() -> None:
         path = tmp_path / "a.db"
         async with opened(path) as journal:
             await asyncio.gather(*(journal.submit(submitted(f"c{n}", tasks=50)) for n in range(100)))
-        with path.open("r+b") as file:
-            file.seek(4096)
-            file.write(b"\xff" * (path.stat().st_size - 4096))
-        sentence = await refused(SqliteJournal(database(path)).open(), AicpError)
-        assert sentence.startswith(f"The database {path} ")
-        assert "is damaged: " in sentence
-        assert "restore a backup with `aicp db restore`" in sentence
+        damage(path)
+        before = path.read_bytes()
+        told = await refused(SqliteJournal(database(path)).open(), StorageError)
+        assert SQLITES_WORDS.sub("<SQLite's words>", told) == f"The database {path} {sentence}"
+        assert path.read_bytes() == before
 
     run(main())
 
