@@ -7,6 +7,7 @@ import asyncio
 import io
 import random
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,8 +52,8 @@ class Served:
             await answer.read()
             return answer.status
 
-    async def pipeline(self, connections: int = CONNECTIONS) -> None:
-        """Let another client be answered while a crowd of connections has sent 200 requests each."""
+    async def pipeline(self, connections: int = CONNECTIONS) -> float:
+        """Seconds after which another client is answered while a crowd of connections has sent 200 requests each."""
         address = URL(self._url)
         writers: list[asyncio.StreamWriter] = []
         try:
@@ -60,8 +61,10 @@ class Served:
                 _, writer = await asyncio.open_connection(address.host, address.port)
                 writers.append(writer)
                 writer.write(LIVEZ * PIPELINED)
+            began = time.perf_counter()
             async with self._session.get(f"{self._url}/livez") as answer:
                 assert answer.status == 200
+            return time.perf_counter() - began
         finally:
             for writer in writers:
                 writer.transport.abort()
