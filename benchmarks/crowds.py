@@ -21,7 +21,7 @@ from aicp.model.agent import AgentProfile, Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import Task
 from aicp.resilience.board import CircuitBoard
-from aicp.routing.health import fleet_health
+from aicp.routing.health import agents_health, written_health
 from aicp.scheduling.lease import Lease
 from aicp.scheduling.slices import in_slices
 from aicp.scheduling.task_scheduler import TaskScheduler
@@ -221,7 +221,8 @@ async def held(sizes: Sizes) -> list[list[object]]:
         while scheduler.member(f"agent-{sizes.agents - 1}").slots != SLOTS // 2:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0)
 
-    await measure("health of 100,000 agents", in_slices(fleet_health(scheduler, stage.board)))
+    agents = agents_health(scheduler, stage.board)
+    await measure("health of 100,000 agents", in_slices(written_health(agents, scheduler.capabilities_out())))
     await measure("status of 100,000 agents", scheduler.read_status())
     await measure("share_slots of 100,000 agents", share())
     wanted = Task("capability-0", agents=("gone",))

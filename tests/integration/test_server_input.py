@@ -595,7 +595,7 @@ def test_defect_is_answered_without_its_inside(
         def fail(*_arguments: object) -> None:
             raise RuntimeError("the secret of the inside")
 
-        monkeypatch.setattr(api.node.router, "read_health", fail)
+        monkeypatch.setattr(api.node, "write_health", fail)
         answered = await api.get("/api/circuit-breaker/health")
         assert_is_problem(answered, 500, "internal_error")
         assert "secret" not in repr(answered.body)

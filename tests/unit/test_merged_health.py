@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from aicp.model.views import AgentHealth, CapabilityHealth, FleetHealth
-from aicp.routing.health import merged_health
+from aicp.routing.health import LOOKS_A_STEP, fleet_of, written_health
+from aicp.routing.health import merged as merged_agents
 from aicp.scheduling.slices import at_once
 
 ECHO, LABEL = "text.echo@1", "image.label@1"
@@ -46,21 +48,39 @@ def fleet(**agents: AgentHealth) -> FleetHealth:
     return FleetHealth(len(agents), len(agents), 0, 0, [LABEL], agents)
 
 
+def merged_health(own: FleetHealth, elsewhere: list[Mapping[str, AgentHealth]]) -> FleetHealth:
+    """As a node tells it; the same whether it is made at once or written in pieces."""
+    found = at_once(fleet_of(merged_agents(iter(own.agents.items()), elsewhere), own.capabilities_out))
+    parts = at_once(written_health(merged_agents(iter(own.agents.items()), elsewhere), own.capabilities_out))
+    assert b"".join(parts) == msgspec.json.encode(found)
+    return found
+
+
 def merged(own: AgentHealth, *elsewhere: AgentHealth) -> AgentHealth:
     others: list[Mapping[str, AgentHealth]] = [{"a": each} for each in elsewhere]
-    return at_once(merged_health(fleet(a=own), others)).agents["a"]
+    return merged_health(fleet(a=own), others).agents["a"]
 
 
 def test_alone_it_is_what_this_replica_sees() -> None:
     own = fleet(a=health("OPEN"))
-    assert at_once(merged_health(own, [])) is own
+    assert merged_health(own, []).agents == own.agents
 
 
 def test_agents_are_those_of_this_replica_whether_others_used_them_or_not() -> None:
     own = fleet(a=health(), b=health(successes=1))
-    found = at_once(merged_health(own, [{"a": health(successes=2), "gone": health()}]))
+    found = merged_health(own, [{"a": health(successes=2), "gone": health()}])
     assert {name: agent.success_count for name, agent in found.agents.items()} == {"a": 2, "b": 1}
     assert (found.total_agents, found.capabilities_out) == (2, [LABEL])
+
+
+@pytest.mark.parametrize("agents", [0, 1, 66, 67, 1_000])
+def test_a_fleet_of_any_size_is_written_as_it_is_told_and_a_few_agents_in_each_step(agents: int) -> None:
+    own = fleet(**{f"a{n}": health("OPEN", echo=circuit("OPEN", "open"), label=circuit()) for n in range(agents)})
+    found = merged_health(own, [])
+    assert (found.total_agents, found.open_circuits, list(found.agents)) == (agents, agents, list(own.agents))
+    parts = at_once(written_health(iter(own.agents.items()), []))
+    of_one = max((len(msgspec.json.encode(each)) for each in own.agents.values()), default=0)
+    assert all(len(part) < LOOKS_A_STEP * of_one for part in parts[1:-1])
 
 
 def test_counters_are_added_up_over_all_replicas() -> None:
@@ -88,7 +108,7 @@ def test_state_is_the_worst_of_all(states: tuple[str, ...], worst: str) -> None:
 def test_open_circuits_and_healthy_agents_are_counted_over_all_replicas() -> None:
     own = fleet(a=health(echo=circuit(), label=circuit()), b=health(echo=circuit()))
     out = health("OPEN", echo=circuit("OPEN", "open"), label=circuit("HALF_OPEN"))
-    found = at_once(merged_health(own, [{"a": out}]))
+    found = merged_health(own, [{"a": out}])
     assert (found.open_circuits, found.half_open_circuits, found.healthy_agents) == (1, 1, 1)
 
 

@@ -103,18 +103,6 @@ class Directory:
         """Everybody who offers `name` or `name@major`, in the order they registered."""
         return [self._agents[agent_id] for agent_id in self._by_key.get(wanted_key(capability), ())]
 
-    def find_all(
-        self, capability: str = "", name: str = "", labels: Mapping[str, str] | None = None
-    ) -> Iterator[AgentProfile]:
-        """Everybody who offers `capability` (if one is said), is called `name` and carries all of `labels`.
-
-        An agent without a name is called by its id. Costs a look at everybody unless a capability is said.
-        """
-        asked = (labels or {}).items()
-        for profile in self.search(capability) if capability else self:
-            if (not name or (profile.name or profile.agent_id) == name) and asked <= profile.labels.items():
-                yield profile
-
     def offered(self) -> list[str]:
         """The keys of every capability on offer now."""
         return sorted(self._by_key)
@@ -176,6 +164,12 @@ class Directory:
                     self._schemas.compile(schema)
             except UnusableSchema as error:
                 yield Fault(f"{place}/{field}", str(error))
+
+
+def is_wanted(profile: AgentProfile, name: str = "", labels: Mapping[str, str] | None = None) -> bool:
+    """True when an agent is called `name`, if one is said, and carries all of `labels`; without a name its id is it."""
+    has_name = not name or (profile.name or profile.agent_id) == name
+    return has_name and (not labels or labels.items() <= profile.labels.items())
 
 
 def no_agent(agent_id: str) -> AgentNotFound:

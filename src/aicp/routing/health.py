@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 
 import msgspec
@@ -14,33 +14,66 @@ from aicp.scheduling.fleet import Member, Seat
 from aicp.scheduling.slices import Steps
 from aicp.scheduling.task_scheduler import TaskScheduler
 
-AGENTS_A_STEP = 100
+LOOKS_A_STEP = 200
+"""Agents and their capabilities that are looked at before other work of the loop goes on."""
+
+AgentsHealth = Iterator[tuple[str, AgentHealth]]
+"""Agents by id, and how each fares."""
+
+_encode = msgspec.json.Encoder().encode
+_END = b"}}"
 
 
 def fleet_health(scheduler: TaskScheduler, board: CircuitBoard, tenant: str | None = None) -> Steps[FleetHealth]:
-    """Look at every agent, or at those that serve a tenant, a hundred in each step."""
-    agents = (
+    """Look at every agent, or at those that serve a tenant, about a hundred in each step."""
+    return (yield from fleet_of(agents_health(scheduler, board, tenant), scheduler.capabilities_out(tenant)))
+
+
+def agents_health(scheduler: TaskScheduler, board: CircuitBoard, tenant: str | None = None) -> AgentsHealth:
+    """Each agent that is here now and serves a tenant, as it is when it is come to."""
+    return (
         (member.profile.agent_id, agent_health(member, board))
         for member in list(scheduler.members())
         if member.profile.serves(tenant) and not member.is_gone
     )
-    return (yield from _fleet_of(agents, scheduler.capabilities_out(tenant)))
 
 
-def merged_health(own: FleetHealth, elsewhere: Sequence[Mapping[str, AgentHealth]]) -> Steps[FleetHealth]:
-    """The fleet's health as several replicas see it: the worst state, and counters added up; a hundred in each step.
+def merged(own: AgentsHealth, elsewhere: Sequence[Mapping[str, AgentHealth]]) -> AgentsHealth:
+    """Each agent as several replicas see it: the worst state, and counters added up.
 
     Args:
-        own: As this replica sees it; it says which agents and capabilities there are.
+        own: As this replica sees them; it says which agents there are.
         elsewhere: How agents fare with each of the others; agents they did not use may be missing.
     """
     if not elsewhere:
         return own
-    agents = (
+    return (
         (agent_id, reduce(_merged, [others[agent_id] for others in elsewhere if agent_id in others], agent))
-        for agent_id, agent in own.agents.items()
+        for agent_id, agent in own
     )
-    return (yield from _fleet_of(agents, own.capabilities_out))
+
+
+def fleet_of(found: AgentsHealth, capabilities_out: list[str]) -> Steps[FleetHealth]:
+    """The fleet's health from that of its agents."""
+    agents: dict[str, AgentHealth] = {}
+    counts = _Counts()
+    for some in _in_steps(found):
+        counts.add(some)
+        agents.update(some)
+        yield
+    return counts.fleet(capabilities_out, agents)
+
+
+def written_health(found: AgentsHealth, capabilities_out: list[str]) -> Steps[list[bytes]]:
+    """The JSON of the fleet's health, in pieces; no view of the whole fleet is made."""
+    parts: list[bytes] = []
+    counts = _Counts()
+    for some in _in_steps(found):
+        counts.add(some)
+        parts.append((b"," if parts else b"") + _encode(some)[1:-1])
+        yield
+    # Agents are its last field: what ends the document follows them.
+    return [_encode(counts.fleet(capabilities_out, {})).removesuffix(_END), *parts, _END]
 
 
 def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
@@ -67,23 +100,43 @@ def agent_health(member: Member, board: CircuitBoard) -> AgentHealth:
     )
 
 
-def _fleet_of(found: Iterable[tuple[str, AgentHealth]], capabilities_out: list[str]) -> Steps[FleetHealth]:
-    agents: dict[str, AgentHealth] = {}
-    states, healthy = Counter[str](), 0
-    for number, (agent_id, agent) in enumerate(found, 1):
-        agents[agent_id] = agent
-        healthy += _is_healthy(agent)
-        states.update(capability.state for capability in agent.capabilities.values())
-        if not number % AGENTS_A_STEP:
-            yield
-    return FleetHealth(
-        total_agents=len(agents),
-        healthy_agents=healthy,
-        open_circuits=states[CircuitState.OPEN] + states[CircuitState.FORCED_OPEN],
-        half_open_circuits=states[CircuitState.HALF_OPEN],
-        capabilities_out=capabilities_out,
-        agents=agents,
-    )
+class _Counts:
+    """What is counted of agents."""
+
+    def __init__(self) -> None:
+        self._agents = self._healthy = 0
+        self._states = Counter[str]()
+
+    def add(self, some: Mapping[str, AgentHealth]) -> None:
+        self._agents += len(some)
+        self._healthy += sum(map(_is_healthy, some.values()))
+        for agent in some.values():
+            self._states.update(capability.state for capability in agent.capabilities.values())
+
+    def fleet(self, capabilities_out: list[str], agents: dict[str, AgentHealth]) -> FleetHealth:
+        states = self._states
+        return FleetHealth(
+            total_agents=self._agents,
+            healthy_agents=self._healthy,
+            open_circuits=states[CircuitState.OPEN] + states[CircuitState.FORCED_OPEN],
+            half_open_circuits=states[CircuitState.HALF_OPEN],
+            capabilities_out=capabilities_out,
+            agents=agents,
+        )
+
+
+def _in_steps(found: AgentsHealth) -> Iterator[dict[str, AgentHealth]]:
+    """As many agents at a time as are looked at in one step; one at least."""
+    some: dict[str, AgentHealth] = {}
+    looks = 0
+    for agent_id, agent in found:
+        some[agent_id] = agent
+        looks += 1 + len(agent.capabilities)
+        if looks >= LOOKS_A_STEP:
+            yield some
+            some, looks = {}, 0
+    if some:
+        yield some
 
 
 def _merged(one: AgentHealth, other: AgentHealth) -> AgentHealth:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
@@ -268,11 +268,9 @@ class Ains:
         """Seconds since it was heard; None for one that sends no heartbeats."""
         return self._leases.silent_s(agent_id)
 
-    def search(
-        self, capability: str = "", *, name: str = "", labels: Mapping[str, str] | None = None
-    ) -> list[AgentProfile]:
-        """Everybody who offers `name` or `name@major`, is called so, and carries all of these labels."""
-        return list(self._directory.find_all(capability, name, labels))
+    def search(self, capability: str) -> list[AgentProfile]:
+        """Everybody who offers `name` or `name@major`."""
+        return self._directory.search(capability)
 
     def set_aside(self, profile: AgentProfile, capability: str, reason: str | None) -> None:
         """An agent turned out to be misconfigured, for a capability or as a whole; or, without a reason, forgiven."""

@@ -31,7 +31,7 @@ from aicp.registry.schemas import Schemas
 from aicp.resilience.board import CircuitBoard
 from aicp.resilience.circuit_breaker import BreakerPolicy, Transition
 from aicp.routing.failover_router import FailoverRouter
-from aicp.routing.health import merged_health
+from aicp.routing.health import agents_health, fleet_of, merged, written_health
 from aicp.routing.prober import Prober
 from aicp.runtime.ains import Ains
 from aicp.runtime.database_url import DatabaseUrl
@@ -45,7 +45,7 @@ from aicp.runtime.settings import data_dir, secret_key
 from aicp.runtime.sharing import STOP_S_MAX, Sharing
 from aicp.runtime.stores import make_stores
 from aicp.scheduling.fleet import Pool
-from aicp.scheduling.slices import Steps, at_once, in_slices
+from aicp.scheduling.slices import at_once, in_slices
 from aicp.scheduling.task_scheduler import TaskScheduler
 from aicp.transports.by_endpoint import RemoteTransport, TransportByEndpoint, http_when_needed
 from aicp.transports.local import LocalTransport
@@ -350,15 +350,13 @@ class Node:
         Args:
             tenant: Only agents that serve it; None for all.
         """
-        return at_once(self._health(tenant))
+        agents = merged(agents_health(self.scheduler, self.board, tenant), self._peers.health)
+        return at_once(fleet_of(agents, self.scheduler.capabilities_out(tenant)))
 
-    async def read_health(self, tenant: str | None = None) -> FleetHealth:
-        """As `health`, in slices: other work of the loop goes on meanwhile."""
-        return await in_slices(self._health(tenant))
-
-    def _health(self, tenant: str | None) -> Steps[FleetHealth]:
-        own = yield from self.router.read_health(tenant)
-        return (yield from merged_health(own, self._peers.health))
+    async def write_health(self, tenant: str | None = None) -> list[bytes]:
+        """The JSON of `health`, in pieces and in slices: other work of the loop goes on meanwhile."""
+        agents = merged(agents_health(self.scheduler, self.board, tenant), self._peers.health)
+        return await in_slices(written_health(agents, self.scheduler.capabilities_out(tenant)))
 
     def observe(self, observer: Observer) -> Callable[[], None]:
         """Tell `observer` of every event of this process from now on; returns what ends that."""

@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from aicp.errors import AicpError
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
+from aicp.server.answers import Answer
 from aicp.server.auditing import Auditing
 from aicp.server.auth import Guard, Keys, check_scopes, host_guard, in_turn, key_guard, origin_guard
 from aicp.server.body import BODY_BYTES_MAX, body_guard
@@ -83,6 +84,7 @@ def make_app(
         dependencies=dependencies,
         exception_handlers={AicpError: answer_error, HTTPException: answer_refusal, Exception: answer_defect},
         request_max_body_size=BODY_BYTES_MAX,
+        response_class=Answer,
         openapi_config=None,
         logging_config=None,
         state=State({"documents": node.documents}),

@@ -18,6 +18,7 @@ from litestar.handlers import HTTPRouteHandler
 from aicp.errors import AicpError
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.run_id import is_id
+from aicp.server.answers import send_json
 from aicp.server.auth import Guard, declared_routes
 from aicp.server.problems import answer_defect, answer_error, answer_refusal
 from aicp.server.routes.parameters import WAIT_S_MAX, NodeAndWaits
@@ -67,9 +68,7 @@ class Express:
             response = _answering(error)(request, error)
             await response.to_asgi_response(app=None, request=request)(scope, receive, send)
             return
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": handler.status_code, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_json(send, handler.status_code, (body,))
 
     def _find(self, scope: Any) -> tuple[HTTPRouteHandler | None, dict[str, str]]:
         """The handler of a request, and the id in its path."""

@@ -16,6 +16,7 @@ from aicp.model.agent import AGENT_ID_PATTERN, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KINDS, LiveEvent
 from aicp.model.run_id import CHAIN_ID_PATTERN, RUN_ID_PATTERN, TASK_ID_PATTERN
+from aicp.server.answers import Written
 from aicp.server.auth import Scope, declared_routes, scope_of
 from aicp.server.openapi.examples import BODIES, PARAMETERS, example_of
 from aicp.server.openapi.operations import problems_of, told_of
@@ -239,5 +240,7 @@ def _refusal(status: int, kinds: list[type[AicpError]]) -> dict[str, Any]:
 def _answer_kinds(handler: HTTPRouteHandler) -> tuple[Any, ...]:
     """What it answers as JSON, any of these; none when it answers something else, or nothing."""
     kind = handler.parsed_fn_signature.return_type.annotation
+    if get_origin(kind) is Written:
+        kind = get_args(kind)[0]
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     return kinds if all(get_origin(each) is list or hasattr(each, "__struct_fields__") for each in kinds) else ()

@@ -1,7 +1,7 @@
 """AINS over HTTP: agents register, send heartbeats, are found, leave."""
 
-import heapq
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Annotated
 
 import msgspec
@@ -12,9 +12,10 @@ from aicp.errors import Fault, InvalidAgent, InvalidInput
 from aicp.model.agent import LABELS_MAX, AgentProfile, Registration
 from aicp.model.endpoint import Endpoint
 from aicp.model.views import AgentPage, AgentView, Heard, Registered
-from aicp.registry.directory import why_no_name
+from aicp.registry.directory import is_wanted, why_no_name
 from aicp.routing.health import agent_health, why_out
 from aicp.runtime.node import Node
+from aicp.scheduling.slices import Steps, in_slices
 from aicp.server.auth import Caller, Scope, needs, tell_object
 from aicp.server.body import (
     BODY_BYTES_MAX,
@@ -28,7 +29,12 @@ from aicp.server.ownership import claim_check, owned_agent, seen_agent
 from aicp.server.routes.parameters import TheKeys, TheNode, check_capability
 
 PAGE_MAX = 1_000
+AGENTS_A_STEP = 1_000
+LOOKS_A_STEP = 200
+LOOKS_OF_AGENT = 2
+"""What a view of an agent costs besides its capabilities."""
 
+Wanted = Callable[[AgentProfile], bool]
 Limit = Annotated[int, QueryParameter(ge=1, le=PAGE_MAX, description="At most so many.")]
 Cursor = Annotated[str, QueryParameter(description="`next_cursor` of the page before; empty for the first.")]
 
@@ -110,7 +116,7 @@ async def show_agent(request: CallerRequest, agent_id: FromPath[str], node: TheN
 @get("/agents", opt=needs(Scope.AGENTS_READ))
 async def list_agents(request: CallerRequest, node: TheNode, limit: Limit = PAGE_MAX, cursor: Cursor = "") -> AgentPage:
     """Every agent, by id."""
-    return _page(node, request.user, node.ains.agents(), limit, cursor)
+    return await in_slices(_page(node, request.user, node.ains.agents(), _anybody, limit, cursor))
 
 
 @get("/search", opt=needs(Scope.AGENTS_READ))
@@ -126,8 +132,11 @@ async def search_agents(
     """Everybody who offers a capability, `name` or `name@major`, is called so, and carries these labels, by id."""
     if capability or not (name or label):
         check_capability(capability)
-    found = node.ains.search(capability, name=name, labels=_labels(label or []))
-    return _page(node, request.user, found, limit, cursor)
+    labels = _labels(label or [])
+    some = node.ains.search(capability) if capability else node.ains.agents()
+    return await in_slices(
+        _page(node, request.user, some, lambda profile: is_wanted(profile, name, labels), limit, cursor)
+    )
 
 
 agents_router = Router(
@@ -151,11 +160,31 @@ def _check_instance(instance_id: str) -> None:
         raise InvalidInput([Fault("/instance_id", told)])
 
 
-def _page(node: Node, caller: Caller, profiles: Iterable[AgentProfile], limit: int, cursor: str) -> AgentPage:
-    after = (profile for profile in profiles if profile.agent_id > cursor and caller.sees_agent(profile))
-    found = heapq.nsmallest(limit + 1, after, key=lambda profile: profile.agent_id)
-    agents = [_view(node, profile, caller) for profile in found[:limit]]
-    return AgentPage(agents, agents[-1].agent_id if len(found) > limit else None)
+def _anybody(_profile: AgentProfile) -> bool:
+    return True
+
+
+def _page(
+    node: Node, caller: Caller, profiles: Sequence[AgentProfile], wanted: Wanted, limit: int, cursor: str
+) -> Steps[AgentPage]:
+    """The first behind the cursor that are wanted and seen by the caller; without those that leave meanwhile."""
+    found: list[AgentProfile] = []
+    for first in range(0, len(profiles), AGENTS_A_STEP):
+        some = profiles[first : first + AGENTS_A_STEP]
+        found += (each for each in some if each.agent_id > cursor and wanted(each) and caller.sees_agent(each))
+        found.sort(key=attrgetter("agent_id"))
+        del found[limit + 1 :]
+        yield
+    agents: list[AgentView] = []
+    looks = 0
+    for profile in found[:limit]:
+        if node.scheduler.find_member(profile.agent_id) is not None:
+            agents.append(_view(node, profile, caller))
+        looks += LOOKS_OF_AGENT + len(profile.capabilities)
+        if looks >= LOOKS_A_STEP:
+            looks = 0
+            yield
+    return AgentPage(agents, found[limit - 1].agent_id if len(found) > limit else None)
 
 
 def _view(node: Node, profile: AgentProfile, caller: Caller) -> AgentView:

@@ -7,6 +7,7 @@ from litestar.params import FromPath, QueryParameter
 
 from aicp.model.views import AgentState, Failure, FleetHealth
 from aicp.routing.history import FAILURES_KEPT_MAX
+from aicp.server.answers import Written
 from aicp.server.auth import Scope, needs
 from aicp.server.body import CallerRequest
 from aicp.server.ownership import operated_agent
@@ -16,9 +17,9 @@ FAILURES_SHOWN = 100
 
 
 @get("/health", opt=needs(Scope.AGENTS_READ))
-async def health(request: CallerRequest, node: TheNode) -> FleetHealth:
+async def health(request: CallerRequest, node: TheNode) -> Written[FleetHealth]:
     """Every agent's circuits and counters, and the capabilities that have nobody."""
-    return await node.read_health(request.user.sees)
+    return Written(await node.write_health(request.user.sees))
 
 
 @get("/failures", opt=needs(Scope.AGENTS_READ))
