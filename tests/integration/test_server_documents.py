@@ -2,15 +2,19 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
 
+from aicp.agent import Agent
 from aicp.model import pieces
 from aicp.model.document_desk import DocumentDesk, TooManyDocuments
 from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large
 from aicp.testing import LoopHoldMeter
+from tests.integration.agent_sdk_kit import calling
 from tests.integration.server_kit import Api, asking, run
 
 HOLD_MS_MAX = 25.0
@@ -162,3 +166,60 @@ def test_desk_refuses_what_is_too_much_and_gives_every_byte_back() -> None:
         desk.close()
 
     asyncio.run(main())
+
+
+ROWS: dict[str, Any] = {
+    "type": "object",
+    "properties": {"l": {"type": "array", "uniqueItems": True, "items": {"type": "integer"}}},
+}
+
+
+@asynccontextmanager
+async def demanding(api: Api, answer: Callable[[dict[str, Any]], Any]) -> AsyncIterator[None]:
+    """An agent whose params and results must be different numbers."""
+    agent = Agent("rows-1")
+    agent.capability("rows.echo", input_schema=ROWS, output_schema=ROWS)(answer)
+    async with calling(agent) as caller:
+        await api.node.add_agent(endpoint=caller.served.endpoint)
+        yield
+
+
+@pytest.mark.usefixtures("quiet_collector")
+def test_params_of_many_values_are_checked_against_schemas_off_the_loop() -> None:
+    async def test(api: Api) -> None:
+        ran: list[int] = []
+
+        def echo(params: dict[str, Any]) -> dict[str, Any]:
+            ran.append(len(params["l"]))
+            return params
+
+        good, twice = list(range(100_000)), [*range(100_000), 7]
+        task = {"id": "a", "capability": "rows.echo"}
+        bodies = [msgspec.json.encode({"tasks": [{**task, "params": {"l": rows}}]}) for rows in (good, twice)]
+        async with demanding(api, echo):
+            await api.post_raw("/api/tasks/chain", bodies[0])  # starts the process that checks
+            async with LoopHoldMeter() as meter:
+                accepted = await api.post_raw("/api/tasks/chain", bodies[0])
+                refused = await api.post_raw("/api/tasks/chain", bodies[1])
+            meter.check(HOLD_MS_MAX)
+            assert accepted.status == 202
+            view = await api.get(f"/api/tasks/chain/{accepted.body['chain_id']}?wait_s=30")
+            assert view.body["tasks"]["a"]["result"] == {"l": good}
+            assert (refused.status, refused.code) == (422, "invalid_chain")
+            assert "has non-unique elements" in refused.faults["/tasks/0/params"]
+            alone = await api.post("/api/tasks", {"capability": "rows.echo", "params": {"l": [1] * 50_000}})
+            assert "has non-unique elements" in alone.faults["/params"]
+            assert api.node.coordinator.unfinished == 0, "what is refused gives its room back"
+            assert set(ran) == {100_000}
+
+    with_server(test)
+
+
+def test_result_of_many_values_that_does_not_fit_is_the_agents_fault() -> None:
+    async def test(api: Api) -> None:
+        async with demanding(api, lambda _: {"l": [1] * 50_000}):
+            ended = await api.post("/api/tasks?wait_s=30", {"capability": "rows.echo", "deadline_s": 3})
+            assert ended.body["status"] == "FAILED"
+            assert "has non-unique elements" in ended.body["attempts"][0]["reason"]
+
+    with_server(test)

@@ -255,4 +255,4 @@ def test_first_fault_of_a_large_value_is_found_wherever_it_is(wrong: object) -> 
         value = {"l": [*rows[:place], wrong, *rows[place:]]}
         assert schemas.misfit(schema, value).startswith(f"/l/{place}")
     assert "is not of type" in schemas.misfit({"properties": {"l": {"type": "string"}}}, {"l": rows})
-    assert schemas.misfit({"properties": {"l": {"maxItems": 4_999}}}, {"l": rows}).startswith("/l: [")
+    assert "has more than 4999 items" in schemas.misfit({"properties": {"l": {"maxItems": 4_999}}}, {"l": rows})

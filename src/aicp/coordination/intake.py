@@ -1,7 +1,7 @@
 """What is taken in: it is sound, its key allows it, somebody can do it, and there is room."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -9,7 +9,7 @@ import msgspec
 from aicp.coordination.acceptance import Acceptance, check_allowed
 from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.forecast import Forecast, forecast
-from aicp.errors import Fault, InvalidChain, InvalidTask, NoCapableAgent
+from aicp.errors import Fault, InvalidChain, InvalidInput, InvalidTask, NoCapableAgent
 from aicp.model.access import ANYTHING, Grant
 from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, ChainSpec
@@ -55,11 +55,15 @@ class Taken(msgspec.Struct, frozen=True):
         record: Its submit, and the results it begins with.
         graph: The same chain.
         wait_s: How long its first tasks are expected to wait at most, seconds.
+        unchecked: Tasks whose params take long to check, with the places of the params.
+        refusal: The error where they do not fit.
     """
 
     record: ChainRecord
     graph: ChainGraph
     wait_s: float
+    unchecked: tuple[tuple[str, Task], ...] = ()
+    refusal: type[InvalidInput] = InvalidChain
 
 
 class Intake:
@@ -90,9 +94,9 @@ class Intake:
         graph = task if isinstance(task, ChainGraph) else check_single(task)
         (task,) = graph.spec.tasks
         check_allowed((task,), submit.grant)
-        if misfit := self._router.misfit(task, submit.tenant):
-            raise InvalidTask([Fault("/params", _fits_nobody(task, misfit))])
-        return self._take(graph, submit)
+        unchecked = self._check_params((("/params", task),), submit.tenant, InvalidTask)
+        taken = self._take(graph, submit)
+        return msgspec.structs.replace(taken, unchecked=unchecked, refusal=InvalidTask) if unchecked else taken
 
     def chain(self, spec: ChainSpec | ChainGraph, submit: Submit) -> Taken:
         """Take in a chain; a graph was checked before.
@@ -105,8 +109,21 @@ class Intake:
         """
         graph = spec if isinstance(spec, ChainGraph) else check_chain(spec)
         check_allowed(graph.spec.tasks, submit.grant)
-        self._check_params(graph, submit)
-        return self._take(graph, submit)
+        unchecked = self._check_params(self._demanding(graph, submit), submit.tenant, InvalidChain)
+        taken = self._take(graph, submit)
+        return msgspec.structs.replace(taken, unchecked=unchecked) if unchecked else taken
+
+    async def check_rest(self, taken: Taken) -> None:
+        """Check the params that were not checked when it was taken in.
+
+        Raises:
+            InvalidInput: Of the class `taken.refusal`, with every fault and its place.
+            TooManyDocuments: Too many such checks wait.
+        """
+        tenant = taken.record.submitted.tenant
+        found = [(place, task, await self._router.misfit(task, tenant)) for place, task in taken.unchecked]
+        if faults := [Fault(place, _fits_nobody(task, misfit)) for place, task, misfit in found if misfit]:
+            raise taken.refusal(faults)
 
     def forecast(self, taken: Taken) -> Steps[Forecast | None] | None:
         """What its submitter must be warned of: it is accepted, and will probably outlast its own deadline.
@@ -143,18 +160,29 @@ class Intake:
             if not self._router.knows(key, submit.tenant):
                 raise NoCapableAgent(key, self._router.similar(key, submit.tenant))
 
-    def _check_params(self, graph: ChainGraph, submit: Submit) -> None:
+    def _demanding(self, graph: ChainGraph, submit: Submit) -> Iterator[tuple[str, Task]]:
+        """The tasks that somebody offers only for params of some form, with the places of their params."""
         wanted, done = {task.capability for task in graph.spec.tasks}, submit.done
         demanding = {capability for capability in wanted if self._router.demands_params(capability, submit.tenant)}
-        faults = [
-            Fault(f"/tasks/{index}/params", _fits_nobody(task, misfit))
-            for index, task in enumerate(graph.spec.tasks)
-            if task.capability in demanding
-            and task.id not in done
-            and (misfit := self._router.misfit(task, submit.tenant))
-        ]
+        for index, task in enumerate(graph.spec.tasks):
+            if task.capability in demanding and task.id not in done:
+                yield f"/tasks/{index}/params", task
+
+    def _check_params(
+        self, tasks: Iterable[tuple[str, Task]], tenant: str, refusal: type[InvalidInput]
+    ) -> tuple[tuple[str, Task], ...]:
+        """Refuse params that fit nobody; returns the tasks with params that take long to check."""
+        faults: list[Fault] = []
+        unchecked: list[tuple[str, Task]] = []
+        for place, task in tasks:
+            misfit = self._router.misfit_at_once(task, tenant)
+            if misfit is None:
+                unchecked.append((place, task))
+            elif misfit:
+                faults.append(Fault(place, _fits_nobody(task, misfit)))
         if faults:
-            raise InvalidChain(faults)
+            raise refusal(faults)
+        return tuple(unchecked)
 
     def _check_wait(self, graph: ChainGraph, submit: Submit) -> float:
         """Refuse what would stand in line beyond its deadline as soon as it began; what comes later, nobody knows."""

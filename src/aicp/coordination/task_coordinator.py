@@ -484,6 +484,8 @@ class TaskCoordinator:
         """Record a new chain and begin it; whatever keeps it from running gives its room back."""
         submitted = taken.record.submitted
         try:
+            if taken.unchecked:
+                await self._intake.check_rest(taken)
             steps = self._intake.forecast(taken)
             expected = None if steps is None else await in_slices(steps)
             chain_id = await self._submit_or_find(taken.record, key)

@@ -5,10 +5,11 @@ reported, a reference may name the schema's own `$id`, and OpenAPI's dialect is 
 """
 
 import json
+import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
-from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
@@ -16,25 +17,23 @@ import msgspec
 from aicp.errors import Fault
 from aicp.model.agent import SCHEMA_BYTES_MAX, Schema
 from aicp.model.reference import place_of
-from aicp.model.writing import is_heavy
+from aicp.registry.checks import CheckProcess, Checks, NoCheckProcess, TooCostly
+from aicp.registry.costs import weighs_at_most, weight_max
+from aicp.registry.engine import CPU_S_MAX, build, first_line, misfit_of
 
 COMPILED_MAX = 4_096
 COMPILED_BYTES_MAX = 64 * 1024 * 1024
-REASON_CHARS_MAX = 300
 SHOWN_CHARS_MAX = 80
-BACKTRACKS_MAX = 5_000
-"""Steps back that matching one pattern with look-around or back-references may take; then the value does not fit."""
 THOROUGH_COST_MAX = 1_000_000
 """Sum of the squared lengths of the strings in a value, times such patterns: about 5 ms at worst. A value that may cost
 more is checked without these patterns."""
 THOROUGH_VALUES_MAX = 5_000
-OUTLINED_MAX = 20
 
 _OPENAPI_DIALECTS = "https://spec.openapis.org/oas/"
 _HOLD_DATA = frozenset({"const", "default", "enum", "examples"})
 _HOLD_NAMED_SCHEMAS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-_NOT_SAID = "does not fit"
 _NOT_COMPILED = "the schema cannot be used"
+_log = logging.getLogger("aicp.registry")
 
 
 class Validator(Protocol):
@@ -43,13 +42,25 @@ class Validator(Protocol):
     Attributes:
         left_out: Keywords that are not checked, with their places in the schema and the reason.
         size: Bytes of the schema as JSON.
+        weight_max: What a value may weigh that is checked on the loop.
+        is_given_up: True once a check took so long that heavier values are not checked any more.
     """
 
     left_out: tuple[Fault, ...]
     size: int
+    weight_max: int
+    is_given_up: bool
 
     def misfit(self, value: Any) -> str:
-        """Why the value does not fit, with its place; empty when it does."""
+        """Why the value does not fit, with its place; empty when it does. Keeps the interpreter lock."""
+
+    def misfit_in(self, process: CheckProcess, value: Any) -> str:
+        """The same, found by another process.
+
+        Raises:
+            TooCostly: It takes too long.
+            NoCheckProcess: There is no such process.
+        """
 
 
 class UnusableSchema(ValueError):
@@ -60,16 +71,46 @@ class Schemas:
     """Compiles each distinct schema once; bounded in number and bytes, the least recently used goes first.
 
     Remote references are refused and patterns match in bounded time, so a schema cannot reach out or hang a check.
+
+    Args:
+        checks: Where long checks are made; one of its own by default.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checks: Checks | None = None) -> None:
         self._compiled: OrderedDict[bytes, Validator] = OrderedDict()
         self._known: OrderedDict[int, tuple[Schema, Validator]] = OrderedDict()
         self._bytes = 0
+        self._checks = checks or Checks()
 
     def misfit(self, schema: Schema | None, value: Any) -> str:
-        """Why the value does not fit the schema; empty when it does, or when there is none."""
+        """Why the value does not fit the schema; empty when it does, or when there is none. However long it takes."""
         return "" if schema is None or schema is True else self.compile(schema).misfit(value)
+
+    def misfit_at_once(self, schema: Schema | None, value: Any) -> str | None:
+        """As `misfit`, where that takes some milliseconds at most; None where it may take longer."""
+        if schema is None or schema is True:
+            return ""
+        known = self._known.get(id(schema))
+        validator = self.compile(schema) if known is None else known[1]
+        return validator.misfit(value) if weighs_at_most(value, validator.weight_max) else None
+
+    async def misfit_elsewhere(self, schema: Schema | None, value: Any, *, waits: bool = True) -> str:
+        """As `misfit`, in another process, while the loop goes on.
+
+        A check that takes more than 2 s of CPU is given up: the value passes, and so do later ones that are too heavy
+        to be checked at once.
+
+        Raises:
+            TooManyDocuments: Too many checks wait, and `waits` is False.
+        """
+        if schema is None or schema is True:
+            return ""
+        validator = self.compile(schema)
+        return "" if validator.is_given_up else await self._checks.run(partial(_found, validator, value), waits=waits)
+
+    def close(self) -> None:
+        """End the process; a later check begins another one."""
+        self._checks.close()
 
     def compile(self, schema: Schema) -> Validator:
         """The validator of a schema.
@@ -106,25 +147,28 @@ class Schemas:
 class _JsonSchema:
     """A schema with patterns that match in linear time, which is nearly every schema."""
 
-    def __init__(self, validator: Any, size: int, left_out: tuple[Fault, ...] = ()) -> None:
-        self._validator = validator
+    def __init__(self, schema: Schema, size: int, left_out: tuple[Fault, ...] = ()) -> None:
+        self._schema = schema
+        self._validator = build(schema)
+        self._is_valid: Callable[[Any], bool] = self._validator.is_valid
         self.size = size
         self.left_out = left_out
+        self.weight_max = weight_max(schema)
+        self.is_given_up = False
 
     def misfit(self, value: Any) -> str:
         try:
-            if self._validator.is_valid(value):
+            if self._is_valid(value):
                 return ""
-            first = _first_error(self._validator, value)
-        except (TypeError, ValueError) as error:
-            return f"is not JSON: {_first_line(error)}"
-        if first is None:
-            return _NOT_SAID
-        place = "".join(f"/{step}" for step in first.instance_path)
-        return f"{place}: {first.message}".removeprefix(": ")[:REASON_CHARS_MAX]
+        except (TypeError, ValueError):
+            pass  # said with the reason below
+        return misfit_of(self._validator, value)
+
+    def misfit_in(self, process: CheckProcess, value: Any) -> str:
+        return process.misfit(self._schema, value)
 
 
-class _ThoroughSchema(_JsonSchema):
+class _ThoroughSchema:
     """A schema that has patterns with look-around or back-references too.
 
     Args:
@@ -134,47 +178,35 @@ class _ThoroughSchema(_JsonSchema):
     """
 
     def __init__(self, plain: _JsonSchema, thorough: Any, patterns: int) -> None:
-        super().__init__(thorough, plain.size, plain.left_out)
         self._plain = plain
+        self._thorough = thorough
         self._cost_max = THOROUGH_COST_MAX // patterns
+        self.size = plain.size
+        self.left_out = plain.left_out
+        self.weight_max = plain.weight_max
+        self.is_given_up = False
 
     def misfit(self, value: Any) -> str:
-        if told := self._plain.misfit(value):
-            return told
-        return super().misfit(value) if _is_cheap_to_match(value, self._cost_max) else ""
+        return self._plain.misfit(value) or self._misfit_of_patterns(value)
+
+    def misfit_in(self, process: CheckProcess, value: Any) -> str:
+        return self._plain.misfit_in(process, value) or self._misfit_of_patterns(value)
+
+    def _misfit_of_patterns(self, value: Any) -> str:
+        return misfit_of(self._thorough, value) if _is_cheap_to_match(value, self._cost_max) else ""
 
 
-def _first_error(validator: Any, value: Any) -> Any:
-    """The first error in a value that does not fit; None when it shows in no copy of it.
-
-    An error has a copy of the value that it is about, which takes long for a heavy one. A type that is another shows in
-    an outline already.
-    """
-    error = _raised(validator, _outline(value)) if is_heavy(value) else None
-    if error is not None and error.schema_path and error.schema_path[-1] == "type":
-        return error
-    return _raised(validator, value)
-
-
-def _raised(validator: Any, value: Any) -> Any:
-    import jsonschema_rs  # noqa: PLC0415 - loaded when the first schema is used
-
+def _found(validator: Validator, value: Any, process: CheckProcess) -> str:
+    """What a check finds, for the thread of the checks."""
     try:
-        validator.validate(value)
-    except jsonschema_rs.ValidationError as error:
-        return error
-    return None
-
-
-def _outline(value: Any) -> Any:
-    """A value with the beginnings only of long texts, lists and objects; types are where they were."""
-    if isinstance(value, str):
-        return value[:SHOWN_CHARS_MAX]
-    if isinstance(value, dict):
-        return {key: _outline(inner) for key, inner in islice(value.items(), OUTLINED_MAX)}
-    if isinstance(value, list | tuple):
-        return [_outline(inner) for inner in value[:OUTLINED_MAX]]
-    return value
+        return "" if validator.is_given_up else validator.misfit_in(process, value)
+    except TooCostly:
+        validator.is_given_up = True
+        _log.warning("schema check given up: cpu_s=%.0f schema_bytes=%d; large values pass", CPU_S_MAX, validator.size)
+        return ""
+    except NoCheckProcess:
+        _log.warning("schema check in this process: no other process can be started")
+        return validator.misfit(value)
 
 
 def _is_cheap_to_match(value: Any, cost_max: int) -> bool:
@@ -197,42 +229,26 @@ def _written(schema: Schema) -> bytes:
     try:
         return msgspec.json.encode(schema, order="deterministic")
     except (TypeError, ValueError, RecursionError) as error:
-        raise UnusableSchema(f"the schema is not JSON: {_first_line(error)}") from error
+        raise UnusableSchema(f"the schema is not JSON: {first_line(error)}") from error
 
 
 def _compile(schema: Schema, size: int) -> Validator:
     schema = _without_openapi_dialect(schema)
     try:
-        return _JsonSchema(_build(schema), size)
+        return _JsonSchema(schema, size)
     except ValueError as error:
         patterns = _Patterns(schema)
         if not patterns.are_special:
             raise UnusableSchema(_why(schema, error)) from error
     plain = patterns.without(patterns.unknown | patterns.backtracking)
     try:
-        validator = _JsonSchema(_build(plain), size, patterns.left_out())
+        validator = _JsonSchema(plain, size, patterns.left_out())
         if not patterns.backtracking:
             return validator
-        thorough = _build(patterns.without(patterns.unknown), backtracks=True)
+        thorough = build(patterns.without(patterns.unknown), backtracks=True)
     except ValueError as error:
         raise UnusableSchema(_why(plain, error)) from error
     return _ThoroughSchema(validator, thorough, len(patterns.backtracking))
-
-
-def _build(schema: Schema, *, backtracks: bool = False) -> Any:
-    """The engine's validator; patterns match in linear time, or with `backtracks` in a bounded number of steps.
-
-    Raises:
-        ValueError: The engine does not take the schema.
-    """
-    import jsonschema_rs  # noqa: PLC0415 - loaded when the first schema is used
-
-    linear, bounded = jsonschema_rs.RegexOptions, jsonschema_rs.FancyRegexOptions
-    options = bounded(backtrack_limit=BACKTRACKS_MAX) if backtracks else linear()
-    try:
-        return jsonschema_rs.validator_for(schema, pattern_options=options, retriever=_retrieve_nothing)
-    except jsonschema_rs.ReferencingError as error:
-        raise ValueError(str(error)) from error
 
 
 class _Patterns:
@@ -286,7 +302,7 @@ def _patterns_in(schema: Schema) -> Iterator[tuple[str, str]]:
 
 def _is_taken(pattern: str, *, backtracks: bool) -> bool:
     try:
-        _build({"pattern": pattern}, backtracks=backtracks)
+        build({"pattern": pattern}, backtracks=backtracks)
     except ValueError:
         return False
     return True
@@ -307,7 +323,7 @@ def _why(schema: Schema, error: ValueError) -> str:
     where = f"{_NOT_COMPILED} at {place}" if place else _NOT_COMPILED
     if "meta-schema" in str(error):
         return f"{where}: its $schema is unknown; leave $schema out, or name a published draft of JSON Schema"
-    return f"{where}: {_first_line(error)}"
+    return f"{where}: {first_line(error)}"
 
 
 def _reason_for_references(schema: Schema) -> str:
@@ -362,12 +378,3 @@ def _schemas_in(schema: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]
 
 def _shown(text: str) -> str:
     return json.dumps(text[:SHOWN_CHARS_MAX])
-
-
-def _first_line(error: Exception) -> str:
-    """What happened, without the drawing of the schema that comes after it."""
-    return str(error).partition("\n")[0][:REASON_CHARS_MAX]
-
-
-def _retrieve_nothing(uri: str) -> Any:
-    raise ValueError(f"{uri} leads outside the schema")

@@ -109,13 +109,21 @@ class Attempts:
 
     async def _guarded(self, work: Work, lease: Lease, call: Call) -> Reply:
         declared = lease.seat.declared
-        if misfit := self._schemas.misfit(declared.input_schema, call.params):
+        misfit = self._schemas.misfit_at_once(declared.input_schema, call.params)
+        if misfit is None:
+            misfit = await self._schemas.misfit_elsewhere(declared.input_schema, call.params)
+        if misfit:
             return Reply(Outcome.CALLER_FAULT, reason=f"params do not fit: {misfit}", evidence=False, unsent=True)
         if work.announce is not None and (refusal := await self._announced(work)) is not None:
             return refusal
         work.dispatches += 1
         reply = await self._sent(work, lease, call)
-        if reply.outcome is Outcome.SUCCESS and (misfit := self._schemas.misfit(declared.output_schema, reply.result)):
+        if reply.outcome is not Outcome.SUCCESS:
+            return reply
+        misfit = self._schemas.misfit_at_once(declared.output_schema, reply.result)
+        if misfit is None:
+            misfit = await self._schemas.misfit_elsewhere(declared.output_schema, reply.result)
+        if misfit:
             return Reply(Outcome.AGENT_FAULT, reason=f"result does not fit: {misfit}", symptom=OFF_SCHEMA)
         return reply
 

@@ -164,6 +164,10 @@ class FailoverRouter:
                 self._learn_from(work, ended)
                 return ended
 
+    def close(self) -> None:
+        """End the process that checks large values; a later check begins another one."""
+        self._schemas.close()
+
     def start_no_more(self) -> None:
         """From now on no attempt starts: work that would begin one stays where it is until it is cancelled."""
         self._starts_no_more = True
@@ -221,15 +225,31 @@ class FailoverRouter:
         """True when somebody who offers it declares what its params must be."""
         return any(schema is not None for schema in self._scheduler.input_schemas(Task(capability), tenant))
 
-    def misfit(self, task: Task, tenant: str = DEFAULT_TENANT) -> str:
+    def misfit_at_once(self, task: Task, tenant: str = DEFAULT_TENANT) -> str | None:
         """Why the literal params of a task fit no agent it may go to; empty when they fit one, or there is none now.
 
         Params with references are not literal: they are checked when they are resolved. Costs a check for each
-        different schema until one fits.
+        different schema until one fits; None when a check may take more than some milliseconds.
         """
         told = ""
         for schema in self._scheduler.input_schemas(task, tenant):
-            misfit = self._schemas.misfit(schema, task.params)
+            misfit = self._schemas.misfit_at_once(schema, task.params)
+            if not misfit:
+                return misfit
+            told = told or misfit
+        return told if told and not _has_references(task) else ""
+
+    async def misfit(self, task: Task, tenant: str = DEFAULT_TENANT) -> str:
+        """As `misfit_at_once`, however long it takes: long checks are made in another process.
+
+        Raises:
+            TooManyDocuments: Too many checks wait.
+        """
+        told = ""
+        for schema in self._scheduler.input_schemas(task, tenant):
+            misfit = self._schemas.misfit_at_once(schema, task.params)
+            if misfit is None:
+                misfit = await self._schemas.misfit_elsewhere(schema, task.params, waits=False)
             if not misfit:
                 return ""
             told = told or misfit

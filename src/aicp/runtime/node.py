@@ -190,6 +190,7 @@ class Node:
             starting.callback(self._set_stopped)
             starting.push_async_callback(self.stores.journal.close)
             starting.callback(self.documents.close)
+            starting.callback(self.router.close)
             await self.stores.journal.open()
             warn_of_exposures(_log, self.stores.private_files)
             if self._sharing is not None:
