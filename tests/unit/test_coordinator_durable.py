@@ -8,6 +8,7 @@ import random
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from aicp.ports import ChainQuery, ChainRecord, Journal, SubmitKey
 from aicp.storage.memory import MemoryJournal
 from aicp.storage.sqlite import SqliteJournal
 from aicp.storage.sqlite_database import SqliteDatabase
-from aicp.testing.faulty_agents import ScriptedAgent, Step, hang, ok, task_failed
+from aicp.testing.faulty_agents import ScriptedAgent, Step, hang, ok, retryable_error, task_failed
 from tests.unit.flow_kit import ECHO, Flow, now, virtual
 from tests.unit.journal_kit import WatchedJournal
 from tests.unit.mortal_kit import FailingJournal, MortalJournal
@@ -110,6 +111,32 @@ class TestSentOnce:
             assert [fact.task for fact in journal.of(chain_id) if isinstance(fact, TaskStarted)] == ["x"]
             assert (await flow.coordinator.wait_result(chain_id)).status is COMPLETED
         assert seen == [True, True]
+
+    @virtual
+    async def test_each_send_is_on_record_with_its_number_and_its_agent(self) -> None:
+        journal = WatchedJournal()
+        agents = [
+            ScriptedAgent(name, otherwise=retryable_error(), max_concurrent_tasks=10) for name in ("down-1", "down-2")
+        ]
+        async with Flow(*agents, ScriptedAgent("up"), journal=journal) as flow:
+            result = await flow.coordinator.execute_chain(spec(once("x")))
+        started = [fact for fact in journal.of(result.chain_id) if isinstance(fact, TaskStarted)]
+        attempts = result.tasks["x"].attempts
+        assert result.status is COMPLETED
+        assert [(fact.number, fact.agent_id) for fact in started] == [(each.number, each.agent_id) for each in attempts]
+        assert len({fact.name for fact in started}) == len(started)
+
+    @virtual
+    async def test_numbers_of_attempts_go_on_from_the_highest_on_record(self) -> None:
+        journal = MemoryJournal()
+        submitted = ChainSubmitted("ab" * 16, spec(step("x")), datetime.now(UTC))
+        await journal.open()
+        await journal.submit(submitted)
+        await journal.append([TaskStarted(submitted.chain_id, "x", submitted.at, 41, "somebody")])
+        async with Flow(agent(), journal=journal) as flow:
+            result = await flow.coordinator.wait_result(submitted.chain_id)
+        assert [attempt.number for attempt in result.tasks["x"].attempts] == [42]
+        assert result.status is COMPLETED
 
     @virtual
     async def test_an_idempotent_task_records_no_start(self) -> None:

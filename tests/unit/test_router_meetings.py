@@ -32,7 +32,7 @@ def failures(flow: Flow, agent_id: str) -> int:
     return 0 if found is None else found.failures + found.doubts_in_row
 
 
-async def agreed() -> bool:
+async def agreed(_number: int, _agent_id: str) -> bool:
     return True
 
 
@@ -103,7 +103,7 @@ class TestDefects:
     async def test_an_owner_that_raises_when_it_is_asked_is_asked_again(self, *, idempotent: bool) -> None:
         asked = 0
 
-        async def announce() -> bool:
+        async def announce(_number: int, _agent_id: str) -> bool:
             nonlocal asked
             asked += 1
             if asked < 3:

@@ -11,7 +11,14 @@ from aicp.model.chain import ChainSpec, FailurePolicy
 from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
 from aicp.model.outcome import TaskError
 from aicp.model.task import OnFailure, Priority, Task, TaskResult, TaskStatus
-from aicp.storage.rows import INLINE_BYTES_MAX, decode_facts, encode_facts, encode_submitted, timestamp
+from aicp.storage.rows import (
+    INLINE_BYTES_MAX,
+    decode_facts,
+    decode_outline,
+    encode_facts,
+    encode_submitted,
+    timestamp,
+)
 from tests.unit.sqlite_kit import AT, chain_ended, submitted, task_ended
 
 FULL_TASK = Task(
@@ -44,6 +51,35 @@ def test_every_kind_of_fact_reads_back_as_it_was() -> None:
         ChainEnded("c1", TaskStatus.CANCELLED, AT, TaskError("cancelled", "by you")),
     ]
     assert read_back(facts) == facts
+
+
+ROWS_OF_REVISION_0009 = (
+    '{"kind":"chain_submitted","chain_id":"c1","spec":{"tasks":[{"capability":"x.y","id":"a"}]},'
+    '"at":"2026-01-01T12:00:00Z","tenant":"default","retry_of":null,"traceparent":null,"key_id":""}',
+    '{"kind":"task_started","chain_id":"c1","task":"a","at":"2026-01-01T12:00:00Z"}',
+    '{"kind":"task_ended","chain_id":"c1","task":"a","result":{"task_id":"c1.a","capability":"x.y","status":"SKIPPED",'
+    '"result":null,"error":null,"agent_id":null,"attempts":[],"ready_at":null,"started_at":null,"ended_at":null}}',
+    '{"kind":"chain_cancelled","chain_id":"c1","at":"2026-01-01T12:00:00Z"}',
+    '{"kind":"chain_ended","chain_id":"c1","status":"COMPLETED","at":"2026-01-01T12:00:00Z","error":null}',
+)
+"""What that revision wrote of facts, none of which has what came later."""
+
+
+def test_facts_without_what_came_later_are_the_bytes_that_they_were() -> None:
+    submitted = ChainSubmitted("c1", ChainSpec((Task("x.y", id="a"),)), AT)
+    facts: list[Fact] = [
+        submitted, TaskStarted("c1", "a", AT), TaskEnded("c1", "a", TaskResult("c1.a", "x.y", TaskStatus.SKIPPED)),
+        ChainCancelled("c1", AT), ChainEnded("c1", TaskStatus.COMPLETED, AT),
+    ]  # fmt: skip
+    written = [encode_submitted(submitted).fact, *(row.fact for row in encode_facts(facts[1:]).facts)]
+    assert tuple(written) == ROWS_OF_REVISION_0009
+    assert decode_facts([row.encode() for row in ROWS_OF_REVISION_0009], {}) == facts
+
+
+def test_fields_that_this_version_does_not_know_are_passed_over() -> None:
+    (row,) = encode_facts([TaskStarted("c1", "a", AT)]).facts
+    newer = row.fact.replace("{", '{"mood":{"good":[1]},', 1).encode()
+    assert decode_facts([newer], {}) == [decode_outline(newer)] == [TaskStarted("c1", "a", AT)]
 
 
 def test_facts_are_json_that_a_person_can_read() -> None:

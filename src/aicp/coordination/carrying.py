@@ -63,7 +63,7 @@ class Carrier:
     def _given_up(self, work: Work, error: Exception) -> TaskResult | None:
         """The end of a task that must not be sent again, or whose time is over; None to go on."""
         now = self._clock.monotonic()
-        if not work.task.idempotent and work.announce is None:
+        if not work.task.idempotent and work.dispatches:
             return work.ended(TaskStatus.FAILED, work.utc(now), error=OUTCOME_UNKNOWN)
         if now < work.deadline:
             return None

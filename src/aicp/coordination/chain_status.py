@@ -9,7 +9,7 @@ import msgspec
 from aicp.coordination.readiness import Readiness
 from aicp.model.chain import ChainSpec
 from aicp.model.duration import seconds_between
-from aicp.model.event import ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.fact import ChainSubmitted, Fact, FactName
 from aicp.model.run_id import global_id
 from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, dependencies_of, graph_of, graph_with
@@ -46,10 +46,9 @@ def fold(record: ChainRecord, graph: ChainGraph | None = None) -> Readiness:
 def facts_once(record: ChainRecord) -> list[Fact]:
     """Every fact of a chain, its submit first; those recorded twice, since an answer got lost, the first time only."""
     facts: list[Fact] = [record.submitted]
-    seen: set[tuple[type[Fact], str]] = set()
+    seen: set[FactName] = set()
     for fact in record.facts:
-        name = (type(fact), fact.task if isinstance(fact, TaskStarted | TaskEnded) else "")
-        if name not in seen:
+        if (name := fact.name) not in seen:
             seen.add(name)
             facts.append(fact)
     return facts

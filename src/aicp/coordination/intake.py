@@ -200,7 +200,7 @@ def _copy(result: TaskResult, submitted: ChainSubmitted, task: str) -> TaskEnded
     if result.ended_at is not None:
         late = max(late, result.ended_at - submitted.at + timedelta(microseconds=1))
     copied = _earlier(result, late) if late else result
-    return TaskEnded(chain_id, task, msgspec.structs.replace(copied, task_id=global_id(chain_id, task)))
+    return TaskEnded(chain_id, task, msgspec.structs.replace(copied, task_id=global_id(chain_id, task), charges=()))
 
 
 def _earlier(result: TaskResult, by: timedelta) -> TaskResult:

@@ -354,7 +354,8 @@ class ChainRun:
             parent=self.submitted.traceparent,
             chain=self._turn,
         )
-        work.number = self.attempts_made.pop(local_id, 0)
+        # Numbers of attempts go on from the highest on record, so that no two facts have one name.
+        work.number = max(self.attempts_made.pop(local_id, 0), self.readiness.attempts_on_record(local_id))
         return work
 
     def _ready(self, task: str) -> tuple[float, datetime]:
@@ -364,7 +365,7 @@ class ChainRun:
             return self._clock.monotonic(), self._now_utc()
         return self._moment(since), since
 
-    async def _announce(self, task: Task) -> bool:
+    async def _announce(self, task: Task, number: int, agent_id: str) -> bool:
         """A task is about to be sent; False when it shall not be. What may be sent once only goes on record before."""
         if self._until_sure is not None:
             await self._until_sure()
@@ -373,7 +374,7 @@ class ChainRun:
             return False
         if task.idempotent:
             return True
-        fact = TaskStarted(self.chain_id, task.id, self._now_utc())
+        fact = TaskStarted(self.chain_id, task.id, self._now_utc(), number, agent_id)
         self._decide([fact])
         try:
             await self._recorder.record([fact])

@@ -1,6 +1,6 @@
-"""What is recorded (facts) and what is observed (events, of which facts are the durable part).
+"""Events: what is observed of agents, circuits and attempts, and every fact once it is recorded.
 
-Facts rebuild a chain: fold them over its spec and you know where it stands. Events only tell; losing one harms nobody.
+An event that is lost harms nothing.
 """
 
 from datetime import datetime
@@ -8,31 +8,44 @@ from datetime import datetime
 import msgspec
 
 from aicp.model.agent import DEFAULT_TENANT
-from aicp.model.chain import ChainSpec
-from aicp.model.outcome import Outcome, TaskError
-from aicp.model.task import Priority, TaskResult, TaskStatus
+from aicp.model.fact import (
+    AnswerGiven,
+    AttemptAccepted,
+    ChainCancelled,
+    ChainEnded,
+    ChainStopped,
+    ChainSubmitted,
+    Fact,
+    QuestionAsked,
+    TaskEnded,
+    TaskExpanded,
+    TaskStarted,
+)
+from aicp.model.outcome import Outcome
+from aicp.model.task import Priority
 
-
-class ChainSubmitted(msgspec.Struct, frozen=True, tag_field="kind", tag="chain_submitted"):
-    """Fact: somebody's chain was accepted.
-
-    Attributes:
-        chain_id: Its id.
-        spec: What it is.
-        at: UTC.
-        tenant: Whose it is.
-        retry_of: The chain it repeats, or None.
-        traceparent: The trace of whoever submitted it, or None for one of its own.
-        key_id: Of the API key it was submitted with; empty for none.
-    """
-
-    chain_id: str
-    spec: ChainSpec
-    at: datetime
-    tenant: str = DEFAULT_TENANT
-    retry_of: str | None = None
-    traceparent: str | None = None
-    key_id: str = ""
+__all__ = [
+    "AgentChanged",
+    "AnswerGiven",
+    "AttemptAccepted",
+    "AttemptEnded",
+    "AttemptStarted",
+    "CapabilityChanged",
+    "ChainCancelled",
+    "ChainEnded",
+    "ChainStopped",
+    "ChainSubmitted",
+    "ChainWarned",
+    "CircuitChanged",
+    "Event",
+    "Fact",
+    "JournalCommitted",
+    "QuestionAsked",
+    "RowDamaged",
+    "TaskEnded",
+    "TaskExpanded",
+    "TaskStarted",
+]
 
 
 class ChainWarned(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="chain_warned"):
@@ -51,62 +64,6 @@ class ChainWarned(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="
     warning: str
     at: datetime
     tenant: str = DEFAULT_TENANT
-
-
-class TaskStarted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="task_started"):
-    """Fact, only for tasks that are not idempotent: it is about to be sent, and never will be again.
-
-    Attributes:
-        chain_id: Its chain.
-        task: Its local id.
-        at: UTC.
-    """
-
-    chain_id: str
-    task: str
-    at: datetime
-
-
-class TaskEnded(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="task_ended"):
-    """Fact: a task reached its end.
-
-    Attributes:
-        chain_id: Its chain.
-        task: Its local id.
-        result: How.
-    """
-
-    chain_id: str
-    task: str
-    result: TaskResult
-
-
-class ChainCancelled(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="chain_cancelled"):
-    """Fact: somebody cancelled it; no attempt starts from now on.
-
-    Attributes:
-        chain_id: Its id.
-        at: UTC.
-    """
-
-    chain_id: str
-    at: datetime
-
-
-class ChainEnded(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="chain_ended"):
-    """Fact: nothing of it will run any more.
-
-    Attributes:
-        chain_id: Its id.
-        status: COMPLETED, FAILED or CANCELLED.
-        at: UTC.
-        error: Why it failed.
-    """
-
-    chain_id: str
-    status: TaskStatus
-    at: datetime
-    error: TaskError | None = None
 
 
 class AttemptStarted(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="attempt_started"):
@@ -242,7 +199,6 @@ class RowDamaged(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="r
     why: str
 
 
-Fact = ChainSubmitted | TaskStarted | TaskEnded | ChainCancelled | ChainEnded
 Event = (
     Fact
     | ChainWarned

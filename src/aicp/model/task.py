@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from aicp.model.json_fields import always_written
 from aicp.model.outcome import Outcome, TaskError
 from aicp.model.trace import task_traceparent
 
@@ -35,6 +36,23 @@ class TaskStatus(StrEnum):
 
 
 _TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.SKIPPED})
+
+
+class Phase(StrEnum):
+    """What a task that has not ended is waiting for.
+
+    `waiting`: for other tasks. `sleeping`: for a time. `input_required`: for an answer. `child`: for a chain that it
+    started. `accepted`: an agent goes on with it, whichever server runs the chain. `in_line`: for an agent. `at_agent`:
+    an agent has it. All but the last two follow from the record; those two only the server that runs the chain has.
+    """
+
+    WAITING = "waiting"
+    SLEEPING = "sleeping"
+    INPUT_REQUIRED = "input_required"
+    CHILD = "child"
+    ACCEPTED = "accepted"
+    IN_LINE = "in_line"
+    AT_AGENT = "at_agent"
 
 
 class Priority(StrEnum):
@@ -145,8 +163,30 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     ended_at: datetime
 
 
-class TaskResult(msgspec.Struct, frozen=True, gc=False):
+class Charge(msgspec.Struct, frozen=True, gc=False):
+    """What one attempt at a task cost.
+
+    Attributes:
+        agent_id: The agent that is paid.
+        number: Of the attempt.
+        kind: `success`, `use` or `assumed`.
+        usage: Units that the agent reported, by name.
+        amount: In the smallest unit of the asset.
+        price: Digest of the price.
+    """
+
+    agent_id: str
+    number: int
+    kind: str
+    usage: dict[str, int]
+    amount: int
+    price: str
+
+
+class TaskResult(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """How a task ended.
+
+    The fields from `by` on are read by this version, and not written yet.
 
     Attributes:
         task_id: Global id.
@@ -154,20 +194,24 @@ class TaskResult(msgspec.Struct, frozen=True, gc=False):
         status: COMPLETED, FAILED, CANCELLED or SKIPPED.
         result: The agent's JSON on COMPLETED.
         error: Why there is none.
-        agent_id: Who answered last; None when nobody was tried.
+        agent_id: The agent that answered last; None when none was tried.
         attempts: What was tried, in order; the last 30.
         ready_at: UTC; when it could first have run.
         started_at: UTC; when the first attempt began.
         ended_at: UTC.
+        by: Id of the API key that answered the wait; empty for none.
+        charges: What its attempts cost.
     """
 
     task_id: str
     capability: str
     status: TaskStatus
-    result: Any = None
-    error: TaskError | None = None
-    agent_id: str | None = None
-    attempts: tuple[Attempt, ...] = ()
-    ready_at: datetime | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
+    result: Any = always_written(None)
+    error: TaskError | None = always_written(None)
+    agent_id: str | None = always_written(None)
+    attempts: tuple[Attempt, ...] = always_written(())
+    ready_at: datetime | None = always_written(None)
+    started_at: datetime | None = always_written(None)
+    ended_at: datetime | None = always_written(None)
+    by: str = ""
+    charges: tuple[Charge, ...] = ()

@@ -66,7 +66,10 @@ def _chain_warned(event: ChainWarned, _submitted: Submitted) -> Told:
 
 
 def _task_started(event: TaskStarted, submitted: Submitted) -> Told | None:
-    live = LiveEvent("task_started", event.at, chain_id=event.chain_id, task_id=global_id(event.chain_id, event.task))
+    live = LiveEvent(
+        "task_started", event.at, chain_id=event.chain_id, task_id=global_id(event.chain_id, event.task),
+        agent_id=event.agent_id or None, attempt=event.number,
+    )  # fmt: skip
     return _of_chain(live, submitted)
 
 

@@ -114,7 +114,7 @@ class Attempts:
             misfit = await self._schemas.misfit_elsewhere(declared.input_schema, call.params)
         if misfit:
             return Reply(Outcome.CALLER_FAULT, reason=f"params do not fit: {misfit}", evidence=False, unsent=True)
-        if work.announce is not None and (refusal := await self._announced(work)) is not None:
+        if work.announce is not None and (refusal := await self._announced(work, lease)) is not None:
             return refusal
         work.dispatches += 1
         reply = await self._sent(work, lease, call)
@@ -135,12 +135,10 @@ class Attempts:
             self._defects.report(f"task {work.task_id}", error)
             return Reply(Outcome.UNAVAILABLE, reason=f"transport: {type(error).__name__}", evidence=False)
 
-    async def _announced(self, work: Work) -> Reply | None:
-        """Ask the owner before the task is sent for the first time; why it may not be sent, or None."""
-        if work.announce is not None and not await work.announce():
+    async def _announced(self, work: Work, lease: Lease) -> Reply | None:
+        """Ask the owner before the task is sent; why it may not be sent, or None."""
+        if work.announce is not None and not await work.announce(work.number, lease.agent.agent_id):
             return Reply(Outcome.CANCELLED, reason="its owner stopped it before it was sent", evidence=False)
-        # Only now: had the owner raised, the task was not sent, and the owner has to be asked again.
-        work.announce = None
         if work.limit.is_over(self._clock.monotonic()):
             return Reply(Outcome.DEADLINE_EXCEEDED, reason="the task's time ran out", evidence=False)
         return None

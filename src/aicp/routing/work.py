@@ -15,6 +15,7 @@ from aicp.scheduling.lease import Lease
 from aicp.scheduling.waiter import ChainTurn
 from aicp.standstill import TimeLimit
 
+Announce = Callable[[int, str], Awaitable[bool]]
 ATTEMPTS_KEPT_MAX = 30
 ALIKE_ROUNDS_MAX = 3
 
@@ -47,7 +48,8 @@ class Work:
         symptoms: How each agent that had it failed last, by agent id; empty where that is beyond doubt.
         alike: How often in a row the same agent failed it with the same symptom.
         refusal: The first agent's CALLER_FAULT, while a second opinion is asked.
-        announce: Asked once, right before it is first sent; False keeps it from being sent. None when nobody asks.
+        announce: Asked right before each send, with the attempt's number and its agent; False keeps it from being
+            sent. None when there is nothing to ask.
         parent: Trace context of whoever submitted it; None for the chain's own trace.
         chain: How far its chain has come, which decides its place in the queue; None for a task of its own.
         is_lost: True when an agent knows a newer fencing token: another owner has the task.
@@ -72,7 +74,7 @@ class Work:
         tenant: str = DEFAULT_TENANT,
         epoch: int = 1,
         accepted: bool = True,
-        announce: Callable[[], Awaitable[bool]] | None = None,
+        announce: Announce | None = None,
         parent: str | None = None,
         chain: ChainTurn | None = None,
     ) -> None:

@@ -12,13 +12,25 @@ import msgspec
 
 from aicp.errors import InvalidChain, NewerVersion, RecordDamaged, StorageError
 from aicp.model.document_desk import DocumentDesk
-from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.fact import (
+    AnswerGiven,
+    AttemptAccepted,
+    ChainCancelled,
+    ChainEnded,
+    ChainStopped,
+    ChainSubmitted,
+    Fact,
+    QuestionAsked,
+    TaskEnded,
+    TaskExpanded,
+    TaskStarted,
+)
 from aicp.model.level import LEVEL
 from aicp.model.long_texts import LONG_TEXT, text_of
 from aicp.model.nesting import NESTING_MAX
 from aicp.model.outcome import TaskError
 from aicp.model.pieces import LARGE_BYTES, decode_in_pieces, is_large
-from aicp.model.task import Attempt, TaskResult, TaskStatus
+from aicp.model.task import Attempt, Charge, TaskResult, TaskStatus
 from aicp.model.writing import HEAVY_VALUES, encode_in_pieces, is_heavy
 from aicp.ports import ChainRecord
 from aicp.storage.chain_growth import Growth, growth_of
@@ -51,6 +63,8 @@ class _ResultOutline(msgspec.Struct, frozen=True):
     ready_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    by: str = ""
+    charges: tuple[Charge, ...] = ()
 
 
 class _EndOutline(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended"):
@@ -59,7 +73,19 @@ class _EndOutline(msgspec.Struct, frozen=True, tag_field="kind", tag="task_ended
     result: _ResultOutline
 
 
-_outline_decoder = msgspec.json.Decoder(ChainSubmitted | TaskStarted | _EndOutline | ChainCancelled | ChainEnded)
+_Outline = (
+    ChainSubmitted
+    | TaskStarted
+    | TaskExpanded
+    | AttemptAccepted
+    | QuestionAsked
+    | AnswerGiven
+    | _EndOutline
+    | ChainCancelled
+    | ChainStopped
+    | ChainEnded
+)
+_outline_decoder = msgspec.json.Decoder(_Outline)
 
 
 class StoredFact(Protocol):
@@ -239,7 +265,7 @@ def decode_outline(fact: bytes) -> Fact:
     Raises:
         msgspec.MsgspecError: It is not what was written, or of a newer version.
     """
-    decoded: ChainSubmitted | TaskStarted | _EndOutline | ChainCancelled | ChainEnded = _outline_decoder.decode(fact)
+    decoded: _Outline = _outline_decoder.decode(fact)
     if not isinstance(decoded, _EndOutline):
         return decoded
     named = msgspec.structs.asdict(decoded.result)

@@ -9,7 +9,7 @@ docs/adr/0017-two-phase-migrations.md), and its facts are read.
 
 from collections.abc import Sequence
 
-from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded
+from aicp.model.event import ChainCancelled, ChainEnded, ChainStopped, Fact, TaskEnded
 from aicp.model.task import TaskStatus
 
 EPOCH = 16
@@ -47,12 +47,14 @@ def bits_of(facts: Sequence[Fact]) -> int:
     """What facts of a chain add to its bits.
 
     Tasks have no fact of their own that are CANCELLED with their chain, or SKIPPED as another one failed or was
-    cancelled, or the chain's time ran out.
+    cancelled, the chain was stopped, or its time ran out.
     """
     bits = 0
     for fact in facts:
         if isinstance(fact, TaskEnded):
             bits |= _BITS_OF_TASK[fact.result.status]
+        elif isinstance(fact, ChainStopped):
+            bits |= _SKIPPED
         elif isinstance(fact, ChainCancelled):
             bits |= _BITS[TaskStatus.CANCELLED]
         elif isinstance(fact, ChainEnded):

@@ -20,9 +20,24 @@ import msgspec
 
 from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
 from aicp.model.chain import ChainSpec, FailurePolicy
-from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, TaskEnded, TaskStarted
+from aicp.model.fact import (
+    AnswerGiven,
+    AttemptAccepted,
+    ChainCancelled,
+    ChainEnded,
+    ChainStopped,
+    ChainSubmitted,
+    Fact,
+    Hold,
+    QuestionAsked,
+    Share,
+    TaskEnded,
+    TaskExpanded,
+    TaskStarted,
+    TemplateUse,
+)
 from aicp.model.outcome import Outcome, TaskError
-from aicp.model.task import Attempt, OnFailure, Priority, Task, TaskResult, TaskStatus
+from aicp.model.task import Attempt, Charge, OnFailure, Priority, Task, TaskResult, TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Journal, SubmitKey
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
@@ -91,7 +106,7 @@ class JournalContract(abc.ABC):
     @_rule
     async def test_what_was_submitted_is_read_back_whole(self, journal: Journal) -> None:
         """A chain comes back as it was given, before anything of it ran."""
-        submitted = chain("chain", tenant="ours", retry_of="earlier", spec=_full_spec())
+        submitted = _full_submit("chain")
         _expect(await journal.submit(submitted) == "chain", "submit must return the id of the chain")
         record = await _read(journal, "chain")
         _expect(record.submitted == submitted, f"came back as {record.submitted}")
@@ -506,6 +521,23 @@ def ended(chain_id: str, task: str, *, result: Any = None) -> TaskEnded:
     return TaskEnded(chain_id, task, TaskResult(f"{chain_id}.{task}", "test.echo", TaskStatus.COMPLETED, result))
 
 
+def _full_submit(chain_id: str) -> ChainSubmitted:
+    """With every field."""
+    return msgspec.structs.replace(
+        chain(chain_id, tenant="ours", retry_of="earlier", spec=_full_spec()),
+        traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        key_id="key-1",
+        allowed=("test.echo", "test.echo@2"),
+        parent="019abc3f2e8d4f6a1b2c3d4e5f607182.label.7",
+        share=Share(runs=50_000, chains=100, depth=7),
+        template=TemplateUse("nightly", "2.1.0", "ab" * 32),
+        inputs={"url": "https://example.org"},
+        start_at=AT + timedelta(days=1),
+        hold=Hold("USD", 10**15, "ours", ("budget-1",)),
+        cost_center="research",
+    )
+
+
 def _full_spec() -> ChainSpec:
     first = Task("test.echo", {"odd": list(_ODD_JSON)}, id="a", timeout_s=1.5, deadline_s=7.0, idempotent=False)
     second = Task(
@@ -528,17 +560,26 @@ def _one_of_each_kind(chain_id: str = "chain") -> list[Fact]:
         Attempt("agent-2", 2, Outcome.SUCCESS, "", AT + timedelta(seconds=1), AT + timedelta(microseconds=2)),
     )
     completed = TaskResult(
-        f"{chain_id}.a", "test.echo", TaskStatus.COMPLETED, {"x": 1}, None, "agent-2", tried, AT, AT, AT
-    )
+        f"{chain_id}.a", "test.echo", TaskStatus.COMPLETED, {"x": 1}, None, "agent-2", tried, AT, AT, AT, "key-1",
+        (Charge("agent-2", 2, "success", {"tokens": 812}, 3876, "0123456789abcdef"),),
+    )  # fmt: skip
     failed = TaskResult(
         f"{chain_id}.b", "test.echo@2", TaskStatus.FAILED, error=TaskError("no_face", "There is no face."), ended_at=AT
     )
     return [
         TaskStarted(chain_id, "a", AT),
+        TaskStarted(chain_id, "a", AT, 2, "agent-2", worst=10**15),
+        AttemptAccepted(chain_id, "a", 2, "agent-2", "boot-1", "job 7", AT),
+        QuestionAsked(chain_id, "a", 2, "q-1", "Which one?", AT, {"type": "string"}, "https://example.org/q"),
+        AnswerGiven(chain_id, "a", 2, "q-1", AT, {"deep": [None]}, by="key-1"),
+        AnswerGiven(chain_id, "a", 2, "q-2", AT, error=TaskError("refused", "Not by me."), by="key-1"),
+        TaskExpanded(chain_id, "b", 2, AT),
+        TaskEnded(chain_id, "b.1", completed),
         TaskEnded(chain_id, "a", completed),
         TaskEnded(chain_id, "b", failed),
         ChainCancelled(chain_id, AT),
-        ChainEnded(chain_id, TaskStatus.CANCELLED, AT, TaskError("cancelled", "by a person")),
+        ChainStopped(chain_id, TaskStatus.FAILED, AT, TaskError("enough", "It is enough."), {"so": "far"}),
+        ChainEnded(chain_id, TaskStatus.CANCELLED, AT, TaskError("cancelled", "by a person"), [1]),
     ]
 
 
