@@ -54,11 +54,15 @@ def test_every_kind_of_fact_reads_back_as_it_was() -> None:
 
 
 ROWS_OF_REVISION_0009 = (
-    '{"kind":"chain_submitted","chain_id":"c1","spec":{"tasks":[{"capability":"x.y","id":"a"}]},'
-    '"at":"2026-01-01T12:00:00Z","tenant":"default","retry_of":null,"traceparent":null,"key_id":""}',
+    (
+        '{"kind":"chain_submitted","chain_id":"c1","spec":{"tasks":[{"capability":"x.y","id":"a"}]},'
+        '"at":"2026-01-01T12:00:00Z","tenant":"default","retry_of":null,"traceparent":null,"key_id":""}'
+    ),
     '{"kind":"task_started","chain_id":"c1","task":"a","at":"2026-01-01T12:00:00Z"}',
-    '{"kind":"task_ended","chain_id":"c1","task":"a","result":{"task_id":"c1.a","capability":"x.y","status":"SKIPPED",'
-    '"result":null,"error":null,"agent_id":null,"attempts":[],"ready_at":null,"started_at":null,"ended_at":null}}',
+    (
+        '{"kind":"task_ended","chain_id":"c1","task":"a","result":{"task_id":"c1.a","capability":"x.y","status":"SKIPPED",'
+        '"result":null,"error":null,"agent_id":null,"attempts":[],"ready_at":null,"started_at":null,"ended_at":null}}'
+    ),
     '{"kind":"chain_cancelled","chain_id":"c1","at":"2026-01-01T12:00:00Z"}',
     '{"kind":"chain_ended","chain_id":"c1","status":"COMPLETED","at":"2026-01-01T12:00:00Z","error":null}',
 )
