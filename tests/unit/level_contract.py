@@ -13,9 +13,10 @@ import pytest
 
 from aicp.errors import NewerVersion
 from aicp.model import level
-from aicp.model.event import ChainCancelled
+from aicp.model.event import ChainCancelled, TaskStarted
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, Journal
+from aicp.storage.row_checksums import fact_checksum, placed
 from tests.unit.sqlite_kit import AT, chain_ended, submitted, task_ended
 
 NEWER = [ChainCancelled("c2", AT)]
@@ -117,6 +118,36 @@ class LevelContract(abc.ABC):
                 await newer.submit(submitted("c2"), None, NEWER)
             await self.ask("UPDATE facts SET fact = replace(fact, 'chain_cancelled', 'not_known_yet') WHERE seq = 1")
             assert any("row c2/1 of table facts" in problem for problem in await self.problems())
+
+        self.run(main())
+
+    @pytest.mark.parametrize(
+        ("seq", "old", "new"),
+        [(1, "task_started", "task_dreamed"), (0, '"id":"t0"', '"id":"t0","when":"size(x) > 0"')],
+        ids=["fact", "field"],
+    )
+    def test_intact_fact_that_no_type_fits_needs_a_newer_version(self, seq: int, old: str, new: str) -> None:
+        """Its chain is left alone and is not damaged, and the chains beside it are claimed and listed."""
+
+        async def main() -> None:
+            async with self.opened(0) as journal:
+                for name in ("c1", "c2", "c3"):
+                    await journal.submit(submitted(name))
+                await journal.append([TaskStarted("c2", "t0", AT)])
+            (row,) = await self.ask(f"SELECT fact FROM facts WHERE chain_id = 'c2' AND seq = {seq}")
+            fact = row[0].replace(old, new)
+            assert fact != row[0]
+            checksum = placed(fact_checksum("c2", None, fact.encode()), seq)
+            await self.ask(
+                f"UPDATE facts SET fact = '{fact}', checksum = {checksum} WHERE chain_id = 'c2' AND seq = {seq}"
+            )
+            async with self.opened(0) as journal:
+                assert await _claimed(journal) == ["c1", "c3"]
+                with pytest.raises(NewerVersion):
+                    await journal.read("c2")
+                assert [each.submitted.chain_id for each in await journal.outlines(["c1", "c2", "c3"])] == ["c1", "c3"]
+                assert [each.chain_id for each in await journal.list_chains(ChainQuery())] == ["c3", "c2", "c1"]
+            assert list(await self.problems()) == []
 
         self.run(main())
 

@@ -15,7 +15,7 @@ from aicp.coordination.chain_status import InFlight, fold, view_task
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import has_ended
 from aicp.coordination.run import ChainRun
-from aicp.errors import ChainNotFound, RecordDamaged, TaskNotFound
+from aicp.errors import ChainNotFound, NewerVersion, RecordDamaged, TaskNotFound
 from aicp.model.chain import ChainSpec
 from aicp.model.event import ChainSubmitted
 from aicp.model.run_id import chain_of, global_id, run_in_chain
@@ -184,7 +184,7 @@ class Listing:
         """An empty page behind a chain that is not there would say that the list has ended."""
         try:
             found = await self._journal.read(chain_id)
-        except RecordDamaged:
+        except (RecordDamaged, NewerVersion):
             return  # It is there, and its row was listed.
         if found is None or tenant not in {None, found.submitted.tenant}:
             raise _forgotten(chain_id)

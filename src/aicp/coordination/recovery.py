@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from aicp.coordination.stranding import Stranding
-from aicp.errors import AicpError, RecordDamaged, StorageError
+from aicp.errors import AicpError, NewerVersion, RecordDamaged, StorageError
 from aicp.model.event import ChainEnded
 from aicp.ports import ChainRecord, Journal, Replicas
 from aicp.routing.defects import Defects
@@ -137,11 +137,11 @@ class Recovery:
                 self._take_one(record)
 
     async def _read(self, chain_id: str) -> ChainRecord | None:
-        """What came of a submit in doubt; one that is damaged is not run, and keeps no other from going on."""
+        """What came of a submit in doubt; one that cannot be read is not run, and keeps no other from going on."""
         try:
             return await self._journal.read(chain_id)
-        except RecordDamaged as damage:
-            _log.error("chain %s is damaged, and stays on record without being run: %s", chain_id, damage)
+        except (RecordDamaged, NewerVersion) as error:
+            _log.error("chain %s cannot be read, and stays on record without being run: %s", chain_id, error)
             return None
 
     def _take_one(self, record: ChainRecord) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Generic, TypeVar
 
-from aicp.errors import RecordDamaged
+from aicp.errors import NewerVersion, RecordDamaged
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -42,11 +42,14 @@ class DamageReports:
         if self._on_damage is not None:
             self._on_damage(damage)
 
-    def report_unfinished(self, found: Iterable[RecordDamaged]) -> None:
-        """Report damaged chains that are unfinished, or may be."""
-        for damage in found:
-            self.report(damage)
-            _log.error("an unfinished chain is damaged, and stays on record without being run: %s", damage)
+    def report_unfinished(self, found: Iterable[RecordDamaged | NewerVersion]) -> None:
+        """Report chains that cannot be read, and are unfinished or may be. One of a newer version is no damage."""
+        for each in found:
+            if isinstance(each, NewerVersion):
+                _log.warning("an unfinished chain needs a newer version, and is not run here: %s", each)
+                continue
+            self.report(each)
+            _log.error("an unfinished chain is damaged, and stays on record without being run: %s", each)
 
     @contextmanager
     def reporting(self) -> Iterator[None]:

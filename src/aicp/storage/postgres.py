@@ -121,7 +121,7 @@ class PostgresJournal:
         if not doubts and not await self._database.sessions.execute(ANY_DEAD):
             return ()
         claimed = await self._claim(limit, doubts)
-        self._database.damage.report_unfinished(claimed.damaged)
+        self._database.damage.report_unfinished(claimed.left)
         return claimed.records
 
     async def read(self, chain_id: str) -> ChainRecord | None:

@@ -4,12 +4,11 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from aicp.errors import RecordDamaged
 from aicp.model.document_desk import DocumentDesk
 from aicp.ports import ChainRecord
 from aicp.storage.postgres_reading import OF_CHAINS
 from aicp.storage.postgres_server import Connection
-from aicp.storage.rows import decode_records, read_in_pieces
+from aicp.storage.rows import Unreadable, decode_records, read_in_pieces
 from aicp.storage.task_ends import claimed
 
 RUNS_AT_ONCE_MAX = 2_000
@@ -60,13 +59,13 @@ class Claimed(msgspec.Struct, frozen=True):
 
     Attributes:
         records: The chains that are this replica's now.
-        damaged: How others are damaged, which stay as they are.
+        left: Why others cannot be read, which stay as they are.
         locked: The chains in doubt that are this replica's, and that another session has locked: still in doubt.
         unreadable: The numbers of the chains that could not be read: their owner is who it was.
     """
 
     records: list[ChainRecord]
-    damaged: list[RecordDamaged]
+    left: list[Unreadable]
     locked: list[str]
     unreadable: list[int]
 
@@ -112,8 +111,8 @@ async def claim_chains(connection: Connection, claim: Claim, documents: Document
     records = [_claimed(each) for each in found if isinstance(each, ChainRecord)]
     taken = [numbers.pop(record.submitted.chain_id) for record in records]
     await connection.execute(_CLAIM, claim.number, taken)
-    damaged = [each for each in found if isinstance(each, RecordDamaged)]
-    return Claimed(records, damaged, locked, list(numbers.values()))
+    left = [each for each in found if not isinstance(each, ChainRecord)]
+    return Claimed(records, left, locked, list(numbers.values()))
 
 
 def _claimed(record: ChainRecord) -> ChainRecord:

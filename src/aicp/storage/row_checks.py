@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aicp.errors import RecordDamaged
+from aicp.errors import NewerVersion, RecordDamaged
 from aicp.model.event import Fact
 from aicp.storage.row_checksums import described
 from aicp.storage.rows import FIRST_EPOCH, SEQ, StoredChain, StoredFact, intact_result, outline_fact
@@ -110,6 +110,9 @@ class ChainChecks:
                 self._facts.append(outline_fact(self._chain, row))
             else:
                 self._chain.check(row)
+        except NewerVersion:
+            # Its facts are what was written. Those that follow are compared with their checksums.
+            self._chain.is_readable = False
         except RecordDamaged:
             self._is_damaged = True
             raise

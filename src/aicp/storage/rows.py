@@ -45,6 +45,8 @@ INLINE_BYTES_MAX = 64 * 1024
 _LEVELS_MAX = NESTING_MAX + 8
 
 T = TypeVar("T")
+Unreadable = RecordDamaged | NewerVersion
+"""Why a chain cannot be read."""
 
 _encoder = msgspec.json.Encoder()
 _facts_decoder = msgspec.json.Decoder(list[Fact])
@@ -272,9 +274,10 @@ def decode_outline(fact: bytes) -> Fact:
     return TaskEnded(decoded.chain_id, decoded.task, TaskResult(**named))
 
 
-def newer_version(chain_id: str, level: int) -> NewerVersion:
-    """What to raise for a chain that needs a higher level than that of this version."""
-    told = f"Chain {described(chain_id)} has facts of a newer version of AICP (level {level}): a server of that version"
+def newer_version(chain_id: str, level: int | None) -> NewerVersion:
+    """What to raise for a chain that needs a higher level than that of this version; the level is None when unknown."""
+    which = "" if level is None else f" (level {level})"
+    told = f"Chain {described(chain_id)} has facts of a newer version of AICP{which}: a server of that version"
     return NewerVersion(f"{told} shows and runs it.")
 
 
@@ -301,6 +304,7 @@ class StoredChain:
         self._epoch: int = max(epoch, epoch_min or FIRST_EPOCH)
         self._facts_min: int = facts_min or 0
         self._seq = 0
+        self._have_checksums = True
 
     def check(self, row: StoredFact) -> bytes:
         """The JSON of the next fact.
@@ -319,6 +323,8 @@ class StoredChain:
                 raise RecordDamaged(
                     "chains", described(self.chain_id), f"it counts less facts than the {seq + 1} found"
                 )
+        else:
+            self._have_checksums = False
         self._seq += 1
         return told
 
@@ -337,8 +343,14 @@ class StoredChain:
             raise RecordDamaged("chains", described(self.chain_id), "it contradicts the facts on whether it has ended")
         return ChainRecord(submitted, tuple(facts[1:]), self._epoch)
 
-    def unreadable(self, error: Exception) -> RecordDamaged:
-        """What to raise for facts that are no JSON, or JSON of another version."""
+    def unreadable(self, error: Exception) -> RecordDamaged | NewerVersion:
+        """What to raise for facts that cannot be decoded.
+
+        JSON that is what was written, as its checksum says, and that fits no type here is of a newer version: it has a
+        kind of fact, or a field of a task, that this one does not know. Anything else is damage.
+        """
+        if self._have_checksums and isinstance(error, msgspec.ValidationError):
+            return newer_version(self.chain_id, None)
         why = f"this version of AICP cannot read the chain's facts ({' '.join(str(error).split())[:200]})"
         return RecordDamaged("facts", described(self.chain_id), why)
 
@@ -353,8 +365,8 @@ def decode_record(rows: Sequence[StoredFact], level: int = LEVEL) -> ChainRecord
     """A chain from the rows of all its facts, in their order; at least one.
 
     Raises:
-        NewerVersion: It needs a higher level.
-        RecordDamaged: Something is not as it was written, is missing, or is of a newer version.
+        NewerVersion: It needs a higher level, or has a fact that this version does not know.
+        RecordDamaged: Something is not as it was written, or is missing.
     """
     chain = StoredChain(rows[0], level)
     try:
@@ -364,13 +376,13 @@ def decode_record(rows: Sequence[StoredFact], level: int = LEVEL) -> ChainRecord
         raise chain.unreadable(error) from error
 
 
-def decode_records(rows: Iterable[StoredFact], level: int = LEVEL) -> Iterator[ChainRecord | RecordDamaged]:
-    """Chains from rows that stand together chain by chain, none of a higher level; for one that is damaged, how."""
+def decode_records(rows: Iterable[StoredFact], level: int = LEVEL) -> Iterator[ChainRecord | Unreadable]:
+    """Chains from rows that stand together chain by chain; for one that cannot be read, why."""
     for _, of_chain in groupby(rows, key=itemgetter(0)):
         try:
             yield decode_record(list(of_chain), level)
-        except RecordDamaged as damage:
-            yield damage
+        except (RecordDamaged, NewerVersion) as error:
+            yield error
 
 
 async def read_in_pieces(rows: Sequence[StoredFact], documents: DocumentDesk, work: Callable[[], T]) -> T:
@@ -383,8 +395,8 @@ def decode_outlines(rows: Iterable[StoredFact], level: int = LEVEL) -> ChainReco
     """What `decode_record` makes, without results of tasks and row by row; None when there are no rows.
 
     Raises:
-        NewerVersion: It needs a higher level.
-        RecordDamaged: Something is not as it was written, is missing, or is of a newer version.
+        NewerVersion: It needs a higher level, or has a fact that this version does not know.
+        RecordDamaged: Something is not as it was written, or is missing.
     """
     chain: StoredChain | None = None
     facts: list[Fact] = []

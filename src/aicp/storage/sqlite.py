@@ -132,7 +132,7 @@ class SqliteJournal:
             )
             claimed: Claimed = await self._database.write(work)
             self._claimed_up_to = claimed.up_to
-            self._database.damage.report_unfinished(claimed.damaged)
+            self._database.damage.report_unfinished(claimed.left)
             if claimed.records:
                 return claimed.records
         return ()

@@ -9,6 +9,7 @@ import msgspec
 from aicp.errors import RecordDamaged
 from aicp.ports import ChainRecord
 from aicp.storage.chain_summaries import CONTRADICTORY_ENDS, contradictory_end
+from aicp.storage.rows import Unreadable
 from aicp.storage.sqlite_book import Book
 from aicp.storage.sqlite_reading import read_chains
 from aicp.storage.task_ends import claimed
@@ -36,12 +37,12 @@ class Claimed(msgspec.Struct, frozen=True):
     Attributes:
         up_to: The number of the last chain it dealt with.
         records: The chains.
-        damaged: How each of the others is damaged, which is left as it is.
+        left: Why each of the others cannot be read, which is left as it is.
     """
 
     up_to: int
     records: list[ChainRecord]
-    damaged: list[RecordDamaged]
+    left: list[Unreadable]
 
 
 def newest_chain(connection: sqlite3.Connection) -> int:
@@ -74,7 +75,7 @@ def claim_chains(book: Book, after: int, up_to: int, limit: int, level: int) -> 
     book.execute(_CLAIM, (json.dumps([numbers[each.submitted.chain_id] for each in records]),))
     for record in records:
         book.forget_head(record.submitted.chain_id)
-    return Claimed(few[-1][0], records, [each for each in found if isinstance(each, RecordDamaged)])
+    return Claimed(few[-1][0], records, [each for each in found if not isinstance(each, ChainRecord)])
 
 
 def _claimed(record: ChainRecord) -> ChainRecord:

@@ -16,7 +16,7 @@ from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
 from aicp.storage.damage import decoded
 from aicp.storage.row_checksums import described
-from aicp.storage.rows import FACT_COLUMNS, decode_outlines, decode_record, decode_records
+from aicp.storage.rows import FACT_COLUMNS, Unreadable, decode_outlines, decode_record, decode_records
 from aicp.storage.task_ends import ENDS, may_have
 
 # Bytes, as JSON is decoded from; and what is no UTF-8 any more does not fail the statement.
@@ -94,8 +94,8 @@ def read_record(connection: sqlite3.Connection, chain_id: str, level: int = LEVE
 
 def read_chains(
     connection: sqlite3.Connection, numbers: Sequence[int], level: int
-) -> Iterator[ChainRecord | RecordDamaged]:
-    """Chains by their numbers, oldest first, none of a higher level; for one that is damaged, how.
+) -> Iterator[ChainRecord | Unreadable]:
+    """Chains by their numbers, oldest first; for one that cannot be read, why.
 
     Raises:
         sqlite3.Error: They could not be read.
