@@ -18,7 +18,7 @@ from aicp import (
 from aicp.model.event import CircuitChanged, Event
 from tests.e2e.agent_process import AgentProcess, agent_processes
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 
 
 class Watch:

@@ -20,7 +20,7 @@ from aicp.demo.picture import FILE_BYTES_MAX, PictureTooHeavy
 from aicp.demo.receipts import Receipt, Receipts
 from aicp.demo.sample import make_sample
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 KEY = "key-of-this-run"
 FETCH = next(part for part in CAST if part.step == "fetch")
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from aicp.agent import Agent, Context, ServedAgent
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Answered(msgspec.Struct, frozen=True):

@@ -21,7 +21,7 @@ from aicp.server import RunningServer, running_server
 from aicp.server.auth import Caller
 from aicp.server.connections import Limits
 
-BOUND_S = 30.0
+BOUND_S = 55.0
 T = TypeVar("T")
 
 

@@ -26,7 +26,7 @@ from aicp.storage.sqlite_database import SqliteDatabase
 from tests.integration.postgres_kit import opened, run, shared_server, until
 from tests.unit.sqlite_kit import submitted
 
-BOUND_S = 30.0
+BOUND_S = 60.0
 WAYS = pytest.mark.parametrize(
     ("how", "loop"), [("os_fork", "asyncio"), ("multiprocessing", "uvloop")], ids=["os_fork", "multiprocessing"]
 )

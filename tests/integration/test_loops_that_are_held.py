@@ -18,7 +18,7 @@ from aicp.client import Client
 
 TIMEOUT_S = 0.6
 HELD_S = 1.3
-BOUND_S = 30.0
+BOUND_S = 60.0
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
     "uvloop": uvloop.new_event_loop,

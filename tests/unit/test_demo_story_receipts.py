@@ -10,7 +10,7 @@ import pytest
 from aicp.demo.loopback import loopback_server
 from aicp.demo.receipts import RECEIPTS_PATH, Receipt, Receipts
 
-BOUND_S = 20.0
+BOUND_S = 60.0
 KEY = "key-of-this-run"
 RECEIPT = Receipt("label-1", "chain-7.label")
 

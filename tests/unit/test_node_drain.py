@@ -7,7 +7,7 @@ from aicp import Node, Task
 from aicp.model.chain import ChainSpec
 from aicp.model.task import TaskStatus
 
-BOUND_S = 10.0
+BOUND_S = 60.0
 
 
 class Gate:
