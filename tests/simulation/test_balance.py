@@ -11,8 +11,9 @@ import pytest
 from aicp.errors import QueueFull
 from aicp.model.chain import ChainSpec
 from aicp.model.outcome import Outcome, Reply
+from aicp.model.run_id import chain_of as chain_of_run
 from aicp.model.task import Call, Priority, Task, TaskStatus
-from aicp.testing.faulty_agents import ScriptedAgent, hang
+from aicp.testing.faulty_agents import ScriptedAgent, hang, ok, server_error
 from tests.unit.flow_kit import ECHO, Flow, now, task, virtual
 
 SIZE_S = 0.1
@@ -95,6 +96,32 @@ class TestChains:
             await asyncio.gather(*map(follow, chains))
             half = began + (now() - began) / 2
             assert sum(at <= half for at in ends) >= 24
+
+    @virtual
+    async def test_a_task_that_is_tried_again_goes_before_those_of_newer_chains(self) -> None:
+        """It is behind none of the 20 that came while it was with the agent that failed it."""
+        bad = ScriptedAgent("bad", otherwise=server_error(after_s=1.0))
+        good = ScriptedAgent("good", otherwise=ok(after_s=5.0))
+        async with Flow(bad, good) as flow:
+            first = await flow.coordinator.submit(ChainSpec((task(id="a", agents=("good",)),)))
+            await asyncio.sleep(0.1)
+            older = await flow.coordinator.submit(ChainSpec((task(id="a"),)))
+            await asyncio.sleep(0.1)
+            newer = [await flow.coordinator.submit(ChainSpec((task(id="a", agents=("good",)),))) for _ in range(20)]
+            await flow.coordinator.wait(older)
+            served = [chain_of_run(each.task_id) for each in flow.seen.started if each.agent_id == "good"]
+            assert served[:2] == [first, older]
+            assert await statuses(flow, newer) == {TaskStatus.COMPLETED: 20}
+
+    @virtual
+    async def test_a_direct_call_is_a_chain_of_one_beside_a_large_one(self) -> None:
+        async with Flow(ScriptedAgent("a", otherwise=ok(after_s=1.0))) as flow:
+            large = await flow.coordinator.submit(heap_of(300))
+            await asyncio.sleep(70.5)
+            began_at = now()
+            await flow.router.route_task(task())
+            assert now() - began_at < 2.0
+            await flow.coordinator.cancel(large)
 
     @virtual
     async def test_a_large_chain_does_not_hold_up_small_ones_and_is_done_in_time(self) -> None:

@@ -109,6 +109,33 @@ class TestRefused:
             await crowd.go()
 
     @virtual
+    async def test_the_expected_wait_is_by_share_where_little_of_its_own_waits(self) -> None:
+        async with one_slow() as flow:
+            crowd = Crowd(flow)
+            await crowd.come(80)
+            # Eight of nine hand-overs are of normal ones: it has the next of the others.
+            assert flow.scheduler.expected_wait_s(task(priority=Priority.LOW)) == pytest.approx(9.0)
+            assert flow.scheduler.expected_wait_s(task(priority=Priority.HIGH)) == pytest.approx(1.0, rel=0.2)
+            await crowd.go()
+
+    @virtual
+    async def test_the_expected_wait_is_by_drain_where_the_others_are_served_soon(self) -> None:
+        async with one_slow() as flow:
+            crowd = Crowd(flow)
+            await crowd.come(20)
+            low = [flow.router.route_task(task(priority=Priority.LOW, deadline_s=3_600.0)) for _ in range(40)]
+            crowd.calls += [asyncio.create_task(each) for each in low]
+            await asyncio.sleep(SOON_S)
+            # More normal ones came in 5 s than the agent can do in them: by share only one low one in nine is served.
+            assert flow.scheduler.expected_wait_s(task(priority=Priority.LOW)) == pytest.approx(41 * 9)
+            # Nobody followed them for half a minute: the low ones have all of the agent as soon as these are done.
+            await asyncio.sleep(40.0)
+            waiting = flow.scheduler.status().queue_depth
+            assert waiting > 10
+            assert flow.scheduler.expected_wait_s(task(priority=Priority.LOW)) == pytest.approx(waiting + 1.0)
+            await crowd.go()
+
+    @virtual
     async def test_with_the_same_deadline_low_is_refused_first_then_normal_then_high(self) -> None:
         async with one_slow() as flow:
             crowd, refused_at = Crowd(flow), dict[Priority, int]()
@@ -186,6 +213,20 @@ class TestTaken:
             assert stage.scheduler.expected_wait_s(task()) == 0.0
             stage.scheduler.add_agent(agent("a"))
             await granted(asked[0])
+            await end_all(stage, asked)
+
+    @virtual
+    async def test_tasks_of_a_tenant_whose_own_agents_left_count_among_the_arrivals_of_the_shared_ones(self) -> None:
+        async with Stage(agent("own", tenant=ACME), agent("common", shared=True)) as stage:
+            stage.scheduler.remove_agent("own")
+            stage.succeed(await stage.lease(tenant=ACME))
+            busy = [await stage.lease(tenant=ACME)]
+            asked = [stage.asking(tenant=ACME) for _ in range(20)]
+            await asyncio.sleep(SOON_S)
+            # 22 normal ones in 5 s are more than the agent does: by drain nothing is left for low ones.
+            assert stage.scheduler.expected_wait_s(task(priority=Priority.LOW), ACME) == pytest.approx(9.0)
+            assert stage.scheduler.expected_wait_s(task(priority=Priority.HIGH), ACME) <= 9 / 8
+            stage.succeed(*busy)
             await end_all(stage, asked)
 
     @virtual

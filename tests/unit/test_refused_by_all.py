@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aicp.errors import AllAgentsFailed, NoAgentAvailable
+from aicp.errors import AllAgentsFailed, DeadlineExceeded, NoAgentAvailable
 from aicp.model.agent import AgentProfile
 from aicp.model.chain import ChainSpec, FailurePolicy
 from aicp.model.outcome import Outcome
@@ -104,6 +104,16 @@ class TestTasks:
             ended = await asked
             assert ended.error is not None
             assert ended.error.code == "deadline_exceeded"
+
+    @virtual
+    async def test_a_capability_whose_agent_lacks_a_key_is_said_to_be_out(self) -> None:
+        told: list[tuple[str, bool]] = []
+        async with Flow(offering("a", LOCKED)) as flow:
+            flow.scheduler.on_outage = lambda pool, is_out: told.append((pool.key, is_out))
+            with pytest.raises(DeadlineExceeded):
+                await flow.router.route_task(task(deadline_s=30.0), wait=True)
+            assert told == [(ECHO, True)]
+            assert flow.router.health().capabilities_out == [ECHO]
 
     @virtual
     async def test_registering_again_heals_it_for_the_tasks_that_come_then(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aicp.errors import AllAgentsFailed, AttemptTimedOut
+from aicp.errors import AllAgentsFailed, AttemptTimedOut, DeadlineExceeded
 from aicp.model.outcome import Outcome, Reply
 from aicp.model.task import Call, Task, TaskResult, TaskStatus
 from aicp.resilience.circuit_breaker import BreakerMetrics, CircuitState
@@ -120,6 +120,70 @@ class TestBadTasks:
             found = metrics(flow, "a0")
             assert found is not None
             assert found.doubts_in_row == 0
+
+
+class TestWhatIsHeld:
+    """What becomes of a held failure when its task has its end."""
+
+    @staticmethod
+    def counted(flow: Flow, agent_id: str = "a0") -> tuple[int, int]:
+        """Failures against the circuit, and held ones in its run."""
+        found = metrics(flow, agent_id)
+        assert found is not None
+        return found.failures, found.doubts_in_row
+
+    @virtual
+    async def test_of_a_task_that_is_not_idempotent_it_counts_in_the_run_alone(self) -> None:
+        agents = ScriptedAgent("a0", otherwise=server_error()), ScriptedAgent("a1", otherwise=server_error())
+        async with Flow(*agents) as flow:
+            failed = await failing(flow, task(idempotent=False))
+            assert len(failed.attempts) == 1
+            assert self.counted(flow, failed.attempts[0].agent_id) == (0, 1)
+
+    @virtual
+    async def test_what_failed_differently_elsewhere_counts_in_the_run_alone(self) -> None:
+        agents = ScriptedAgent("a0", otherwise=server_error(500)), ScriptedAgent("a1", otherwise=server_error(507))
+        async with Flow(*agents) as flow:
+            await failing(flow, task())
+            assert [self.counted(flow, each) for each in ("a0", "a1")] == [(0, 1), (0, 1)]
+
+    @virtual
+    async def test_what_every_agent_failed_alike_is_dropped(self) -> None:
+        agents = ScriptedAgent("a0", otherwise=server_error()), ScriptedAgent("a1", otherwise=server_error())
+        async with Flow(*agents) as flow:
+            await failing(flow, task())
+            assert [self.counted(flow, each) for each in ("a0", "a1")] == [(0, 0), (0, 0)]
+
+    @pytest.mark.parametrize("is_cancelled", [True, False])
+    @virtual
+    async def test_of_a_task_that_ends_without_an_answer_elsewhere_it_counts_in_the_run_alone(
+        self, *, is_cancelled: bool
+    ) -> None:
+        agents = ScriptedAgent("a0", otherwise=server_error()), ScriptedAgent("a1", otherwise=ok(after_s=5.0))
+        async with Flow(*agents) as flow:
+            # While the other one is busy, the task goes to this one first.
+            busy = asyncio.create_task(flow.router.route_task(task(agents=("a1",))))
+            await until(lambda: flow.tried() == ["a1"])
+            running = asyncio.create_task(flow.router.route_task(task(deadline_s=8.0)))
+            await until(lambda: flow.tried() == ["a1", "a0", "a1"])
+            assert busy.done()
+            if is_cancelled:
+                running.cancel()
+            with pytest.raises(asyncio.CancelledError if is_cancelled else DeadlineExceeded):
+                await running
+            assert self.counted(flow) == (0, 1)
+
+    @virtual
+    async def test_a_transition_ends_the_run(self) -> None:
+        async with Flow(*crowd(1)) as flow:
+            for _ in range(2):
+                for _ in range(19):
+                    await failing(flow)
+                assert self.counted(flow) == (0, 19)
+                flow.board.force_open("a0")
+                flow.board.reset("a0")
+                flow.scheduler.refresh("a0")
+            assert flow.state("a0") is CircuitState.CLOSED
 
 
 class TestBrokenAgents:
@@ -285,6 +349,16 @@ class TestLongWork:
         async with Flow(ScriptedAgent("a0", otherwise=ok(after_s=70.0))) as flow:
             with pytest.raises(AttemptTimedOut):
                 await flow.router.route_task(task(), wait=True)
+
+    @virtual
+    async def test_two_full_timeouts_end_it_where_four_times_the_usual_latency_reaches_the_timeout(self) -> None:
+        agents = [ScriptedAgent(f"a{number}", [ok(after_s=20.0)], otherwise=hang()) for number in range(2)]
+        async with Flow(*agents) as flow:
+            for each in ("a0", "a1"):
+                await flow.router.route_task(task(agents=(each,)))
+            with pytest.raises(AttemptTimedOut) as raised:
+                await flow.router.route_task(task(deadline_s=1_000.0))
+            assert len(raised.value.attempts) == 2
 
     @virtual
     async def test_where_answers_are_usually_quick_a_hung_agent_is_likelier(self) -> None:

@@ -382,6 +382,29 @@ class TestOrder:
             stage.succeed(await granted(patient))
 
 
+class TestManyCapabilities:
+    @virtual
+    async def test_of_more_than_64_lines_64_are_compared_in_turn_and_all_are_served(self) -> None:
+        names = [f"test.n{number}" for number in range(200)]
+        async with Stage(agent("a", *names)) as stage:
+            lease = await stage.lease(task(names[0]))
+            asked = {name: stage.asking(task(name)) for name in names[:-1]}
+            await asyncio.sleep(1)
+            urgent = asked[names[-1]] = stage.asking(task(names[-1], priority=Priority.HIGH))
+            await asyncio.sleep(1)
+            order: list[str] = []
+            while len(order) < len(names):
+                stage.succeed(lease)
+                await asyncio.sleep(SOON_S)
+                (served,) = [name for name, each in asked.items() if each.done() and name not in order]
+                order.append(served)
+                lease = await granted(asked[served])
+            stage.succeed(lease)
+            # It is among those that are compared in one of any four looks, and has the most weight times time there.
+            assert urgent.done()
+            assert order.index(names[-1]) <= 4
+
+
 class TestDeadlinesAndBounds:
     @virtual
     async def test_a_waiting_task_leaves_the_line_at_its_deadline(self) -> None:

@@ -149,6 +149,15 @@ class TestTenants:
         assert sorted(each.tenant for each in bench.served(4)) == ["late", "late", "steady", "steady"]
 
     @virtual
+    async def test_what_a_tenant_has_had_at_one_priority_counts_at_no_other(self) -> None:
+        bench = Bench(*many(20, tenant="greedy"), *many(1, tenant="modest"))
+        bench.served(20)
+        for tenant in ("greedy", "modest"):
+            for each in many(4, priority=Priority.HIGH, tenant=tenant):
+                bench.line.join(each)
+        assert Counter(each.tenant for each in bench.served(4)) == {"greedy": 2, "modest": 2}
+
+    @virtual
     async def test_one_that_always_has_just_one_task_waiting_does_not_take_every_turn(self) -> None:
         bench = Bench(*many(10, tenant="steady"))
         served = []

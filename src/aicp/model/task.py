@@ -56,7 +56,7 @@ class Phase(StrEnum):
 
 
 class Priority(StrEnum):
-    """How long a task politely lets others go first: 0, 1 and 3 seconds."""
+    """Which share of an agent's time goes to a task's queue where others wait as well: 64 : 8 : 1."""
 
     HIGH = "high"
     NORMAL = "normal"

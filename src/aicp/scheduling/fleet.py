@@ -633,7 +633,9 @@ class Fleet:
 
     def arrive(self, priority: Priority, tenant: str, now: float) -> None:
         """Count a task that came: at the agents of its tenant, where it has any, else at the shared ones."""
-        pool = self.own.get(tenant) or self.shared
+        pool = self.own.get(tenant)
+        if pool is None or (not pool.seats and self.shared is not None):
+            pool = self.shared
         if pool is not None:
             pool.arrivals.note(priority, now)
 
