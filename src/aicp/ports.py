@@ -13,6 +13,7 @@ from aicp.model.event import ChainSubmitted, Event, Fact
 from aicp.model.notice import Notice, Order
 from aicp.model.outcome import Reply
 from aicp.model.progress import ClockState
+from aicp.model.request import Request
 from aicp.model.task import Call, TaskStatus
 
 KEYS_KEPT = timedelta(days=7)
@@ -212,6 +213,18 @@ class Journal(Protocol):
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
         """Newest first, one page. Costs the page, however many chains there are."""
 
+    async def ask(self, request: Request) -> bool:
+        """Put a request to the owner of a chain on record; False when it has ended, or there is none.
+
+        It stays until the fact that it becomes is on record, or the chain ends. The same again is one request.
+
+        Raises:
+            Conflict: There is one of this name with another body.
+        """
+
+    async def asked(self) -> Sequence[Request]:
+        """The requests to the unfinished chains that this one owns, oldest first; those not answered come again."""
+
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.
 
@@ -383,22 +396,6 @@ class Replicas(Protocol):
 
         For one who waits; what comes while nobody waits is told to the next. News may be for nothing, and may be lost:
         whoever is told looks, and looks now and then without being told.
-        """
-
-    async def ask_cancel(self, chain_id: str) -> bool:
-        """Ask whoever owns a chain, now or later, to cancel it; False when it has ended, or there is none.
-
-        The request is on record until the chain ends.
-
-        Raises:
-            StorageError: It could not be recorded.
-        """
-
-    async def asked_cancels(self) -> Sequence[str]:
-        """The unfinished chains of this replica that somebody asked to cancel; those not cancelled come again.
-
-        Raises:
-            StorageError: They could not be read.
         """
 
 

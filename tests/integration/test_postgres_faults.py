@@ -10,6 +10,7 @@ import pytest
 
 from aicp.errors import Conflict, StorageError
 from aicp.model.event import TaskEnded
+from aicp.model.request import cancel_request
 from aicp.ports import ChainQuery, SubmitKey
 from aicp.storage.postgres import PostgresJournal
 from tests.integration.postgres_kit import claim_all, opened, run, shared_server, until, way_to
@@ -138,8 +139,8 @@ def every_call(journal: PostgresJournal) -> list[Coroutine[Any, Any, Any]]:
         journal.list_chains(ChainQuery()),
         journal.claim(10),
         journal.prune(AT, 10),
-        journal._database.replicas.ask_cancel("c1"),
-        journal._database.replicas.asked_cancels(),
+        journal.ask(cancel_request("c1")),
+        journal.asked(),
     ]
 
 

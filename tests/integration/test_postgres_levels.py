@@ -20,6 +20,8 @@ _newer_version = level_contract._newer_version
 
 
 class TestPostgresLevels(level_contract.LevelContract):
+    claimed_at_once = (2, 1)
+
     @pytest.fixture(autouse=True)
     def _url(self) -> None:
         self.url = shared_server().fresh_url()

@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from aicp.errors import OwnershipLost, StorageError
+from aicp.model.request import cancel_request
 from aicp.ports import SubmitKey
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_held_writes import HeldWrites
@@ -224,13 +225,12 @@ def test_writes_that_wait_for_a_lock_keep_nobody_from_reading(url: str) -> None:
 def test_cancels_are_heard_of_while_an_old_request_is_locked(url: str) -> None:
     async def main() -> None:
         async with opened(url) as journal:
-            replicas = journal._database.replicas
             for name in ("c1", "c2"):
                 await journal.submit(submitted(name))
-                await replicas.ask_cancel(name)
+                await journal.ask(cancel_request(name))
             await journal.append([chain_ended("c1")])
-            async with locked(url, "SELECT FROM cancel_requests WHERE chain_id = 'c1' FOR UPDATE"):
-                assert list(await replicas.asked_cancels()) == ["c2"]
+            async with locked(url, "SELECT FROM requests WHERE chain_id = 'c1' FOR UPDATE"):
+                assert list(await journal.asked()) == [cancel_request("c2")]
 
     run(main())
 

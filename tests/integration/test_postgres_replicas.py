@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aicp.errors import OwnershipLost, StorageError
+from aicp.model.request import Request, cancel_request
 from aicp.ports import ChainRecord, Replica
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_death_watch import next_in_ring
@@ -353,20 +354,45 @@ def test_nothing_of_a_replica_declared_dead_is_recorded_even_before_its_chains_a
 def test_cancel_is_asked_of_whoever_owns_the_chain_until_it_ended(url: str) -> None:
     async def main() -> None:
         async with opened(url) as owner, opened(url) as other:
-            theirs, asked = other._database.replicas, owner._database.replicas
             await met(owner, other)
             await owner.submit(submitted("c1"))
-            await asked.until_news(0.0)
-            assert not await theirs.ask_cancel("never-submitted")
-            assert await theirs.ask_cancel("c1")
-            assert await theirs.ask_cancel("c1")
-            await asked.until_news(600.0)  # longer than a test may take: the request ends it
-            assert list(await asked.asked_cancels()) == ["c1"]
-            assert list(await theirs.asked_cancels()) == []
+            await owner._database.replicas.until_news(0.0)
+            assert not await other.ask(cancel_request("never-submitted"))
+            assert await other.ask(cancel_request("c1"))
+            assert await other.ask(cancel_request("c1"))
+            await owner._database.replicas.until_news(600.0)  # longer than a test may take: the request ends it
+            assert list(await owner.asked()) == [cancel_request("c1")]
+            assert list(await other.asked()) == []
             await owner.append([chain_ended("c1")])
-            assert list(await asked.asked_cancels()) == []
-            assert not await theirs.ask_cancel("c1")
-            assert await ask(url, "SELECT count(*) FROM cancel_requests") == 0
+            assert list(await owner.asked()) == []
+            assert not await other.ask(cancel_request("c1"))
+            assert await ask(url, "SELECT count(*) FROM requests") == 0
+
+    run(main())
+
+
+def test_cancel_that_code_of_an_older_revision_asked_for_is_a_request(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as owner:
+            for name in ("c1", "c2"):
+                await owner.submit(submitted(name))
+            await ask(url, "INSERT INTO cancel_requests (chain_id, at) SELECT chain_id, now() FROM chains")
+            assert sorted(each.chain_id for each in await owner.asked()) == ["c1", "c2"]
+            await owner.append([chain_ended("c1")])
+            assert list(await owner.asked()) == [cancel_request("c2")]
+            assert await ask(url, "SELECT count(*) FROM cancel_requests") == 1
+
+    run(main())
+
+
+def test_request_of_a_kind_that_only_a_newer_version_knows_is_left_to_it(url: str) -> None:
+    async def main() -> None:
+        async with opened(url) as owner:
+            await owner.submit(submitted("c1"))
+            assert await owner.ask(Request("c1", "answer:t0:1:ok", "answer", "true"))
+            assert await owner.ask(cancel_request("c1"))
+            assert list(await owner.asked()) == [cancel_request("c1")]
+            assert await ask(url, "SELECT count(*) FROM requests") == 2
 
     run(main())
 
@@ -376,9 +402,9 @@ def test_cancel_asked_of_a_dead_owner_is_for_the_next(url: str) -> None:
         async with opened(url) as next_owner:
             async with opened(url) as owner:
                 await owner.submit(submitted("c1"))
-                assert await next_owner._database.replicas.ask_cancel("c1")
+                assert await next_owner.ask(cancel_request("c1"))
             await claim_all(next_owner, 1)
-            assert list(await next_owner._database.replicas.asked_cancels()) == ["c1"]
+            assert list(await next_owner.asked()) == [cancel_request("c1")]
 
     run(main())
 

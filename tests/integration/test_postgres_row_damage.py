@@ -20,6 +20,7 @@ from aicp.storage.postgres_orders import PostgresOrders
 from aicp.storage.postgres_registrations import PostgresRegistrations
 from aicp.storage.postgres_row_checks import find_damaged_rows
 from aicp.storage.postgres_server import PostgresServer
+from aicp.storage.row_checksums import checksum
 from tests.integration.postgres_kit import claim_all, opened, run, shared_server
 from tests.postgres_server import ask
 from tests.unit.row_damage_contract import DiskStores, RowDamageContract
@@ -83,7 +84,8 @@ class TestPostgresDamage(RowDamageContract):
     async def populate(self, stores: DiskStores) -> None:
         await super().populate(stores)
         assert isinstance(stores.journal, PostgresJournal)
-        assert await stores.journal._database.replicas.ask_cancel("c3")
+        earlier = "INSERT INTO cancel_requests (chain_id, at, checksum) VALUES ('c3', $1, $2)"
+        await stores.ask(earlier, AT, checksum("c3"))
 
     def test_what_an_older_replica_writes_meanwhile_is_accepted(self) -> None:
         """Its statements name none of the new columns; the newer one goes on with its own checksums."""

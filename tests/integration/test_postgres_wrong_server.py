@@ -10,6 +10,7 @@ import pytest
 from aicp.errors import SettingsError, StorageError
 from aicp.model.access import AuditRecord
 from aicp.model.agent import AgentProfile, Capability
+from aicp.model.request import cancel_request
 from aicp.storage import postgres_server as server_module
 from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_access import PostgresAuditLog
@@ -76,7 +77,7 @@ async def until_asked(url: str, sql: str, wanted: object) -> None:
 USES_THAT_WRITE: tuple[Callable[[PostgresJournal], Awaitable[object]], ...] = (
     lambda journal: PostgresRegistrations(journal._database).save(AgentProfile("a", (Capability("test.echo"),))),
     lambda journal: journal.prune_keys(AT),
-    lambda journal: journal._database.replicas.ask_cancel("c1"),
+    lambda journal: journal.ask(cancel_request("c1")),
     lambda journal: PostgresAuditLog(journal._database).append([AuditRecord(AT, "k", "t", "a", "o", 200, 1)], 10),
 )
 

@@ -14,6 +14,8 @@ import pytest
 from aicp.errors import NewerVersion
 from aicp.model import level
 from aicp.model.event import ChainCancelled, TaskStarted
+from aicp.model.fact import TaskExpanded
+from aicp.model.request import cancel_request
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, Journal
 from aicp.storage.row_checksums import fact_checksum, placed
@@ -30,6 +32,9 @@ def _newer_version(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class LevelContract(abc.ABC):
     """See the module."""
+
+    claimed_at_once: tuple[int, ...]
+    """How many of three chains with 1,502 runs each a claim takes, one claim behind the other."""
 
     @abc.abstractmethod
     def run(self, main: Coroutine[Any, Any, None]) -> None:
@@ -73,6 +78,19 @@ class LevelContract(abc.ABC):
 
         self.run(main())
 
+    def test_request_to_a_chain_of_a_newer_version_waits_for_that_version(self) -> None:
+        async def main() -> None:
+            async with self.opened(1) as newer:
+                await newer.submit(submitted("c2"), None, NEWER)
+            async with self.opened(0) as older:
+                assert await older.ask(cancel_request("c2"))
+                assert list(await older.asked()) == []
+            async with self.opened(1) as newer:
+                assert await _claimed(newer) == ["c2"]
+                assert list(await newer.asked()) == [cancel_request("c2")]
+
+        self.run(main())
+
     def test_level_of_a_chain_is_raised_with_its_facts_and_never_lowered(self) -> None:
         async def main() -> None:
             async with self.opened(1) as newer:
@@ -98,6 +116,36 @@ class LevelContract(abc.ABC):
             for name, needs in (("c1", 1), ("c2", 0)):
                 await self.ask(f"UPDATE chains SET needs = {needs} WHERE chain_id = '{name}'")
                 assert any(f"row {name} of table chains" in problem for problem in await self.problems())
+
+        self.run(main())
+
+    def test_runs_of_a_chain_are_counted_with_the_facts_that_begin_them(self) -> None:
+        async def main() -> None:
+            async with self.opened(0) as journal:
+                await journal.submit(submitted("c1", tasks=3), None, [TaskExpanded("c1", "t0", 5, AT)])
+                await journal.submit(submitted("c2", tasks=3))
+                await journal.append([task_ended("c2", "t0")])
+                assert await self._runs() == [("c1", 8), ("c2", None)]
+                await journal.append([TaskExpanded("c2", "t1", 10, AT), TaskExpanded("c2", "t2", 0, AT)])
+                await journal.append([TaskExpanded("c2", "t2", 7, AT)])
+                assert await self._runs() == [("c1", 8), ("c2", 20)]
+            assert list(await self.problems()) == []
+
+        self.run(main())
+
+    def test_claims_and_prunes_weigh_chains_by_their_runs(self) -> None:
+        async def main() -> None:
+            async with self.opened(0) as journal:
+                for name in ("c1", "c2", "c3"):
+                    await journal.submit(submitted(name), None, [TaskExpanded(name, "t0", 1_500, AT)])
+            async with self.opened(0) as journal:
+                sizes = []
+                while records := await journal.claim(10):
+                    sizes.append(len(records))
+                    for record in records:
+                        await journal.append([chain_ended(record.submitted.chain_id)], 2)
+                assert tuple(sizes) == self.claimed_at_once
+                assert await journal.prune(AT + timedelta(days=1), 10) == 3
 
         self.run(main())
 
@@ -150,6 +198,9 @@ class LevelContract(abc.ABC):
             assert list(await self.problems()) == []
 
         self.run(main())
+
+    async def _runs(self) -> list[tuple[str, int | None]]:
+        return [(row[0], row[1]) for row in await self.ask("SELECT chain_id, runs FROM chains ORDER BY chain_id")]
 
     async def _needs(self) -> list[tuple[str, int]]:
         return [(row[0], row[1]) for row in await self.ask("SELECT chain_id, needs FROM chains ORDER BY chain_id")]

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from aicp.errors import StorageError
 from aicp.model.event import ChainSubmitted, Fact
+from aicp.model.request import Request
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Journal, SubmitKey
 
 T = TypeVar("T")
@@ -51,6 +52,12 @@ class _Passing:
 
     async def list_chains(self, query: ChainQuery) -> Sequence[ChainSummary]:
         return await self._use("list", lambda: self.inner.list_chains(query))
+
+    async def ask(self, request: Request) -> bool:
+        return await self._use("ask", lambda: self.inner.ask(request))
+
+    async def asked(self) -> Sequence[Request]:
+        return await self._use("asked", self.inner.asked)
 
     async def prune(self, before: datetime, limit: int) -> int:
         return await self._use("prune", lambda: self.inner.prune(before, limit))

@@ -105,12 +105,6 @@ class Here(Registry):
     async def until_news(self, timeout_s: float) -> None:
         raise AssertionError(timeout_s)
 
-    async def ask_cancel(self, chain_id: str) -> bool:
-        raise AssertionError(chain_id)
-
-    async def asked_cancels(self) -> Sequence[str]:
-        raise AssertionError
-
     async def begun(self) -> None:
         """Begin, and let what is told to a peer that is new be told."""
         await self.sharing.prepare()

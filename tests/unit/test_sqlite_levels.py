@@ -19,6 +19,8 @@ _newer_version = level_contract._newer_version
 
 
 class TestSqliteLevels(level_contract.LevelContract):
+    claimed_at_once = (1, 1, 1)
+
     @pytest.fixture(autouse=True)
     def _path(self, tmp_path: Path) -> None:
         self.path = tmp_path / "a.db"

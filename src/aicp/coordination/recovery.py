@@ -7,6 +7,7 @@ from collections.abc import Callable
 from aicp.coordination.stranding import Stranding
 from aicp.errors import AicpError, NewerVersion, RecordDamaged, StorageError
 from aicp.model.event import ChainEnded
+from aicp.model.request import CANCEL
 from aicp.ports import ChainRecord, Journal, Replicas
 from aicp.routing.defects import Defects
 
@@ -104,19 +105,18 @@ class Recovery:
         return len(records)
 
     async def _obey(self) -> None:
-        """Cancel what others were asked to cancel and this replica runs."""
-        if self._replicas is None:
-            return
+        """Carry out what is requested of chains that run here."""
         try:
-            asked = await self._replicas.asked_cancels()
+            asked = await self._journal.asked()
         except StorageError as error:
-            _log.warning("requests to cancel cannot be read, trying on: %s", error)
+            _log.warning("requests cannot be read, retrying: %s", error)
             return
         except Exception as error:  # noqa: BLE001 - as above
-            self._defects.report("requests to cancel", error)
+            self._defects.report("requests", error)
             return
-        for chain_id in asked:
-            self._cancel(chain_id)
+        for request in asked:
+            if request.kind == CANCEL:
+                self._cancel(request.chain_id)
 
     async def _until_news(self) -> None:
         if self._replicas is not None:

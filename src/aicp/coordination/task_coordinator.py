@@ -54,6 +54,7 @@ from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S, SINGLE_TASK, ChainResult,
 from aicp.model.duration import seconds_between
 from aicp.model.event import ChainEnded, ChainSubmitted, ChainWarned, Fact
 from aicp.model.outcome import TaskError
+from aicp.model.request import cancel_request
 from aicp.model.run_id import global_id, parse_run_id
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, check_tasks, graph_of
@@ -291,12 +292,14 @@ class TaskCoordinator:
             ChainNotFound: There is none, or it is not of the tenant that was named.
         """
         self._home.require()
-        if self._replicas is not None and self._running(chain_id, tenant) is None:
-            await self._ask_to_cancel(chain_id, tenant, self._replicas)
-            return
-        run = await self._run_of(chain_id, tenant)
-        if run is not None:
-            await self._to_its_end(run.cancel())
+        try:
+            if self._replicas is not None and self._running(chain_id, tenant) is None:
+                await self._ask_to_cancel(chain_id, tenant)
+            elif (run := await self._run_of(chain_id, tenant)) is not None:
+                await self._to_its_end(run.cancel())
+        except NewerVersion:
+            # Without its facts: whoever can read them cancels it.
+            await self._journal.ask(cancel_request(chain_id))
 
     async def view(self, chain_id: str, tenant: str | None = None) -> ChainView:
         """Where a chain stands, from its recorded facts. Costs its tasks.
@@ -688,13 +691,9 @@ class TaskCoordinator:
         record = await self._read(chain_id)
         return await self._folded(record)
 
-    async def _ask_to_cancel(self, chain_id: str, tenant: str | None, replicas: Replicas) -> None:
-        try:
-            if not has_ended(await self._read(chain_id, tenant)) and await replicas.ask_cancel(chain_id):
-                await _at_most(CANCEL_WAIT_S, self._until_it_stopped(chain_id))
-        except NewerVersion:
-            # Without its facts: whoever can read them cancels it.
-            await replicas.ask_cancel(chain_id)
+    async def _ask_to_cancel(self, chain_id: str, tenant: str | None) -> None:
+        if not has_ended(await self._read(chain_id, tenant)) and await self._journal.ask(cancel_request(chain_id)):
+            await _at_most(CANCEL_WAIT_S, self._until_it_stopped(chain_id))
 
     async def _until_sure(self) -> None:
         """Wait while others may already have taken over what this replica owns."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from aicp.errors import RecordDamaged
+from aicp.model.fact import Fact, TaskExpanded
 from aicp.model.level import level_of
 from aicp.storage.row_checksums import described
 
@@ -44,10 +45,10 @@ class Growth(msgspec.Struct, frozen=True, gc=False):
     runs: int
 
 
-def growth_of(facts: Sequence[object]) -> Growth | None:
+def growth_of(facts: Sequence[Fact]) -> Growth | None:
     """What facts add to the row of their chain; None for nothing."""
-    needs = level_of(facts)
-    return Growth(needs, 0) if needs else None
+    needs, runs = level_of(facts), sum(fact.count for fact in facts if isinstance(fact, TaskExpanded))
+    return Growth(needs, runs) if needs or runs else None
 
 
 def together(grown: Iterable[Growth | None]) -> Growth | None:

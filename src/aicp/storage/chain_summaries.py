@@ -52,6 +52,11 @@ class StoredSummary(msgspec.Struct, frozen=True):
     growth_check: int | None = None
 
     @property
+    def weight(self) -> int:
+        """How many task runs it has."""
+        return self.total_tasks if self.runs is None else self.runs
+
+    @property
     def is_in_doubt(self) -> bool:
         """True when status and end have another checksum: `check_progress` decides, by the chain's last fact.
 

@@ -9,8 +9,10 @@ import msgspec
 
 from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, QueueFull
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
+from aicp.model.request import Request, answered_by
 from aicp.model.task import TaskStatus
 from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
+from aicp.storage.request_rows import refuse_other
 from aicp.storage.task_ends import added, bits_of, bits_with
 
 FINISHED_KEPT_MAX = 10_000
@@ -82,6 +84,7 @@ class MemoryJournal:
         self._finished: OrderedDict[str, None] = OrderedDict()
         self._keys: OrderedDict[tuple[str, str], _KeyUse] = OrderedDict()
         self._unclaimed: deque[str] = deque()
+        self._requests: dict[tuple[str, str], Request] = {}
 
     async def open(self) -> None:
         """Find out what is unfinished; nobody owns it any more."""
@@ -173,6 +176,22 @@ class MemoryJournal:
         """Newest first, one page. Costs a look at each newer chain."""
         return [chain.summary() for chain in islice(self._found(query), max(0, query.limit))]
 
+    async def ask(self, request: Request) -> bool:
+        """Remember a request to the owner of a chain; False when it has ended, or there is none.
+
+        Raises:
+            Conflict: There is one of this name with another body.
+        """
+        chain = self._chains.get(request.chain_id)
+        if chain is None or chain.ended_at is not None:
+            return False
+        refuse_other(request, self._requests.setdefault((request.chain_id, request.name), request).body)
+        return True
+
+    async def asked(self) -> Sequence[Request]:
+        """The requests to unfinished chains."""
+        return list(self._requests.values())
+
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many."""
         old: list[str] = []
@@ -212,8 +231,12 @@ class MemoryJournal:
         chain = self._chains[chain_id]
         for fact in facts:
             chain.take(fact)
+        for name in answered_by(facts):
+            self._requests.pop((chain_id, name), None)
         if chain.ended_at is None:
             return
+        for request in [each for each in self._requests if each[0] == chain_id]:
+            del self._requests[request]
         self._finished[chain_id] = None
         if len(self._finished) > FINISHED_KEPT_MAX:
             self._forget(next(iter(self._finished)))

@@ -9,6 +9,7 @@ import msgspec
 from aicp.errors import NewerVersion, RecordDamaged
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact
+from aicp.model.request import Request
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.chain_summaries import CONTRADICTORY_ENDS, contradictory_end
 from aicp.storage.postgres_batch import KEY_USES, Append, Submit, chain_of, key_use, storable
@@ -16,6 +17,7 @@ from aicp.storage.postgres_claiming import ANY_DEAD, Claim, Claimed, claim_chain
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_pruning import REMOVED_AGENTS, prune_chains, prune_keys
 from aicp.storage.postgres_reading import read_outline, read_record, read_summaries, read_summary
+from aicp.storage.postgres_requests import read_requests, record_request
 from aicp.storage.postgres_server import Connection
 from aicp.storage.pruned import Pruned
 from aicp.storage.rows import FIRST_EPOCH, FactEncoder
@@ -174,6 +176,27 @@ class PostgresJournal:
             return await read_summaries(self._database.sessions, msgspec.structs.replace(query, limit=limit))
 
         return await self._database.damage.page(read, max(0, query.limit))
+
+    async def ask(self, request: Request) -> bool:
+        """Put a request to whoever owns a chain, now or later, on record; False when it has ended, or there is none.
+
+        Raises:
+            Conflict: There is one of this name with another body.
+            StorageError: It could not be recorded.
+        """
+        self._database.require_open()
+        return await record_request(self._database.sessions, request)
+
+    async def asked(self) -> Sequence[Request]:
+        """The requests to unfinished chains of this replica. Damaged rows are reported and left out.
+
+        Raises:
+            StorageError: They could not be read, or this replica is not alive.
+        """
+        self._database.require_open()
+        return self._database.damage.intact(
+            await read_requests(self._database.sessions, self._database.replicas.number)
+        )
 
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.

@@ -105,6 +105,16 @@ _GROWN = """
         SELECT * FROM unnest({first}::text[], {second}::int[], {third}::bigint[]) AS given (chain_id, needs, runs)
     )
 """
+# A row that another session has locked is forgotten when the chain has ended.
+_ANSWERED = """
+    answered AS (
+        DELETE FROM requests WHERE ctid IN (
+            SELECT requests.ctid FROM requests
+            JOIN unnest({first}::text[], {second}::text[]) AS given (chain_id, name) USING (chain_id, name)
+            WHERE chain_id IN (SELECT chain_id FROM fit) FOR UPDATE OF requests SKIP LOCKED
+        )
+    )
+"""
 _WITH_GROWTH = {
     "{grow}": GROWN_SET,
     "{columns}": GROWN_COLUMNS,
@@ -255,8 +265,12 @@ class Batch:
         appends = [self._appends[chain_id] for chain_id in sorted(self._appends)]
         submits = list(self.submits.values())
         results = [*_results_of_appends(appends), *_results_of_submits(submits)]
+        answered = [(append.chain_id, name) for each in appends for append in each for name in append.rows.answered]
         growths = [*_growths_of_appends(appends), *_growths_of_submits(submits)]
-        sql = _statement(bool(appends), bool(submits), bool(results), bool(growths))
+        sql = _statement(
+            has_appends=bool(appends), has_submits=bool(submits), has_results=bool(results), has_growths=bool(growths),
+            has_answers=bool(answered),
+        )  # fmt: skip
         args: list[Any] = [number, session]
         if appends:
             args += _columns_of_appends(appends)
@@ -266,6 +280,8 @@ class Batch:
             args += _columns(((chain_id, row.digest, row.body) for chain_id, row in results))
         if growths:
             args += _columns(growths)
+        if answered:
+            args += _columns(answered)
         return sql, args
 
 
@@ -322,7 +338,7 @@ _misfits_decoder = msgspec.json.Decoder(dict[str, tuple[int, bool, bool]])
 
 
 @functools.cache
-def _statement(has_appends: bool, has_submits: bool, has_results: bool, has_growths: bool) -> str:  # noqa: FBT001 - a key of the cache
+def _statement(*, has_appends: bool, has_submits: bool, has_results: bool, has_growths: bool, has_answers: bool) -> str:
     """One of the statements there are: the fewer parts, the less the server has to set up."""
     parts, after = [_ME], 3
     if has_appends:
@@ -331,22 +347,26 @@ def _statement(has_appends: bool, has_submits: bool, has_results: bool, has_grow
     if has_submits:
         parts.append(_SUBMITS if has_appends else _renumbered(_SUBMITS, _SUBMITS_FROM - 3))
         after += _SUBMIT_COLUMNS
+    parts = [_growing(part, has_growths) for part in parts]
     if has_results:
-        places = [f"${number}" for number in range(after, after + 3)]
         admitted = [_ADMITTED.format(name) for name, is_there in (("fit", has_appends), ("fresh", has_submits))
                     if is_there]  # fmt: skip
-        parts.append(
-            _RESULTS.format(first=places[0], second=places[1], third=places[2], admitted=" OR ".join(admitted))
-        )
+        parts.append(_RESULTS.format(admitted=" OR ".join(admitted), **_places(after)))
         after += 3
-    parts = [_growing(part, has_growths) for part in parts]
     if has_growths:
-        parts.insert(0, _GROWN.format(first=f"${after}", second=f"${after + 1}", third=f"${after + 2}"))
+        parts.insert(0, _GROWN.format(**_places(after)))
+        after += 3
+    if has_answers:
+        parts.append(_ANSWERED.format(**_places(after)))
     misfits = _MISFITS if has_appends else "NULL"
     stale = (_STALE if has_appends else _renumbered(_STALE, _SUBMITS_FROM - 3)) if has_submits else "NULL"
     locked = _LOCKED if has_appends else "NULL"
     told = f"SELECT EXISTS (SELECT 1 FROM me) AS is_alive, {misfits} AS misfits, {stale} AS fresh, {locked} AS locked"  # noqa: S608 - constants
     return f"WITH {', '.join(parts)} {told}"
+
+
+def _places(first: int) -> dict[str, str]:
+    return {name: f"${first + number}" for number, name in enumerate(("first", "second", "third"))}
 
 
 def _growing(sql: str, has_growths: bool) -> str:  # noqa: FBT001 - reads like a condition

@@ -16,8 +16,10 @@ _ENDED = f"""
 _DIGESTS = """
     SELECT DISTINCT chain_id, result_digest FROM facts WHERE chain_id = ANY($1::text[]) AND result_digest IS NOT NULL
 """
-_FACTS = "DELETE FROM facts WHERE chain_id = ANY($1::text[])"
-_CHAINS = "DELETE FROM chains WHERE chain_id = ANY($1::text[])"
+_ROWS_OF_CHAINS = [
+    f"DELETE FROM {table} WHERE chain_id = ANY($1::text[])"  # noqa: S608 - constants
+    for table in ("facts", "requests", "open_waits", "chains")
+]
 # First the locks, then the look: a fact that refers to one of them again waits for this, or is seen by it.
 _LOCK_RESULTS = "SELECT digest FROM results WHERE digest = ANY($1::bytea[]) ORDER BY digest FOR UPDATE SKIP LOCKED"
 _THERE = "SELECT digest FROM results WHERE digest = ANY($1::bytea[])"
@@ -48,11 +50,11 @@ async def prune_chains(connection: Connection, before: datetime, limit: int) -> 
     rows = IntactRows[StoredSummary](min(limit, CHAINS_AT_ONCE_MAX))
     while not rows.take(await check_summaries(connection.fetch, await connection.fetch(_ENDED, before, rows.looks))):
         pass
-    chain_ids = few_enough([(stored.chain_id, stored.total_tasks) for stored in rows.kept])
+    chain_ids = few_enough([(stored.chain_id, stored.weight) for stored in rows.kept])
     chain_ids, digests = await _unlocked(connection, chain_ids)
     if chain_ids:
-        await connection.execute(_FACTS, chain_ids)
-        await connection.execute(_CHAINS, chain_ids)
+        for sql in _ROWS_OF_CHAINS:
+            await connection.execute(sql, chain_ids)
     if chain_ids and digests:
         await connection.execute(_RESULTS, digests)
     return Pruned(len(chain_ids), tuple(rows.damaged))

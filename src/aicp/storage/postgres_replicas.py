@@ -4,44 +4,15 @@ import asyncio
 import os
 import platform
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from aicp.errors import RecordDamaged
 from aicp.model.level import LEVEL
 from aicp.ports import Replica
-from aicp.storage.damage import DamageReports, decoded
+from aicp.storage.damage import DamageReports
 from aicp.storage.postgres_death_watch import DeathWatch
-from aicp.storage.postgres_lease import CANCEL, CHANNEL, LEASE_S, RENEW_EVERY_S, Lease, Standing, no_number_error
+from aicp.storage.postgres_lease import LEASE_S, RENEW_EVERY_S, Lease, Standing, no_number_error
 from aicp.storage.postgres_lease_thread import Coalesced, LeaseThread
 from aicp.storage.postgres_server import PostgresServer
 from aicp.storage.postgres_sessions import Sessions
-from aicp.storage.row_checksums import checksum, described, is_intact
-
-ASKED_AT_ONCE_MAX = 1_000
-
-_ASK = f"""
-    WITH asked AS (
-        INSERT INTO cancel_requests (chain_id, at, checksum)
-        SELECT chain_id, clock_timestamp(), $2::bigint FROM chains WHERE chain_id = $1 AND ended_at IS NULL
-        ON CONFLICT (chain_id) DO UPDATE SET at = cancel_requests.at RETURNING chain_id
-    )
-    SELECT pg_notify({CHANNEL}, '{CANCEL}') FROM asked
-"""  # noqa: S608 - constants
-# What is forgotten is looked at as well: a damaged id is that of no chain.
-_ASKED = f"""
-    WITH forgotten AS (
-        DELETE FROM cancel_requests WHERE chain_id IN (
-            SELECT chain_id FROM cancel_requests
-            WHERE NOT EXISTS (SELECT 1 FROM chains WHERE chain_id = cancel_requests.chain_id AND ended_at IS NULL)
-            FOR UPDATE SKIP LOCKED
-        )
-        RETURNING chain_id, checksum
-    ), asked AS (
-        SELECT chain_id, cancel_requests.checksum FROM cancel_requests JOIN chains USING (chain_id)
-        WHERE owner = $1 AND ended_at IS NULL ORDER BY at LIMIT {ASKED_AT_ONCE_MAX}
-    )
-    SELECT chain_id, checksum, TRUE FROM asked UNION ALL SELECT chain_id, checksum, FALSE FROM forgotten
-"""  # noqa: S608 - a constant
 
 
 class PostgresReplicas:
@@ -166,25 +137,6 @@ class PostgresReplicas:
         """Return when a replica told the others something, came or went, after `timeout_s` at the latest."""
         await _happened(self._posted, timeout_s)
 
-    async def ask_cancel(self, chain_id: str) -> bool:
-        """Ask whoever owns a chain, now or later, to cancel it; False when it has ended, or there is none.
-
-        Raises:
-            StorageError: It could not be recorded.
-        """
-        return bool(await self._sessions.execute(_ASK, chain_id, checksum(chain_id)))
-
-    async def asked_cancels(self) -> Sequence[str]:
-        """The unfinished chains of this replica that somebody asked to cancel. Damaged rows are reported and left out.
-
-        Raises:
-            StorageError: They could not be read, or this replica is not alive.
-        """
-        rows = await self._sessions.execute(_ASKED, self.number)
-        found = self._damage.intact([decoded(partial(_request, chain_id, stored)) for chain_id, stored, _ in rows])
-        asked = {chain_id for chain_id, _, is_asked in rows if is_asked}
-        return [chain_id for chain_id in found if chain_id in asked]
-
     def _in_loop(self, function: Callable[..., None]) -> Callable[..., None]:
         """The same, for the lease's thread: done in the event loop, in the order of the calls."""
         return lambda *args: self._thread.tell(function, *args)
@@ -204,12 +156,6 @@ class PostgresReplicas:
         self._watch.aim(0, ())
         for callback in self._callbacks:
             callback()
-
-
-def _request(chain_id: str, stored: int | None) -> str:
-    if not is_intact(stored, chain_id):
-        raise RecordDamaged("cancel_requests", described(chain_id), "its checksum is another")
-    return chain_id
 
 
 async def _happened(event: asyncio.Event, timeout_s: float) -> None:

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from aicp.errors import RecordDamaged
+from aicp.errors import Conflict, RecordDamaged
+from aicp.model.request import Request
 from aicp.storage.row_checksums import checksum, described, is_intact
 
 REQUEST_COLUMNS = 'chain_id, name, kind, body, "by", at, checksum'
@@ -12,6 +13,16 @@ REQUEST_COLUMNS = 'chain_id, name, kind, body, "by", at, checksum'
 def request_checksum(chain_id: str, name: str, kind: str, body: str, by: str) -> int:
     """Of a request's row; not of its time, which the database may assign and which only orders requests."""
     return checksum(chain_id, name, kind, body, by)
+
+
+def refuse_other(request: Request, body: str) -> None:
+    """Compare a request with the body on record under its name.
+
+    Raises:
+        Conflict: It is another one.
+    """
+    if body != request.body:
+        raise Conflict(f"Another request '{described(request.name)}' of chain {request.chain_id} is on record.")
 
 
 class StoredRequest(msgspec.Struct, frozen=True):
@@ -24,6 +35,15 @@ class StoredRequest(msgspec.Struct, frozen=True):
     by: str
     at: str
     checksum: int | None
+
+    def decode(self) -> Request:
+        """The request.
+
+        Raises:
+            RecordDamaged: The row is damaged.
+        """
+        self.check()
+        return Request(self.chain_id, self.name, self.kind, self.body, self.by)
 
     def check(self) -> None:
         """Compare the row with its checksum.

@@ -30,6 +30,7 @@ from aicp.model.long_texts import LONG_TEXT, text_of
 from aicp.model.nesting import NESTING_MAX
 from aicp.model.outcome import TaskError
 from aicp.model.pieces import LARGE_BYTES, decode_in_pieces, is_large
+from aicp.model.request import answered_by
 from aicp.model.task import Attempt, Charge, TaskResult, TaskStatus
 from aicp.model.writing import HEAVY_VALUES, encode_in_pieces, is_heavy
 from aicp.ports import ChainRecord
@@ -145,6 +146,7 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
         size: Bytes, about.
         task_ends: The bits that these facts add to those of the chain's row.
         growth: What they add to its level and its number of runs; None for nothing, as a rule.
+        answered: The names of the requests that end with them; none, as a rule.
     """
 
     chain_id: str
@@ -155,6 +157,7 @@ class AppendRows(msgspec.Struct, frozen=True, gc=False):
     size: int
     task_ends: int
     growth: Growth | None = None
+    answered: Sequence[str] = ()
 
     @property
     def status_checksum(self) -> int | None:
@@ -245,8 +248,10 @@ def encode_facts(facts: Sequence[Fact], *, is_long: bool = False) -> AppendRows:
         elif isinstance(fact, TaskEnded):
             status = status or TaskStatus.RUNNING
     size = sum(len(row.fact) for row in rows) + sum(len(row.body) for row in results)
-    ends = bits_of(facts)
-    return AppendRows(chain_id, tuple(rows), tuple(results), status, ended_at, size, ends, growth_of(facts))
+    return AppendRows(
+        chain_id, tuple(rows), tuple(results), status, ended_at, size, bits_of(facts), growth_of(facts),
+        answered_by(facts),
+    )  # fmt: skip
 
 
 def decode_facts(facts: Iterable[bytes], results: Mapping[int, bytes]) -> list[Fact]:

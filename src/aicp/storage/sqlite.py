@@ -1,7 +1,7 @@
 """The journal on SQLite: what it acknowledged survives kill -9 and loss of power."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost, RecordDamaged
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact
+from aicp.model.request import Request
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, SubmitKey
 from aicp.storage.chain_growth import growth_of
@@ -19,6 +20,7 @@ from aicp.storage.sqlite_claiming import Claimed, claim_chains, contradictory_en
 from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_pruning import prune_chains, prune_keys
 from aicp.storage.sqlite_reading import read_outlines, read_record, read_summaries, read_summary
+from aicp.storage.sqlite_requests import read_requests, record_request
 from aicp.storage.sqlite_writer import Work
 
 
@@ -42,6 +44,7 @@ class SqliteJournal:
         self._claimed_up_to = 0
         self._left_up_to = 0
         self._has_looked = False
+        self._may_have_requests = True
         self._is_open = False
 
     async def open(self) -> None:
@@ -58,6 +61,7 @@ class SqliteJournal:
             # Whatever is unfinished now was left by an earlier process; what is submitted from now on is this one's.
             self._claimed_up_to, self._left_up_to = 0, await self._database.read(newest_chain)
             self._has_looked = False
+            self._may_have_requests = True
         except BaseException:
             await self._database.close()
             raise
@@ -179,6 +183,33 @@ class SqliteJournal:
             return await self._database.read(lambda connection: read_summaries(connection, asked))
 
         return await self._database.damage.page(read, max(0, query.limit))
+
+    async def ask(self, request: Request) -> bool:
+        """Put a request to the owner of a chain on record; False when it has ended, or there is none.
+
+        Raises:
+            Conflict: There is one of this name with another body.
+            StorageError: It could not be recorded.
+        """
+        self._may_have_requests = True
+        return await self._database.write(partial(record_request, request, timestamp(datetime.now(UTC))))
+
+    async def asked(self) -> Sequence[Request]:
+        """The requests to unfinished chains that this version runs. Costs nothing while there are none.
+
+        Raises:
+            StorageError: They could not be read.
+        """
+        if not self._may_have_requests:
+            return ()
+        self._may_have_requests = False
+        try:
+            found = await self._database.read(lambda connection: read_requests(connection, self._level))
+        except BaseException:
+            self._may_have_requests = True
+            raise
+        self._may_have_requests = self._may_have_requests or bool(found)
+        return self._database.damage.intact(found)
 
     async def prune(self, before: datetime, limit: int) -> int:
         """Forget at most `limit` finished chains that ended before then, oldest end first; returns how many.

@@ -40,6 +40,7 @@ _GROWTHS = ManyRows(
     4,
     ") AS given WHERE chains.chain_id = given.column1",
 )
+_ANSWERED = "DELETE FROM requests WHERE chain_id = ? AND name = ?"
 # Behind a fact that is missing stays a gap: the next one must not take its place.
 _HEAD = """
     SELECT max(epoch, coalesce(epoch_min, 1)), status, ended_at IS NOT NULL,
@@ -90,6 +91,7 @@ class _Gathered(msgspec.Struct):
     statuses: dict[str, Row] = {}
     counts: dict[str, Row] = {}
     growths: dict[str, Row] = {}
+    answered: list[Row] = []
 
 
 class Book:
@@ -180,6 +182,8 @@ class Book:
         self._gather_head(head, rows)
         if rows.growth is not None:
             self.grow(rows.chain_id, head, rows.growth)
+        if rows.answered:
+            self._gathered.answered.extend((chain_id, name) for name in rows.answered)
 
     def grow(self, chain_id: str, head: Head, growth: Growth) -> None:
         """Raise the level of a chain, never lower it, and count its new runs."""
@@ -211,6 +215,8 @@ class Book:
         _STATUSES.write(self._connection, list(rows.statuses.values()))
         _COUNTS.write(self._connection, list(rows.counts.values()))
         _GROWTHS.write(self._connection, list(rows.growths.values()))
+        for answered in rows.answered:
+            self._connection.execute(_ANSWERED, answered)
         self._ended += [chain_id for chain_id, _, ended_at, *_ in rows.statuses.values() if ended_at]
 
     def _gather_head(self, head: Head, rows: AppendRows) -> None:

@@ -12,6 +12,10 @@ _ENDED = f"""
     SELECT {SUMMARY_COLUMNS} FROM chains WHERE ended_at IS NOT NULL AND ended_at < ? ORDER BY ended_at LIMIT ?
 """  # noqa: S608 - constants
 _DIGESTS = "SELECT DISTINCT result_digest FROM facts WHERE chain_id = ? AND result_digest IS NOT NULL"
+_ROWS_OF_CHAIN = [
+    f"DELETE FROM {table} WHERE chain_id = ?"  # noqa: S608 - constants
+    for table in ("facts", "requests", "open_waits", "chains")
+]
 _RESULT = """
     DELETE FROM results
     WHERE digest = ? AND NOT EXISTS (
@@ -27,11 +31,11 @@ def prune_chains(book: Book, before: str, limit: int) -> Pruned:
     check = partial(check_summary, book.connection)
     while not rows.take(checked(check, book.execute(_ENDED, (before, rows.looks)).fetchall())):
         pass
-    some = few_enough([(stored.chain_id, stored.total_tasks) for stored in rows.kept])
+    some = few_enough([(stored.chain_id, stored.weight) for stored in rows.kept])
     digests = {digest for chain_id in some for (digest,) in book.execute(_DIGESTS, (chain_id,)).fetchall()}
     for chain_id in some:
-        book.execute("DELETE FROM facts WHERE chain_id = ?", (chain_id,))
-        book.execute("DELETE FROM chains WHERE chain_id = ?", (chain_id,))
+        for sql in _ROWS_OF_CHAIN:
+            book.execute(sql, (chain_id,))
     for digest in digests:
         book.execute(_RESULT, (digest,))
     return Pruned(len(some), tuple(rows.damaged))

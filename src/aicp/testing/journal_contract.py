@@ -37,6 +37,7 @@ from aicp.model.fact import (
     TemplateUse,
 )
 from aicp.model.outcome import Outcome, TaskError
+from aicp.model.request import CANCEL, Request, cancel_request
 from aicp.model.task import Attempt, Charge, OnFailure, Priority, Task, TaskResult, TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Journal, SubmitKey
 
@@ -494,6 +495,61 @@ class JournalContract(abc.ABC):
             _expect(unfinished == ["second"], f"unfinished are {unfinished}")
         finally:
             await again.close()
+
+    @_rule
+    async def test_a_request_is_for_the_owner_of_an_unfinished_chain(self, journal: Journal) -> None:
+        """It comes again until it is answered, and there are none to a chain that has ended, or was never there."""
+        await journal.submit(chain("chain"))
+        _expect(list(await journal.asked()) == [], "a request came from nowhere")
+        _expect(not await journal.ask(cancel_request("never-submitted")), "a chain that is not there took a request")
+        for _ in range(2):
+            _expect(await journal.ask(cancel_request("chain")), "an unfinished chain took no request")
+            _expect(list(await journal.asked()) == [cancel_request("chain")], "the request does not come again")
+        await journal.append([ChainEnded("chain", TaskStatus.COMPLETED, AT)])
+        _expect(list(await journal.asked()) == [], "a chain that has ended has requests")
+        _expect(not await journal.ask(cancel_request("chain")), "a chain that has ended took a request")
+
+    @_rule
+    async def test_the_first_body_of_a_request_stays(self, journal: Journal) -> None:
+        """The same again is the same request, another one a conflict."""
+        await journal.submit(chain("chain"))
+        first = Request("chain", CANCEL, CANCEL, '{"why": "\\u00fc"}', "somebody")
+        _expect(await journal.ask(first), "an unfinished chain took no request")
+        _expect(await journal.ask(msgspec.structs.replace(first, by="else")), "the same again was refused")
+        await _expect_refused(journal.ask(msgspec.structs.replace(first, body="{}")), Conflict)
+        _expect(list(await journal.asked()) == [first], "the first request was replaced")
+
+    @_rule
+    async def test_a_request_ends_with_the_fact_that_answers_it(self, journal: Journal) -> None:
+        """All others stay."""
+        for name in ("one", "two"):
+            await journal.submit(chain(name))
+            await journal.ask(cancel_request(name))
+        await journal.append([ended("one", "a")])
+        _expect(len(await journal.asked()) == 2, "another fact answered a request")
+        await journal.append([ChainCancelled("one", AT)])
+        _expect(list(await journal.asked()) == [cancel_request("two")], "it was not answered")
+
+    @_rule
+    async def test_a_request_outlives_its_owner_and_goes_with_its_chain(self, journal: Journal) -> None:
+        """The next owner finds it, if the journal is durable."""
+        if not journal.durable:
+            return
+        await journal.submit(chain("chain"))
+        await journal.ask(cancel_request("chain"))
+        async with self._again(journal) as again:
+            await again.claim(10)
+            _expect(list(await again.asked()) == [cancel_request("chain")], "the next owner has no request")
+            await again.append([ChainEnded("chain", TaskStatus.COMPLETED, AT)], 2)
+            _expect(await again.prune(AT + timedelta(days=1), 10) == 1, "the chain was not forgotten")
+            _expect(list(await again.asked()) == [], "a request outlived its chain")
+
+    @_rule
+    async def test_what_lists_show_of_a_chain_is_read_by_its_id(self, journal: Journal) -> None:
+        """None for a chain that is not there."""
+        await journal.submit(chain("chain", tenant="ours"))
+        _expect(list(await journal.list_chains(ChainQuery())) == [await journal.summary("chain")], "another summary")
+        _expect(await journal.summary("\0") is None, "an unknown chain has a summary")
 
     @_rule
     async def test_close_may_come_twice(self, journal: Journal) -> None:
