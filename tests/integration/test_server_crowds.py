@@ -1,7 +1,5 @@
 """Looks at a large fleet over HTTP: whole and in order, and a few agents in each turn of the loop."""
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,6 +9,7 @@ from aicp.model.agent import AgentProfile, Capability
 from aicp.routing import health
 from aicp.server.routes import agents
 from tests.integration.server_kit import Api, asking, run
+from tests.unit.flow_kit import counted_in_turns
 
 CROWD = 2_500
 IDS = [f"crowd-{number:05}" for number in range(CROWD)]
@@ -26,26 +25,6 @@ def with_crowd(test: Any) -> None:
             await test(api)
 
     run(main)
-
-
-def counted_in_turns(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> Callable[[], tuple[int, int]]:
-    """Count the calls of a function of a module; gives how many there were, and at most in one turn of the loop."""
-    work, calls, in_this_turn, most = getattr(module, name), 0, 0, 0
-
-    def next_turn() -> None:
-        nonlocal in_this_turn
-        in_this_turn = 0
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls, in_this_turn, most
-        if not in_this_turn:
-            asyncio.get_running_loop().call_soon(next_turn)
-        calls, in_this_turn = calls + 1, in_this_turn + 1
-        most = max(most, in_this_turn)
-        return work(*arguments, **named)
-
-    monkeypatch.setattr(module, name, counted)
-    return lambda: (calls, most)
 
 
 def test_health_of_a_crowd_is_whole_and_is_looked_at_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:

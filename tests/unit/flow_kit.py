@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any, ParamSpec, Self
 
+import pytest
+
 from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Capability
 from aicp.model.event import AttemptEnded, AttemptStarted, Event
@@ -39,6 +41,26 @@ def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
         run(test(*args, **kwargs))
 
     return on_virtual_time
+
+
+def counted_in_turns(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> Callable[[], tuple[int, int]]:
+    """Count the calls of a function of a module or class; gives how many, and the most in one turn of the loop."""
+    work, calls, in_this_turn, most = getattr(owner, name), 0, 0, 0
+
+    def next_turn() -> None:
+        nonlocal in_this_turn
+        in_this_turn = 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls, in_this_turn, most
+        if not in_this_turn:
+            asyncio.get_running_loop().call_soon(next_turn)
+        calls, in_this_turn = calls + 1, in_this_turn + 1
+        most = max(most, in_this_turn)
+        return work(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, counted)
+    return lambda: (calls, most)
 
 
 def now() -> float:

@@ -3,16 +3,20 @@
 import re
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aicp.coordination.chain_graph import ATTEMPTS_DRAWN_MAX, mermaid
+from aicp.coordination import chain_graph
+from aicp.coordination.chain_graph import ATTEMPTS_DRAWN_MAX, LINES_A_STEP
+from aicp.coordination.chain_graph import mermaid as mermaid_steps
 from aicp.coordination.timeline import timeline
 from aicp.model.outcome import Outcome, TaskError
 from aicp.model.task import Attempt, TaskStatus
 from aicp.model.views import ChainView, TaskView, Timings
+from aicp.scheduling.slices import at_once
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 BOX = re.compile(r'  t\d+\["(?:[A-Za-z0-9 _.,\-@/()]|#\d+;|<br/>)*"\]')
@@ -42,6 +46,10 @@ def view(tasks: dict[str, TaskView], *edges: tuple[str, str]) -> ChainView:
     return ChainView("c", "a chain", TaskStatus.RUNNING, len(tasks), 0, tasks, list(edges), None, AT, None)
 
 
+def mermaid(drawn: ChainView) -> str:
+    return at_once(mermaid_steps(drawn))
+
+
 def assert_is_flowchart(text: str, *, boxes: int, arrows: int) -> None:
     """Every line is a box, an arrow or a class, and nothing else."""
     first, *lines = text.splitlines()
@@ -52,6 +60,29 @@ def assert_is_flowchart(text: str, *, boxes: int, arrows: int) -> None:
 
 
 class TestMermaid:
+    def test_a_large_chain_is_drawn_in_small_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        labels, most = 0, 0
+        label = chain_graph._label
+
+        def counted(*arguments: Any) -> str:
+            nonlocal labels
+            labels += 1
+            return label(*arguments)
+
+        monkeypatch.setattr(chain_graph, "_label", counted)
+        tasks = {f"t-{number}": task() for number in range(1_000)}
+        edges = [(f"t-{number}", f"t-{number + 1}") for number in range(999)]
+        steps, text = mermaid_steps(view(tasks, *edges)), ""
+        while not text:
+            labels = 0
+            try:
+                next(steps)
+            except StopIteration as done:
+                text = done.value
+            most = max(most, labels)
+        assert_is_flowchart(text, boxes=1_000, arrows=999)
+        assert most <= LINES_A_STEP
+
     def test_every_task_is_a_box_with_status_time_and_attempts(self) -> None:
         fetch = task(TaskStatus.COMPLETED, attempt("eyes-1", Outcome.AGENT_FAULT), attempt("eyes-2"))
         tried = "eyes-1 AGENT_FAULT 0.250 s", "eyes-2 SUCCESS 0.250 s"

@@ -176,7 +176,9 @@ class TestAlone:
     @staticmethod
     def run_of(flow: Flow, spec: ChainSpec) -> ChainRun:
         record = ChainRecord(ChainSubmitted("chain", spec, flow.clock.utcnow()), (), 7)
-        return ChainRun(record, check_chain(spec), flow.coordinator._carrier, flow.journal, flow.clock, flow.seen)
+        return ChainRun(
+            record, fold(record, check_chain(spec)), flow.coordinator._carrier, flow.journal, flow.clock, flow.seen
+        )
 
     @virtual
     async def test_cancelled_before_it_began_it_sends_nothing(self) -> None:
@@ -220,7 +222,7 @@ class TestAlone:
         async with Flow(instant()) as flow:
             spec = ChainSpec(DIAMOND)
             record = ChainRecord(ChainSubmitted("chain", spec, flow.clock.utcnow()), ())
-            run = ChainRun(record, check_chain(spec), flow.coordinator._carrier, Full(), flow.clock, None)
+            run = ChainRun(record, fold(record, check_chain(spec)), flow.coordinator._carrier, Full(), flow.clock, None)
             with pytest.raises(OSError, match="disk is full"):
                 await run.cancel()
             await run.run()

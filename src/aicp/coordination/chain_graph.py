@@ -3,14 +3,17 @@
 Source: https://mermaid.js.org/syntax/flowchart.html
 """
 
+import itertools
 from collections.abc import Iterator
 
 from aicp.model.duration import seconds_between
 from aicp.model.task import Attempt, TaskStatus
 from aicp.model.views import ChainView, TaskView
+from aicp.scheduling.slices import Steps
 
 ATTEMPTS_DRAWN_MAX = 5
 TEXT_CHARS_MAX = 120
+LINES_A_STEP = 100
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _.,-@/()")
 # Dark on light and told apart by lightness and line as well as by colour.
 _STYLES = {
@@ -23,19 +26,27 @@ _STYLES = {
 }
 
 
-def mermaid(view: ChainView) -> str:
+def mermaid(view: ChainView) -> Steps[str]:
     """A flowchart: a box for each task with its status and its last five attempts, an arrow to whoever waits for it.
 
-    Words that people and agents chose are escaped: they can neither end their box nor steer Mermaid. Costs the chain.
+    Words that people and agents chose are escaped: they can neither end their box nor steer Mermaid. Costs the chain; a
+    step makes a hundred lines.
     """
     names = {task: f"t{number}" for number, task in enumerate(view.tasks)}
-    lines = [
-        "flowchart LR",
-        *(f'  {names[task]}["{_label(task, of_task)}"]' for task, of_task in view.tasks.items()),
-        *(f"  {names[task]} --> {names[dependent]}" for task, dependent in view.edges),
-        *_classes(view, names),
-    ]
+    lines = ["flowchart LR"]
+    for line in itertools.chain(_boxes(view, names), _arrows(view, names), _classes(view, names)):
+        lines.append(line)
+        if not len(lines) % LINES_A_STEP:
+            yield
     return "\n".join(lines) + "\n"
+
+
+def _boxes(view: ChainView, names: dict[str, str]) -> Iterator[str]:
+    return (f'  {names[task]}["{_label(task, of_task)}"]' for task, of_task in view.tasks.items())
+
+
+def _arrows(view: ChainView, names: dict[str, str]) -> Iterator[str]:
+    return (f"  {names[task]} --> {names[dependent]}" for task, dependent in view.edges)
 
 
 def _label(task: str, view: TaskView) -> str:
@@ -72,7 +83,8 @@ def _classes(view: ChainView, names: dict[str, str]) -> Iterator[str]:
 
 def _escaped(text: str) -> str:
     """As Mermaid writes characters that could mean something to it or to the page: by number."""
-    return "".join(_character(char) for char in text[:TEXT_CHARS_MAX])
+    shown = text[:TEXT_CHARS_MAX]
+    return shown if _PLAIN.issuperset(shown) else "".join(map(_character, shown))
 
 
 def _character(char: str) -> str:

@@ -15,6 +15,7 @@ from aicp.model.task import Attempt, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, dependencies_of, graph_of, graph_with
 from aicp.model.views import ChainView, TaskView, Timings
 from aicp.ports import ChainRecord
+from aicp.scheduling.slices import Steps
 
 
 class InFlight(msgspec.Struct, frozen=True, gc=False):
@@ -54,12 +55,19 @@ def facts_once(record: ChainRecord) -> list[Fact]:
     return facts
 
 
-def copied_results(readiness: Readiness) -> list[tuple[str, TaskResult]]:
-    """The results that a retry of an ended chain need not make again: COMPLETED, and so is all they were made from."""
+def copied_results(readiness: Readiness) -> Steps[list[tuple[str, TaskResult]]]:
+    """The results that a retry of an ended chain need not make again: COMPLETED, and so is all they were made from.
+
+    A step looks at two hundred tasks.
+    """
     graph, good = readiness.graph, dict[str, TaskResult]()
     waiting = {task: len(awaited) for task, awaited in graph.dependencies.items()}
     free = [task for task, count in waiting.items() if not count]
+    looks = 0
     while free:
+        looks += 1
+        if not looks % PART:
+            yield
         task = free.pop()
         result = readiness.ended.get(task)
         if result is None or result.status is not TaskStatus.COMPLETED:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import msgspec
 
-from aicp.coordination.chain_status import InFlight, fold, view_task
+from aicp.coordination.chain_status import InFlight, fold_in_parts, graph_in_parts, view_task
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recovery import has_ended
 from aicp.coordination.run import ChainRun
@@ -170,7 +170,7 @@ class Listing:
         recorded = await self._journal.outlines([name for name in chain_ids if name not in runs])
         # Other work goes on between any two batches, also when the journal never waits.
         await asyncio.sleep(0)
-        found = {record.submitted.chain_id: _Chain(record.submitted, _standing(record)) for record in recorded}
+        found = {record.submitted.chain_id: _Chain(record.submitted, await _standing(record)) for record in recorded}
         found |= {name: _Chain(run.submitted, run.standing, run.in_flight()) for name, run in runs.items()}
         return [found[name] for name in chain_ids if name in found]
 
@@ -216,9 +216,10 @@ def _few_tasks(chains: Sequence[ChainSummary]) -> Iterator[list[str]]:
         yield some
 
 
-def _standing(record: ChainRecord) -> Readiness:
+async def _standing(record: ChainRecord) -> Readiness:
     """Where a recorded chain stands. Nothing of one that ended waits for anything: who waited for whom is left out."""
-    return fold(record, _without_edges(record.submitted.spec) if has_ended(record) else None)
+    spec = record.submitted.spec
+    return await fold_in_parts(record, _without_edges(spec) if has_ended(record) else await graph_in_parts(spec))
 
 
 def _without_edges(spec: ChainSpec) -> ChainGraph:

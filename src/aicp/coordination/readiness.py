@@ -82,6 +82,12 @@ class Readiness:
         still._skipped = set(self._skipped)  # noqa: SLF001 - its own class
         return still
 
+    def twin(self) -> "Readiness":
+        """Another one that stands where this one does; neither is changed by the facts that the other takes in."""
+        twin = self.snapshot()
+        twin._unmet = dict(self._unmet)  # noqa: SLF001 - its own class
+        return twin
+
     def ready(self) -> list[str]:
         """Every run that may be sent and has not ended, in the order in which its task was written."""
         if self._stopped:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aicp.coordination.stranding import Stranding
 from aicp.errors import AicpError, NewerVersion, RecordDamaged, StorageError
@@ -37,7 +37,7 @@ class Recovery:
     def __init__(
         self,
         journal: Journal,
-        take: Callable[[ChainRecord], None],
+        take: Callable[[ChainRecord], Awaitable[None]],
         replicas: Replicas | None,
         cancel: Callable[[str], None],
         stranding: Stranding,
@@ -100,7 +100,7 @@ class Recovery:
             self._defects.report("recovery of chains", error)
             return None
         for record in records:
-            self._take_one(record)
+            await self._take_one(record)
             await asyncio.sleep(0)
         return len(records)
 
@@ -134,7 +134,7 @@ class Recovery:
             del self._doubts[chain_id]
             # With a higher epoch it was claimed meanwhile, and runs there.
             if record is not None and not has_ended(record) and record.epoch == SUBMITTED_EPOCH:
-                self._take_one(record)
+                await self._take_one(record)
 
     async def _read(self, chain_id: str) -> ChainRecord | None:
         """What came of a submit in doubt; one that cannot be read is not run, and keeps no other from going on."""
@@ -144,9 +144,9 @@ class Recovery:
             _log.error("chain %s cannot be read, and stays on record without being run: %s", chain_id, error)
             return None
 
-    def _take_one(self, record: ChainRecord) -> None:
+    async def _take_one(self, record: ChainRecord) -> None:
         try:
-            self._take(record)
+            await self._take(record)
         except Exception:  # noqa: BLE001 - supervised: whatever it is, it is logged and the loop goes on
             _log.exception("chain %s cannot go on, and stays as it is", record.submitted.chain_id)
 

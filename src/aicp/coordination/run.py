@@ -5,15 +5,16 @@ import functools
 import logging
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 
 from aicp import standstill
 from aicp.coordination.carrying import OUTCOME_UNKNOWN, Carrier
-from aicp.coordination.chain_status import InFlight, facts_once, fold
+from aicp.coordination.chain_status import InFlight, facts_once
 from aicp.coordination.forecast import Forecast
+from aicp.coordination.readiness import Readiness
 from aicp.coordination.recorder import Recorder
 from aicp.errors import AicpError, OwnershipLost, StorageError
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
@@ -23,7 +24,6 @@ from aicp.model.reference import PointsNowhere, substitute
 from aicp.model.run_id import global_id
 from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
 from aicp.model.trace import Subject, subject
-from aicp.model.validation import ChainGraph
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.work import Work
 from aicp.scheduling.waiter import ChainTurn
@@ -57,7 +57,7 @@ class ChainRun:
 
     Args:
         record: The chain and its facts.
-        graph: The same chain.
+        standing: The same, folded; kept, and changed by what is recorded.
         carrier: Carries its tasks.
         journal: Records its facts.
         clock: Time.
@@ -72,7 +72,7 @@ class ChainRun:
     def __init__(
         self,
         record: ChainRecord,
-        graph: ChainGraph,
+        standing: Readiness,
         carrier: Carrier,
         journal: Journal,
         clock: Clock,
@@ -84,8 +84,8 @@ class ChainRun:
         on_over: "Callable[[ChainRun], None] | None" = None,
     ) -> None:
         self.submitted = record.submitted
-        self.readiness = fold(record, graph)
-        self.standing = fold(record, graph)
+        self.readiness = standing.twin()
+        self.standing = standing
         self._facts = facts_once(record)
         self._epoch = record.epoch
         self._carrier = carrier
@@ -142,9 +142,9 @@ class ChainRun:
         """When its time is over, monotonic seconds; infinite before it ran."""
         return self._limit.ends_at
 
-    def in_flight(self) -> dict[str, InFlight]:
-        """What is known of each task that runs, or whose end is not on record yet."""
-        return {**self._ending, **{task: _known_of(work) for task, work in self._works.items()}}
+    def in_flight(self) -> Mapping[str, InFlight]:
+        """What is known of each task that runs now, or whose end is not on record yet; found out as it is looked up."""
+        return _UnderWay(dict(self._ending), dict(self._works))
 
     @property
     def has_running(self) -> bool:
@@ -460,6 +460,27 @@ def latest_time(facts: Iterable[Fact]) -> datetime:
 
 def _time_of(fact: Fact) -> datetime | None:
     return fact.result.ended_at if isinstance(fact, TaskEnded) else fact.at
+
+
+class _UnderWay(Mapping[str, InFlight]):
+    """Tasks in flight; of thousands that wait for agents nothing is made before somebody looks."""
+
+    def __init__(self, ending: dict[str, InFlight], works: dict[str, Work]) -> None:
+        self._ending = ending
+        self._works = works
+
+    def __getitem__(self, task: str) -> InFlight:
+        work = self._works.get(task)
+        return self._ending[task] if work is None else _known_of(work)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._ending, **self._works})
+
+    def __len__(self) -> int:
+        return len(self._works) + sum(task not in self._works for task in self._ending)
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._works or task in self._ending
 
 
 def _known_of(work: Work) -> InFlight:

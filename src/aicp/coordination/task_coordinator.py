@@ -15,9 +15,11 @@ from aicp.coordination.acceptance import Acceptance
 from aicp.coordination.carrying import INTERNAL_ERROR, Carrier
 from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.chain_status import (
+    PART,
     InFlight,
     copied_results,
     facts_once,
+    fold,
     fold_in_parts,
     graph_in_parts,
     results_of,
@@ -57,7 +59,7 @@ from aicp.model.outcome import TaskError
 from aicp.model.request import cancel_request
 from aicp.model.run_id import global_id, parse_run_id
 from aicp.model.task import Task, TaskResult, TaskStatus
-from aicp.model.validation import ChainGraph, check_tasks, graph_of
+from aicp.model.validation import ChainGraph, check_tasks
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
 from aicp.routing.failover_router import FailoverRouter
@@ -278,9 +280,10 @@ class TaskCoordinator:
         if not has_ended(record):
             raise Conflict(f"Chain {chain_id} has not ended: wait for its end, or cancel it, and then retry it.")
         submitted = record.submitted
-        good = copied_results(await self._folded(record))
+        folded = await self._folded(record)
+        good = await in_slices(copied_results(folded))
         submit = Submit(submitted.tenant, key, traceparent, grant, chain_id, good)
-        return await self._to_its_end(self._submit(self._intake.chain(submitted.spec, submit), key))
+        return await self._to_its_end(self._submit(self._intake.chain(folded.graph, submit), key))
 
     async def cancel(self, chain_id: str, tenant: str | None = None) -> None:
         """Cancel a chain: once this returns no attempt starts any more. A chain that ended stays as it is.
@@ -498,7 +501,7 @@ class TaskCoordinator:
         if chain_id != submitted.chain_id:
             self._intake.give_back(taken)
             return chain_id
-        self._begin(taken.record, lambda: taken.graph)
+        self._begin(taken.record, await self._folding(taken.record, taken.graph))
         if self._observer is not None:
             for fact in (submitted, *taken.record.facts):
                 self._observer.notify(fact)
@@ -541,31 +544,43 @@ class TaskCoordinator:
             task.add_done_callback(_log_failure)
             raise
 
-    def _take_over(self, record: ChainRecord) -> None:
+    async def _take_over(self, record: ChainRecord) -> None:
         """Go on with a chain that an earlier owner left; accepted, it takes its room even if there is none.
 
         One that runs here already was claimed since an answer got lost. Its run may record nothing more, and ends.
         """
+        standing = await self._folding(record)
         running = self._runs.get(record.submitted.chain_id)
         if running is not None:
             if running.epoch >= record.epoch:
                 return
             self._tasks[running].cancel()
         self._accepted.take_over(len(record.submitted.spec.tasks), record.submitted)
-        self._begin(record, lambda: graph_of(record.submitted.spec))
+        self._begin(record, standing)
+
+    async def _folding(self, record: ChainRecord, graph: ChainGraph | None = None) -> Callable[[], Readiness]:
+        """Where a chain stands, which calling this gives; of a large one it is found in parts, and a defect is kept."""
+        if len(record.facts) + len(record.submitted.spec.tasks) <= PART:
+            return lambda: fold(record, graph)
+        folding = asyncio.Future[Readiness]()
+        try:
+            folding.set_result(await fold_in_parts(record, graph or await graph_in_parts(record.submitted.spec)))
+        except Exception as error:  # noqa: BLE001 - whoever begins the chain reports it
+            folding.set_exception(error)
+        return folding.result
 
     def _begin(
-        self, record: ChainRecord, graph: Callable[[], ChainGraph], attempts: Mapping[str, int] | None = None
+        self, record: ChainRecord, standing: Callable[[], Readiness], attempts: Mapping[str, int] | None = None
     ) -> None:
         """Run a chain that takes its room already; one that cannot be begun for a defect is looked at again."""
         try:
-            self._begin_run(record, graph(), attempts)
+            self._begin_run(record, standing(), attempts)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and the chain goes on later
             self._strand(record.submitted, record.epoch, error, self._deadline_of(record.submitted), attempts or {})
 
-    def _begin_run(self, record: ChainRecord, graph: ChainGraph, attempts: Mapping[str, int] | None) -> None:
+    def _begin_run(self, record: ChainRecord, standing: Readiness, attempts: Mapping[str, int] | None) -> None:
         run = ChainRun(
-            record, graph, self._carrier, self._journal, self._clock, self._observer, self._rng.uniform,
+            record, standing, self._carrier, self._journal, self._clock, self._observer, self._rng.uniform,
             self._until_sure if self._replicas is not None else None, self._progress.stepped_since, attempts,
             self._over,
         )  # fmt: skip
@@ -621,7 +636,7 @@ class TaskCoordinator:
             await self._fail(record)
             self._let_stranded_go(chain)
         else:
-            self._begin(record, lambda: graph_of(record.submitted.spec), chain.attempts)
+            self._begin(record, await self._folding(record), chain.attempts)
 
     def _let_stranded_go(self, chain: StrandedChain) -> None:
         self._stranding.forget(chain.submitted.chain_id)

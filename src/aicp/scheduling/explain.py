@@ -14,7 +14,7 @@ from aicp.scheduling.waiting_line import WaitingLine
 
 LOOKED_AT_MAX = 1_000
 LOOKED_AT_A_STEP = 100
-WAITERS_A_STEP = 2_000
+WAITERS_A_STEP = 500
 SHOWN_MAX = 20
 UNHEARD = "unheard, so a last resort"
 _BEST_FIRST = {"free": 0, "silent": 1, "busy": 2, "out": 3, "left_out": 4}
@@ -45,7 +45,7 @@ def outlook(
 
 
 def place_of(task: Task, tenant: str, line: WaitingLine, expected_wait_s: float, now: float) -> Steps[LinePlace | None]:
-    """Where a task is in the queue; None when it does not wait. A step looks at two thousand waiting tasks."""
+    """Where a task is in the queue; None when it does not wait. A step looks at five hundred waiting tasks."""
     waiter: Waiter | None = None
     mine: list[Waiter] = []
     for number, each in enumerate(line.of(tenant, task.priority), 1):

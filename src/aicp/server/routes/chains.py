@@ -11,6 +11,7 @@ from aicp.model.validation import check_chain, parse_chain
 from aicp.model.views import ChainPage, ChainStanding, ChainView
 from aicp.model.wire import TRACE_HEADER
 from aicp.ports import ChainQuery
+from aicp.scheduling.slices import in_slices
 from aicp.server.auth import Scope, check_may_wait, needs, tell_object
 from aicp.server.body import CHAIN_BYTES_MAX, CallerRequest, read_submit, submit_key
 from aicp.server.routes.answers import warned
@@ -68,7 +69,7 @@ async def show_chain(
 @get("/{chain_id:str}/graph", media_type=MediaType.TEXT, opt=needs(Scope.TASKS_READ))
 async def draw_chain(request: CallerRequest, chain_id: FromPath[str], node: TheNode) -> str:
     """A chain as text that Mermaid draws: every task with its status and attempts, and who waits for whom."""
-    return mermaid(await node.coordinator.view(chain_id, request.user.sees))
+    return await in_slices(mermaid(await node.coordinator.view(chain_id, request.user.sees)))
 
 
 @post("/{chain_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
