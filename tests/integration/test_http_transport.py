@@ -99,7 +99,13 @@ def is_fault(reply: Reply, *, told: str) -> bool:
         and not reply.repeatable
         and not reply.whole_agent
         and reply.timed_out is ("within" in reply.reason)
+        and bool(reply.symptom) is _is_doubted(reply)
     )
+
+
+def _is_doubted(reply: Reply) -> bool:
+    """True when a living agent answered in time, so that the task may be at fault; garbage is none of a task's."""
+    return any(part in reply.reason for part in ("answered 408", "answered 5", "larger than"))
 
 
 def is_unreached(reply: Reply, *, told: str) -> bool:

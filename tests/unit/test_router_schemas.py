@@ -169,6 +169,18 @@ class TestResults:
             assert flow.tried() == ["a"]
 
     @virtual
+    async def test_a_result_that_no_agent_makes_fit_may_be_the_tasks_fault(self) -> None:
+        agents = [ScriptedAgent(name, otherwise=ok(result={"n": "one"})) for name in ("a", "b")]
+        async with Flow(*agents) as flow:
+            for each in agents:
+                flow.scheduler.add_agent(declaring(each, output_schema=NEEDS_NUMBER))
+            for _ in range(5):
+                with pytest.raises(AllAgentsFailed):
+                    await flow.router.route_task(task())
+            circuits = [flow.board.get_metrics(name)[ECHO] for name in ("a", "b")]
+            assert [(each.failures, each.doubts_in_row) for each in circuits] == [(0, 0), (0, 0)]
+
+    @virtual
     async def test_what_is_no_result_is_not_checked(self) -> None:
         a, b = ScriptedAgent("a", otherwise=fault("answered 500")), ScriptedAgent("b", otherwise=ok(result=NUMBER))
         async with Flow(a, b) as flow:

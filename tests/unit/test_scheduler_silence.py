@@ -191,6 +191,18 @@ class TestPrior:
             assert seat.estimate_s(now()) == pytest.approx(3.0)
 
     @virtual
+    async def test_fewer_than_five_successes_count_as_unmeasured(self) -> None:
+        async with Stage(agent("a"), agent("new")) as stage:
+            for _ in range(20):
+                await known(stage, "a")
+            seat = stage.scheduler.member("new").seats[ECHO]
+            for _ in range(MEASURED_SAMPLES - 1):
+                stage.succeed(await stage.lease(task(agents=("new",))), elapsed_s=100.0)
+                assert seat.estimate_s(now()) == seat.pool.latency_s < 50.0
+            stage.succeed(await stage.lease(task(agents=("new",))), elapsed_s=100.0)
+            assert seat.estimate_s(now()) == pytest.approx(100.0)
+
+    @virtual
     async def test_who_was_slow_long_ago_is_tried_again(self) -> None:
         """While it is not asked its measurement fades to what is usual, until it lies among the others."""
         async with Stage(agent("quick", slots=2), agent("slow", slots=2)) as stage:

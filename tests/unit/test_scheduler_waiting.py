@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pytest
 import uvloop
 
+from aicp.model.agent import DEFAULT_TENANT
 from aicp.model.outcome import Outcome
 from aicp.model.task import Priority
 from aicp.resilience.board import CircuitBoard
@@ -50,6 +51,27 @@ class TestHeld:
             stage.succeed(busy, elapsed_s=FAST_S)
             lease = await granted(asked)
             assert lease.agent.agent_id == "fast"
+            stage.succeed(lease)
+
+    @virtual
+    async def test_one_that_is_held_is_charged_no_turn_until_it_is_served(self) -> None:
+        async with Stage(agent("fast"), agent("slow")) as stage:
+            await known(stage, "slow", SLOW_S)
+            (busy,) = await fast_busy(stage)
+            order = busy.seat.pool.order
+
+            def turns() -> tuple[float, float]:
+                wanted = task().priority
+                return order.priorities.pass_of(wanted), order.tenants[wanted].pass_of(DEFAULT_TENANT)
+
+            before = turns()
+            asked = stage.asking()
+            await asyncio.sleep(FAST_S)
+            assert stage.scheduler._holds
+            assert turns() == before
+            stage.succeed(busy, elapsed_s=FAST_S)
+            lease = await granted(asked)
+            assert all(now_had > had for now_had, had in zip(turns(), before, strict=True))
             stage.succeed(lease)
 
     @virtual

@@ -180,6 +180,8 @@ def test_error_of_the_agent_is_task_failed() -> None:
 def test_retryable_error_of_the_agent_is_its_fault_and_repeatable() -> None:
     reply = verdict.of_answer(answer(error={"code": "gpu_lost", "retryable": True}), CALL)
     assert (reply.outcome, reply.repeatable, reply.reason) == (Outcome.AGENT_FAULT, True, "gpu_lost")
+    # It is doubted too, and never alike: the agent says that again may help.
+    assert (reply.symptom, reply.transient) == ("error gpu_lost", True)
 
 
 def test_error_beside_a_result_counts() -> None:
@@ -211,6 +213,25 @@ def test_answer_that_breaks_the_contract_is_the_agents_fault(body: bytes, told: 
     assert told in reply.reason
     assert reply.evidence
     assert not reply.repeatable
+    # Garbage is never the task's fault; a result that is too large may be.
+    assert reply.symptom == ("too large" if told == "nested" else "")
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504, 505, 507, 599])
+def test_fault_that_a_living_agent_answers_in_time_is_doubted_by_status_and_code(status: int) -> None:
+    coded = b'{"error": {"code": "%b", "message": "for this task only"}}'
+    plain, again = of_status(status), of_status(status, None, b"<html>another page</html>")
+    assert plain.symptom == again.symptom == str(status)
+    one, other = (of_status(status, None, coded % code) for code in (b"no_gpu", b"no_disk"))
+    assert (one.symptom, other.symptom) == (f"{status} no_gpu", f"{status} no_disk")
+    # There the agent says that again may help, so such failures are never alike.
+    assert plain.transient is (status in {502, 503, 504})
+
+
+@pytest.mark.parametrize("status", [101, 201, 202, 204, 299])
+def test_status_that_no_agent_may_answer_with_counts_at_once(status: int) -> None:
+    reply = of_status(status)
+    assert (reply.outcome, reply.symptom, reply.evidence) == (Outcome.AGENT_FAULT, "", True)
 
 
 def test_wide_answer_is_not_taken_for_a_deep_one() -> None:
