@@ -16,7 +16,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 TRACEPARENT = f"00-{TRACE}-b7ad6b7169203331-01"
 LISTED_TASK_FIELDS = {
     "task_id", "chain_id", "capability", "status", "error", "agent_id", "attempts", "timings", "submitted_at",
-    "ready_at", "started_at", "ended_at",
+    "ready_at", "started_at", "ended_at", "kind", "phase",
 }  # fmt: skip
 LISTED_CHAIN_FIELDS = {"chain_id", "name", "status", "total_tasks", "started_at", "ended_at", "retry_of"}
 
@@ -76,6 +76,8 @@ def test_tasks_are_listed_by_status_and_capability() -> None:
         for query, expected in (
             ("status=COMPLETED", ["quick"]), ("status=FAILED", ["broken"]), ("status=RUNNING", ["slow"]),
             ("status=PENDING", ["behind"]), ("capability=text.echo", ["quick", "behind"]),
+            ("phase=at_agent", ["slow"]), ("phase=waiting", ["behind"]), ("phase=in_line", []),
+            ("phase=accepted&status=RUNNING", []), ("phase=waiting&status=COMPLETED", []),
             ("capability=text.echo&status=PENDING", ["behind"]), ("capability=text.other", []),
         ):  # fmt: skip
             found = await pages_of(api, f"/api/tasks?limit=1&{query}", "tasks")

@@ -16,9 +16,9 @@ from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.task_coordinator import TaskCoordinator
 from aicp.errors import ChainNotFound, NotFound, TaskNotFound
 from aicp.model.chain import ChainSpec, FailurePolicy
-from aicp.model.event import ChainEnded, TaskEnded
+from aicp.model.event import AttemptAccepted, ChainEnded, QuestionAsked, TaskEnded
 from aicp.model.outcome import TaskError
-from aicp.model.task import OnFailure, Task, TaskResult, TaskStatus
+from aicp.model.task import OnFailure, Phase, Task, TaskKind, TaskResult, TaskStatus
 from aicp.ports import ChainQuery, ChainSummary, Journal
 from aicp.storage.memory import MemoryJournal
 from aicp.storage.sqlite import SqliteJournal
@@ -86,6 +86,53 @@ async def ids(coordinator: TaskCoordinator, **query: Any) -> list[str]:
         after = page.next_cursor
         if after is None:
             return found
+
+
+class TestPhases:
+    @JOURNALS
+    @virtual
+    async def test_each_task_of_a_running_chain_says_what_it_waits_for(self, journals: Journals) -> None:
+        async with flowing(journals) as coordinator:
+            crowd = [(f"s{number}", SLOW, "") for number in range(65)]
+            chain_id = await coordinator.submit(spec(("done", ECHO, ""), *crowd, ("last", ECHO, "s0")))
+            ended = await coordinator.submit(spec(("a", ECHO, "")))
+            await asyncio.sleep(1)
+            at_agent = await ids(coordinator, phase=Phase.AT_AGENT, limit=100)
+            in_line = await ids(coordinator, phase=Phase.IN_LINE)
+            assert (len(at_agent), len(in_line)) == (64, 1)
+            assert {*at_agent, *in_line} == {f"{chain_id}.{name}" for name, *_ in crowd}
+            assert await ids(coordinator, phase=Phase.WAITING) == [f"{chain_id}.last"]
+            assert await ids(coordinator, phase=Phase.WAITING, status=RUNNING) == []
+            assert await ids(coordinator, phase=Phase.AT_AGENT, status=COMPLETED) == []
+            assert await ids(coordinator, phase=Phase.SLEEPING) == []
+            view = await coordinator.view(chain_id)
+            assert view.tasks["done"].phase is None
+            assert {task.kind for task in view.tasks.values()} == {TaskKind.AGENT}
+            await coordinator.cancel(chain_id)
+            for name in (chain_id, ended):
+                assert {task.phase for task in (await coordinator.view(name)).tasks.values()} == {None}
+
+    @JOURNALS
+    @virtual
+    async def test_what_is_on_record_is_shown_by_servers_that_do_not_run_the_chain(self, journals: Journals) -> None:
+        made = spec(("a", ECHO, ""), ("b", ECHO, ""), ("c", ECHO, "a b"), ("d", ECHO, ""))
+        async with journals() as journal:
+            await journal.open()
+            await journal.submit(chain("1", spec=made))
+            await journal.append([
+                AttemptAccepted("1", "a", 1, "eyes", "boot", "job", AT),
+                AttemptAccepted("1", "b", 1, "eyes", "boot", "job", AT),
+                QuestionAsked("1", "b", 1, "q", "Which one?", AT),
+            ])  # fmt: skip
+            lister = Listing(journal, {})
+            page = await lister.tasks(TaskQuery())
+            phases = [Phase.ACCEPTED, Phase.INPUT_REQUIRED, Phase.WAITING, None]
+            assert [task.phase for task in page.tasks] == phases
+            assert [task.status for task in page.tasks] == [RUNNING, RUNNING, PENDING, PENDING]
+            for task, phase in zip("abc", phases[:3], strict=True):
+                found = await lister.tasks(TaskQuery(phase=phase))
+                assert [each.task_id for each in found.tasks] == [f"1.{task}"]
+            assert (await lister.tasks(TaskQuery(phase=Phase.AT_AGENT))).tasks == []
 
 
 class TestTasks:

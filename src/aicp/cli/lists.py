@@ -10,7 +10,7 @@ from aicp.cli.exits import say
 from aicp.cli.output import Format, Sheet, seconds, write
 from aicp.cli.progress import waiting
 from aicp.model.duration import seconds_between
-from aicp.model.task import TaskStatus
+from aicp.model.task import Phase, TaskStatus
 from aicp.model.views import ListedChain, ListedTask
 
 PAGE_MAX = 1_000
@@ -23,11 +23,13 @@ T = TypeVar("T")
 Page = tuple[Sequence[T], str | None]
 
 
-def show_tasks(status: TaskStatus | None, capability: str | None, limit: int, output: Format) -> None:
+def show_tasks(
+    status: TaskStatus | None, phase: Phase | None, capability: str | None, limit: int, output: Format
+) -> None:
     """Write the newest tasks."""
 
     async def page(client: Any, count: int, cursor: str | None) -> Page[ListedTask]:
-        found = await client.list_tasks(status=status, capability=capability, limit=count, cursor=cursor)
+        found = await client.list_tasks(status=status, phase=phase, capability=capability, limit=count, cursor=cursor)
         return found.tasks, found.next_cursor
 
     tasks = _newest("tasks", page, limit)

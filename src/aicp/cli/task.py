@@ -13,7 +13,7 @@ from aicp.cli.exits import OK, WORK_FAILED, say
 from aicp.cli.lists import LIMIT, Limit, Status, show_tasks
 from aicp.cli.output import Format, Output, Sheet, facts, seconds, write
 from aicp.errors import Fault, InvalidTask, SettingsError
-from aicp.model.task import Priority, Task, TaskStatus
+from aicp.model.task import Phase, Priority, Task, TaskStatus
 from aicp.model.views import Candidate, Choice, LinePlace
 
 app = typer.Typer(help="Tasks on their own.", no_args_is_help=True)
@@ -70,6 +70,9 @@ def show(
 @app.command("list")
 def list_tasks(
     status: Status = None,
+    phase: Annotated[
+        Phase | None, typer.Option(case_sensitive=False, help="Only those that wait for this, or are at an agent.")
+    ] = None,
     capability: Annotated[
         str | None,
         typer.Option(help="Only those that ask for it: name, or name@major.", autocompletion=capabilities),
@@ -78,7 +81,7 @@ def list_tasks(
     output: Output = Format.TABLE,
 ) -> None:
     """Show the newest tasks, those of chains too."""
-    show_tasks(status, capability, limit, output)
+    show_tasks(status, phase, capability, limit, output)
 
 
 @app.command()
@@ -139,6 +142,7 @@ def _write_view(view: Any, output: Format) -> None:
         task=view.task_id,
         capability=view.capability,
         status=view.status,
+        phase=view.phase,
         result=view.result,
         error=view.error and f"{view.error.code}: {view.error.message}",
         agent=view.agent_id,

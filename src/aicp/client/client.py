@@ -21,7 +21,7 @@ from aicp.model.live import LiveEvent
 from aicp.model.nesting import NESTING_MAX
 from aicp.model.pieces import decode_in_pieces, is_large
 from aicp.model.run_id import chain_of, run_in_chain
-from aicp.model.task import Task, TaskStatus
+from aicp.model.task import Phase, Task, TaskStatus
 from aicp.model.views import (
     AgentPage,
     AgentState,
@@ -194,6 +194,7 @@ class Client:
         self,
         *,
         status: TaskStatus | None = None,
+        phase: Phase | None = None,
         capability: str | None = None,
         limit: int = LISTED,
         cursor: str | None = None,
@@ -202,6 +203,8 @@ class Client:
 
         Args:
             status: Only those that stand here.
+            phase: Only those in this phase; whether a task is in line or at an agent, only the server that runs its
+                chain knows.
             capability: Only those that ask for this, `name` or `name@major`.
             limit: At most this many, 1 to 1,000; a page may have fewer, and yet a `next_cursor`.
             cursor: `next_cursor` of the page before.
@@ -210,7 +213,7 @@ class Client:
             InvalidInput: The capability cannot be one, or the cursor's place is forgotten: begin again without it.
         """
         return await self._ask(
-            "GET", "/api/tasks", TaskPage, status=status, capability=capability, limit=limit, cursor=cursor
+            "GET", "/api/tasks", TaskPage, status=status, phase=phase, capability=capability, limit=limit, cursor=cursor
         )
 
     async def list_chains(

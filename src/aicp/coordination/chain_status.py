@@ -11,7 +11,7 @@ from aicp.model.chain import ChainSpec
 from aicp.model.duration import seconds_between
 from aicp.model.fact import ChainSubmitted, Fact, FactName
 from aicp.model.run_id import global_id
-from aicp.model.task import Attempt, TaskResult, TaskStatus
+from aicp.model.task import Attempt, Phase, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, dependencies_of, graph_of, graph_with
 from aicp.model.views import ChainView, TaskView, Timings
 from aicp.ports import ChainRecord
@@ -25,11 +25,13 @@ class InFlight(msgspec.Struct, frozen=True, gc=False):
         attempts: Those that ended.
         agent_id: Who has it now; None while nobody has.
         since: When the first attempt began, or the present one when it is the first; None before that.
+        phase: Whether it waits for an agent or is at one; None when it does neither.
     """
 
     attempts: tuple[Attempt, ...] = ()
     agent_id: str | None = None
     since: datetime | None = None
+    phase: Phase | None = None
 
 
 PART = 200
@@ -151,20 +153,19 @@ def view_task(chain_id: str, task: str, readiness: Readiness, in_flight: Mapping
     if task in readiness.ended:
         return view_result(readiness.ended[task])
     known = in_flight.get(task, NOT_BEGUN)
-    return view_result(
-        TaskResult(
-            task_id=global_id(chain_id, task),
-            capability=readiness.graph.tasks[task].capability,
-            status=readiness.status_of(task, in_flight),
-            agent_id=known.agent_id or (known.attempts[-1].agent_id if known.attempts else None),
-            attempts=known.attempts,
-            started_at=known.since,
-        )
+    result = TaskResult(
+        task_id=global_id(chain_id, task),
+        capability=readiness.graph.tasks[task].capability,
+        status=readiness.status_of(task, in_flight),
+        agent_id=known.agent_id or (known.attempts[-1].agent_id if known.attempts else None),
+        attempts=known.attempts,
+        started_at=known.since,
     )
+    return view_result(result, readiness.phase_of(task) or known.phase)
 
 
-def view_result(result: TaskResult) -> TaskView:
-    """What people see of a task that ended."""
+def view_result(result: TaskResult, phase: Phase | None = None) -> TaskView:
+    """What people see of a task: all that its result says, and what it waits for."""
     return TaskView(
         task_id=result.task_id,
         capability=result.capability,
@@ -181,6 +182,7 @@ def view_result(result: TaskResult) -> TaskView:
         ready_at=result.ready_at,
         started_at=result.started_at,
         ended_at=result.ended_at,
+        phase=phase,
     )
 
 

@@ -19,7 +19,7 @@ from aicp.errors import ChainNotFound, NewerVersion, RecordDamaged, TaskNotFound
 from aicp.model.chain import ChainSpec
 from aicp.model.event import ChainSubmitted
 from aicp.model.run_id import chain_of, global_id, run_in_chain
-from aicp.model.task import TaskStatus
+from aicp.model.task import Phase, TaskStatus
 from aicp.model.validation import ChainGraph
 from aicp.model.views import ChainPage, ListedChain, ListedTask, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Journal
@@ -30,6 +30,7 @@ TASKS_LOOKED_AT_MAX = 2_000
 CHAINS_AT_ONCE_MAX = 500
 TASKS_AT_ONCE_MAX = 200
 _UNFINISHED = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
+_OF_OWNER = frozenset({Phase.IN_LINE, Phase.AT_AGENT})
 
 
 class TaskQuery(msgspec.Struct, frozen=True):
@@ -39,6 +40,7 @@ class TaskQuery(msgspec.Struct, frozen=True):
         tenant: Whose; None for everybody's.
         status: Only tasks that stand here; None for all.
         capability: Only tasks that ask for this, `name` or `name@major`; None for all.
+        phase: Only tasks in this phase; None for all.
         limit: At most this many, more than 0.
         after: Only tasks behind this global id in the list (the place where the page before ended).
     """
@@ -46,12 +48,23 @@ class TaskQuery(msgspec.Struct, frozen=True):
     tenant: str | None = None
     status: TaskStatus | None = None
     capability: str | None = None
+    phase: Phase | None = None
     limit: int = 50
     after: str | None = None
 
+    @property
+    def is_of_unfinished(self) -> bool:
+        """True when only tasks without an end are asked for."""
+        return self.status in _UNFINISHED or (self.status is None and self.phase is not None)
+
+    @property
+    def is_of_none(self) -> bool:
+        """True for a phase of tasks that have ended, which have none."""
+        return self.phase is not None and not self.is_of_unfinished
+
     def wants(self, task: ListedTask) -> bool:
-        """True when status and capability are those asked for."""
-        has_status = self.status in {None, task.status}
+        """True when status, phase and capability are those asked for."""
+        has_status = self.status in {None, task.status} and self.phase in {None, task.phase}
         return has_status and (self.capability is None or wanted_key(self.capability) == wanted_key(task.capability))
 
 
@@ -123,6 +136,8 @@ class Listing:
         """
         page: list[ListedTask] = []
         looks = 0
+        if query.is_of_none:
+            return TaskPage(page, None)
         async for task in self._tasks_behind(query):
             if query.wants(task):
                 if len(page) == query.limit:
@@ -139,11 +154,11 @@ class Listing:
             chain_id, local_id = chain_of(query.after), run_in_chain(query.after)
             for task in (await self._chain(chain_id, query.tenant)).tasks_behind(local_id):
                 yield task
-        ends = None if query.status in _UNFINISHED else query.status
-        chains = ChainQuery(query.tenant, None, query.limit + 1, chain_id, query.status in _UNFINISHED, ends)
+        ends = None if query.is_of_unfinished else query.status
+        chains = ChainQuery(query.tenant, None, query.limit + 1, chain_id, query.is_of_unfinished, ends)
         # A chain that is forgotten on the way was among the oldest: then the list ends there.
         while found := await self._journal.list_chains(chains):
-            for some in _few_tasks(self._worth_a_look(found, query.status)):
+            for some in _few_tasks(self._worth_a_look(found, query)):
                 for chain in await self._chains(some):
                     for task in chain.tasks():
                         yield task
@@ -151,12 +166,16 @@ class Listing:
             more = min(2 * chains.limit, CHAINS_AT_ONCE_MAX)
             chains = msgspec.structs.replace(chains, before=found[-1].chain_id, limit=more)
 
-    def _worth_a_look(self, found: Sequence[ChainSummary], status: TaskStatus | None) -> list[ChainSummary]:
-        """Without chains that run here and have no task under way, where such are asked for."""
-        if status is not TaskStatus.RUNNING:
+    def _worth_a_look(self, found: Sequence[ChainSummary], query: TaskQuery) -> list[ChainSummary]:
+        """Without chains that run here and have no task under way, where such are asked for.
+
+        Whether a task waits for an agent or is at one, only the owner of its chain knows.
+        """
+        is_of_owner = query.phase in _OF_OWNER
+        if query.status is not TaskStatus.RUNNING and not is_of_owner:
             return list(found)
         runs = ((summary, self._runs.get(summary.chain_id)) for summary in found)
-        return [summary for summary, run in runs if run is None or run.has_running]
+        return [summary for summary, run in runs if (not is_of_owner if run is None else run.has_running)]
 
     async def _chain(self, chain_id: str, tenant: str | None) -> _Chain:
         for chain in await self._chains([chain_id]):
@@ -242,6 +261,8 @@ def _listed_task(submitted: ChainSubmitted, view: TaskView) -> ListedTask:
         ready_at=view.ready_at,
         started_at=view.started_at,
         ended_at=view.ended_at,
+        kind=view.kind,
+        phase=view.phase,
     )
 
 

@@ -22,7 +22,7 @@ from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskSt
 from aicp.model.outcome import TaskError
 from aicp.model.reference import PointsNowhere, substitute
 from aicp.model.run_id import global_id
-from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Task, TaskResult, TaskStatus
+from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Phase, Task, TaskResult, TaskStatus
 from aicp.model.trace import Subject, subject
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.work import Work
@@ -485,4 +485,5 @@ class _UnderWay(Mapping[str, InFlight]):
 
 def _known_of(work: Work) -> InFlight:
     began = work.attempts[0].started_at if work.attempts else work.since
-    return InFlight(tuple(work.attempts), work.agent_id, began)
+    phase = Phase.IN_LINE if work.agent_id is None else Phase.AT_AGENT
+    return InFlight(tuple(work.attempts), work.agent_id, began, phase)

@@ -38,6 +38,22 @@ class TaskStatus(StrEnum):
 _TERMINAL = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.CANCELLED, TaskStatus.SKIPPED})
 
 
+class TaskKind(StrEnum):
+    """What carries a task out.
+
+    `agent`: an agent, all tasks of this version. `each`: its items. `repeat`: its rounds. `wait`: time, or an answer.
+    `compute`: an expression. `end`: it ends its chain. `chain`: a chain that it starts.
+    """
+
+    AGENT = "agent"
+    EACH = "each"
+    REPEAT = "repeat"
+    WAIT = "wait"
+    COMPUTE = "compute"
+    END = "end"
+    CHAIN = "chain"
+
+
 class Phase(StrEnum):
     """What a task that has not ended is waiting for.
 

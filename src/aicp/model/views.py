@@ -11,7 +11,7 @@ import msgspec
 from aicp.errors import Fault
 from aicp.model.agent import Capability
 from aicp.model.outcome import Outcome, TaskError
-from aicp.model.task import Attempt, TaskStatus
+from aicp.model.task import Attempt, Phase, TaskKind, TaskStatus
 
 
 class TaskStanding(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,6 +98,8 @@ class TaskView(msgspec.Struct, frozen=True):
         ready_at: UTC.
         started_at: UTC.
         ended_at: UTC.
+        kind: What carries it out.
+        phase: What it waits for; None once it has ended, and where that is not known here.
         expected_s: In the answer to a submit that will probably outlast its own deadline: how long after it the last
             task would end, seconds, at the present rate. Left out anywhere else.
         warning: The same in a sentence, with what can be done.
@@ -114,6 +116,8 @@ class TaskView(msgspec.Struct, frozen=True):
     ready_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
+    kind: TaskKind = TaskKind.AGENT
+    phase: Phase | None = None
     expected_s: float | msgspec.UnsetType = msgspec.UNSET
     warning: str | msgspec.UnsetType = msgspec.UNSET
 
@@ -277,6 +281,8 @@ class ListedTask(msgspec.Struct, frozen=True):
         ready_at: UTC.
         started_at: UTC.
         ended_at: UTC.
+        kind: What carries it out.
+        phase: What it waits for; None once it has ended, and where that is not known here.
     """
 
     task_id: str
@@ -291,6 +297,8 @@ class ListedTask(msgspec.Struct, frozen=True):
     ready_at: datetime | None
     started_at: datetime | None
     ended_at: datetime | None
+    kind: TaskKind = TaskKind.AGENT
+    phase: Phase | None = None
 
 
 class TaskPage(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ PARAMETERS: dict[str, Any] = {
     "capability": "image.label",
     "wait_s": 30,
     "status": "FAILED",
+    "phase": "in_line",
     "limit": 50,
     "kind": ["task_ended", "chain_ended"],
     "Idempotency-Key": IDEMPOTENCY_KEY,

@@ -34,7 +34,7 @@ from aicp.model.chain import FailurePolicy
 from aicp.model.live import KINDS
 from aicp.model.outcome import Outcome
 from aicp.model.run_id import TASK_ID_PATTERN
-from aicp.model.task import DEADLINE_S_MAX, Priority, TaskStatus
+from aicp.model.task import DEADLINE_S_MAX, Phase, Priority, TaskKind, TaskStatus
 from aicp.model.text import CONTROLS
 from aicp.model.validation import LIST_MAX, NAME_CHARS_MAX, TASKS_MAX
 from aicp.registry.leases import Liveness
@@ -47,7 +47,7 @@ PREFIX = "#/components/schemas/"
 CAPABILITY_REF = {"pattern": f"^{CAPABILITY_PATTERN.pattern}(?:@[0-9]{{1,6}})?$", "maxLength": CAPABILITY_CHARS_MAX}
 CHAIN_FIELDS_OF_TASK = ("id", "depends_on", "on_failure")
 
-_ENUMS: tuple[type[StrEnum], ...] = (TaskStatus, Priority, FailurePolicy, Outcome)
+_ENUMS: tuple[type[StrEnum], ...] = (TaskStatus, TaskKind, Phase, Priority, FailurePolicy, Outcome)
 _FIELD = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 _JSON_WORDS = {"None": "`null`", "True": "`true`", "False": "`false`"}
 _PYTHON_WORD = re.compile(rf"\b(?:{'|'.join(_JSON_WORDS)})\b")

@@ -6,7 +6,7 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from aicp.errors import Fault, InvalidInput, NotFound
-from aicp.model.task import TaskStatus
+from aicp.model.task import Phase, TaskStatus
 from aicp.model.validation import is_capability_ref
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
@@ -43,6 +43,7 @@ SubmitWaitS = Annotated[
     ),
 ]  # fmt: skip
 Status = Annotated[TaskStatus | None, QueryParameter(description="Only those that stand here.")]
+InPhase = Annotated[Phase | None, QueryParameter(description="Only those in this phase.")]
 ListLimit = Annotated[int, QueryParameter(ge=1, le=LISTED_MAX, description="At most so many.")]
 ListCursor = Annotated[str, QueryParameter(description="`next_cursor` of the page before; empty for the first.")]
 

@@ -26,6 +26,7 @@ from aicp.server.problems import FAULTS_TOLD_MAX
 from aicp.server.routes.answers import warned
 from aicp.server.routes.parameters import (
     LISTED,
+    InPhase,
     ListCursor,
     ListLimit,
     Status,
@@ -84,6 +85,7 @@ async def list_tasks(
     request: CallerRequest,
     node: TheNode,
     status: Status = None,
+    phase: InPhase = None,
     capability: FromQuery[str | None] = None,
     limit: ListLimit = LISTED,
     cursor: ListCursor = "",
@@ -92,7 +94,7 @@ async def list_tasks(
     if capability is not None:
         check_capability(capability)
     try:
-        query = TaskQuery(request.user.sees, status, capability, limit, cursor or None)
+        query = TaskQuery(request.user.sees, status, capability, phase, limit, cursor or None)
         return await node.coordinator.list_tasks(query)
     except NotFound as error:
         raise cursor_fault(error) from None
