@@ -140,6 +140,21 @@ def test_doubled_key_of_a_large_document_is_found_wherever_it_is_cut() -> None:
     with_server(test)
 
 
+@pytest.mark.usefixtures("quiet_collector")
+@pytest.mark.parametrize(
+    "padding", [b"[]," * 98_000, b"1," * 198_000, b'{"b":1},' * 65_000, b'"' + b"a\\n" * 2_000_000 + b'",']
+)
+def test_place_of_a_doubled_key_is_found_off_the_loop(padding: bytes) -> None:
+    async def test(api: Api) -> None:
+        body = chain_of(b'{"x":1,"l":[' + padding + b'0],"x":2}')
+        async with LoopHoldMeter() as meter:
+            refused = await api.post_raw("/api/tasks/chain", body)
+        meter.check(HOLD_MS_MAX)
+        assert (refused.status, set(refused.faults)) == (422, {"/tasks/0/params/x"})
+
+    with_server(test)
+
+
 def test_desk_refuses_what_is_too_much_and_gives_every_byte_back() -> None:
     async def main() -> None:
         desk, gate = DocumentDesk(bytes_max=100), asyncio.Event()

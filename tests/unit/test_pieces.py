@@ -15,10 +15,10 @@ from aicp.model.chain import ChainSpec
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import ChainSubmitted, Fact, TaskEnded
 from aicp.model.long_texts import LONG_TEXT, decode_text, encode_text, text_of
-from aicp.model.pieces import DoubledKey, decode_in_pieces
+from aicp.model.pieces import DoubledKey, decode_in_pieces, without_long_texts
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.writing import HEAVY_VALUES, WIDE, encode, encode_in_pieces, is_heavy
-from aicp.server.doubles import has_doubles
+from aicp.server.doubles import faults_of_doubles, faults_of_large_doubles, has_doubles
 from aicp.storage.rows import AppendRows, FactEncoder, FactRow, decode_facts
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -91,6 +91,43 @@ def test_long_key_that_stands_twice_is_found() -> None:
     escaped = key.replace("k", "\\u006b", 1)
     with pytest.raises(DoubledKey):
         decode_in_pieces(f'{{"{key}":1,"{escaped}":2}}'.encode(), has_doubles)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_places_of_doubled_keys_are_those_of_the_scanner_in_c(seed: int) -> None:
+    random_ = random.Random(seed)
+
+    def value(depth: int) -> str:
+        kind = random_.randrange(5)
+        if depth > 3 or kind < 2:
+            return random_.choice(["1", "-2.5e3", "null", "true", '"a\\"b"', f'"{"t" * LONG}"', "[]", "{}"])
+        inner = [value(depth + 1) for _ in range(random_.randrange(5))]
+        if kind == 2:
+            return f"[{','.join(inner)}]"
+        return "{" + ",".join(f'"{random_.choice("abcdefgh")}":{each}' for each in inner) + "}"
+
+    bodies = [f'{{"x":1,"y":{value(0)},"z":{value(0)},"x":2}}'.encode() for _ in range(20)]
+    for body in bodies:
+        assert faults_of_large_doubles(body) == faults_of_doubles(body)
+
+
+def test_long_texts_are_left_out_by_what_is_written_in_them() -> None:
+    long, other = "a" * LONG, "b" * LONG
+    body = json.dumps({"t": [long, other, long, "\\"], long: 1, "é": '"' * LONG}).encode()
+    short = without_long_texts(body)
+    assert len(short) < 1_000
+    found = json.loads(short)
+    assert found["t"][0] == found["t"][2] != found["t"][1]
+    assert found["t"][0] in found
+    assert without_long_texts(b'{"t":"abc"}') == b'{"t":"abc"}'
+    assert without_long_texts(b'{"t":"' + b"a" * LONG) != b'{"t":"' + b"a" * LONG, "one that is not closed, too"
+
+
+def test_long_key_that_stands_twice_is_reported() -> None:
+    key = "k" * LONG
+    for second in (key, key.replace("k", "\\u006b", 1)):
+        (fault,) = faults_of_large_doubles(f'{{"{key}":1,"{second}":2}}'.encode())
+        assert "stands more than once" in fault.message
 
 
 @pytest.mark.parametrize("order", [None, "deterministic"])

@@ -27,7 +27,7 @@ from aicp.model.wire import KEY_HEADER
 from aicp.model.writing import encode
 from aicp.ports import SubmitKey
 from aicp.server.auth import Caller, KeyHolder
-from aicp.server.doubles import faults_of_doubles, has_doubles
+from aicp.server.doubles import faults_of_doubles, faults_of_large_doubles, has_doubles
 from aicp.server.malformed import is_nested_too_deep, why_no_json, why_too_deep
 from aicp.server.openapi.operations import told_of
 from aicp.server.problems import FAULTS_TOLD_MAX, InvalidJson, MediaTypeRefused
@@ -169,7 +169,7 @@ def _document_of(body: bytes) -> Any:
     except RecursionError:
         raise InvalidJson(f"The body is {why_too_deep(body)}.") from None
     except DoubledKey:
-        raise InvalidInput(faults_of_doubles(body)) from None
+        raise InvalidInput(faults_of_large_doubles(body)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidJson(f"The body is not usable JSON: {why_no_json(error, body)}.") from None
     if not large and is_too_deep(document, body):
