@@ -23,6 +23,7 @@ from aicp.storage.postgres_server import PostgresServer
 from aicp.storage.row_checksums import checksum
 from tests.integration.postgres_kit import claim_all, opened, run, shared_server
 from tests.postgres_server import ask
+from tests.unit.newer_rows_contract import NewerRowsContract
 from tests.unit.row_damage_contract import DiskStores, RowDamageContract
 from tests.unit.sqlite_kit import AT, submitted, task_ended
 
@@ -55,7 +56,7 @@ COLUMNS = """
 """
 
 
-class TestPostgresDamage(RowDamageContract):
+class TestPostgresDamage(NewerRowsContract, RowDamageContract):
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         run(main)
 

@@ -16,11 +16,12 @@ from aicp.storage.sqlite_database import SqliteDatabase
 from aicp.storage.sqlite_orders import SqliteOrders
 from aicp.storage.sqlite_registrations import SqliteRegistrations
 from aicp.storage.sqlite_row_checks import find_damaged_rows
+from tests.unit.newer_rows_contract import NewerRowsContract
 from tests.unit.row_damage_contract import DiskStores, RowDamageContract
 from tests.unit.sqlite_kit import AT, run
 
 
-class TestSqliteDamage(RowDamageContract):
+class TestSqliteDamage(NewerRowsContract, RowDamageContract):
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         run(main)
 

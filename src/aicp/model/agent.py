@@ -86,6 +86,7 @@ class AgentProfile(msgspec.Struct, frozen=True):
         lease: False when it sends no heartbeats; one in its own process is then asked how it is.
         owner: The id of the API key that registered it, which alone may replace it; empty for one that came without a
             key, from a file or from Python.
+        needs: The level of AICP that may use it (see `model/level.py`); one above that of this version is listed only.
     """
 
     agent_id: str
@@ -100,6 +101,7 @@ class AgentProfile(msgspec.Struct, frozen=True):
     shared: bool = False
     lease: bool = True
     owner: str = ""
+    needs: int = 0
 
     def serves(self, tenant: str | None) -> bool:
         """True when it does tasks of a tenant, which may then see it; for None, of any."""

@@ -11,6 +11,7 @@ from aicp import standstill
 from aicp.errors import Conflict, Forbidden, InvalidAgent, SettingsError
 from aicp.model.agent import DEFAULT_TENANT, AgentProfile, Registration
 from aicp.model.event import AgentChanged, AttemptEnded, Event
+from aicp.model.level import LEVEL
 from aicp.model.outcome import Outcome
 from aicp.model.views import LeaseTerms, Registered
 from aicp.ports import Claim, Clock, Observer, Registrations
@@ -370,6 +371,10 @@ class Ains:
 
     def _use(self, profile: AgentProfile) -> None:
         self._scheduler.add_agent(profile)
+        if profile.needs > LEVEL:
+            told = "agent listed, not used: agent=%s needs_level=%d level=%d"
+            _log.warning(told, profile.agent_id, profile.needs, LEVEL, extra={"agent_id": profile.agent_id})
+            self._scheduler.drain_agent(profile.agent_id)
         self._to_ask.pop(profile.agent_id, None)
         if profile.endpoint is not None and not profile.lease:
             self._to_ask[profile.agent_id] = profile

@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 
 from aicp.errors import RecordDamaged
-from aicp.model.access import ApiKey, AuditRecord
+from aicp.model.access import GRANTABLE, ApiKey, AuditRecord, Scope
 from aicp.ports import StoredKey
 from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact, with_more
 from aicp.storage.rows import timestamp
@@ -28,6 +28,18 @@ def revoked_checksum(key_id: str, revoked_at: str | None) -> int:
     """Of when a key was revoked."""
     return checksum(key_id, revoked_at)
 
+
+class _More(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the column `more` of a key may have. Anything else restricts the key in a way that this version cannot keep.
+
+    Attributes:
+        scopes: Further ones; those that this version does not know open nothing here.
+    """
+
+    scopes: tuple[str, ...] = ()
+
+
+_more_decoder = msgspec.json.Decoder(_More)
 
 KEY_COLUMNS = "key_id, digest, described, created_at, expires_at, revoked_at, more, checksum, revoked_checksum"
 """The columns of a `StoredApiKey`, in the order of its fields."""
@@ -55,11 +67,25 @@ class StoredApiKey(msgspec.Struct, frozen=True):
         self.check()
         try:
             revoked_at = None if self.revoked_at is None else datetime.fromisoformat(self.revoked_at)
-            return StoredKey(
-                msgspec.structs.replace(_decoder.decode(self.described), revoked_at=revoked_at), self.digest
-            )
+            key = _decoder.decode(self.described)
+            scopes = (*key.scopes, *self._further_scopes())
+            return StoredKey(msgspec.structs.replace(key, revoked_at=revoked_at, scopes=scopes), self.digest)
         except UNREADABLE as error:
             raise self._damaged(f"this version of AICP cannot read it ({error})") from error
+
+    def verify(self) -> None:
+        """Compare the row with its checksums. One without is decoded: what is intact may still be of a newer version.
+
+        Raises:
+            RecordDamaged: It is damaged.
+        """
+        self.check()
+        if self.checksum is None:
+            self.decode()
+
+    def _further_scopes(self) -> list[Scope]:
+        further = _more_decoder.decode(self.more).scopes if self.more is not None else ()
+        return [Scope(scope) for scope in further if scope in GRANTABLE]
 
     def check(self) -> None:
         """Compare the row with its checksums. That of the revocation is missing when an older version revoked the key.

@@ -16,6 +16,19 @@ _profile_decoder = msgspec.json.Decoder(AgentProfile)
 _auth_decoder = msgspec.json.Decoder(AgentAuth)
 
 
+class _More(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the column `more` of an agent has that this version reads; it passes over what it does not know.
+
+    Attributes:
+        needs: See `AgentProfile`.
+    """
+
+    needs: int = 0
+
+
+_NOTHING_MORE = _More()
+_more_decoder = msgspec.json.Decoder(_More)
+
 AGENT_COLUMNS = "agent_id, profile, sealed_auth, more, saved_at, checksum"
 """The columns of a `StoredAgent`, in the order of its fields."""
 
@@ -55,7 +68,7 @@ class StoredAgent(msgspec.Struct, frozen=True):
             RecordDamaged: The row is damaged, or of a newer version.
             SettingsError: The agent's secret cannot be unsealed.
         """
-        return self._decode(AgentRow(self.profile, self.sealed_auth), unseal)
+        return self._decode(AgentRow(self.profile, self.sealed_auth, self.more), unseal)
 
     def decode_public(self) -> AgentProfile:
         """The agent without its secret.
@@ -63,12 +76,25 @@ class StoredAgent(msgspec.Struct, frozen=True):
         Raises:
             RecordDamaged: The row is damaged, or of a newer version.
         """
-        return self._decode(AgentRow(self.profile, None), None)
+        return self._decode(AgentRow(self.profile, None, self.more), None)
 
-    def _decode(self, row: AgentRow, unseal: Cipher | None) -> AgentProfile:
+    def verify(self) -> None:
+        """Compare the row with its checksum. One without is decoded: what is intact may still be of a newer version.
+
+        Raises:
+            RecordDamaged: It is damaged.
+        """
+        if self.checksum is None:
+            self.decode_public()
+        self._check()
+
+    def _check(self) -> None:
         values = with_more((self.agent_id, self.profile, self.sealed_auth), self.more)
         if not is_intact_stamped(self.checksum, self.saved_at, *values):
             raise RecordDamaged("registrations", described(self.agent_id), "its checksum is another")
+
+    def _decode(self, row: AgentRow, unseal: Cipher | None) -> AgentProfile:
+        self._check()
         try:
             return decode_agent(row, unseal)
         except UNREADABLE as error:
@@ -111,8 +137,13 @@ def encode_agent(profile: AgentProfile, seal: Cipher | None) -> AgentRow:
     Raises:
         SettingsError: It has a secret, and there is no key to seal it with.
     """
-    told = msgspec.json.encode(msgspec.structs.replace(profile, auth=None)).decode()
-    return AgentRow(told, _sealed(profile, seal))
+    told = {name: value for name, value in msgspec.structs.asdict(profile).items() if name != "needs"}
+    more = _More(profile.needs)
+    return AgentRow(
+        msgspec.json.encode({**told, "auth": None}).decode(),
+        _sealed(profile, seal),
+        None if more == _NOTHING_MORE else msgspec.json.encode(more).decode(),
+    )
 
 
 def decode_agent(row: AgentRow, unseal: Cipher | None) -> AgentProfile:
@@ -123,6 +154,8 @@ def decode_agent(row: AgentRow, unseal: Cipher | None) -> AgentProfile:
         msgspec.MsgspecError: It is not what was written, or of a newer version.
     """
     profile = _profile_decoder.decode(row.profile)
+    if row.more is not None:
+        profile = msgspec.structs.replace(profile, needs=_more_decoder.decode(row.more).needs)
     if row.sealed_auth is None:
         return profile
     try:

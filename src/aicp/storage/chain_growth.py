@@ -47,7 +47,10 @@ class Growth(msgspec.Struct, frozen=True, gc=False):
 
 def growth_of(facts: Sequence[Fact]) -> Growth | None:
     """What facts add to the row of their chain; None for nothing."""
-    needs, runs = level_of(facts), sum(fact.count for fact in facts if isinstance(fact, TaskExpanded))
+    needs, runs = level_of(facts), 0
+    for fact in facts:
+        if isinstance(fact, TaskExpanded):
+            runs += fact.count
     return Growth(needs, runs) if needs or runs else None
 
 

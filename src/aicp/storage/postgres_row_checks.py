@@ -89,7 +89,7 @@ async def _find_missing(connection: Connection, problems: Problems) -> None:
 
 
 def _check_agent(row: Any) -> None:
-    stored_agent(*row).decode_public()
+    stored_agent(*row).verify()
 
 
 def _check_order(row: Any) -> None:
@@ -97,7 +97,7 @@ def _check_order(row: Any) -> None:
 
 
 def _check_key(row: Any) -> None:
-    stored_key(*row).decode()
+    stored_key(*row).verify()
 
 
 def _check_record(row: Any) -> None:

@@ -86,7 +86,7 @@ def _checks(connection: sqlite3.Connection) -> list[tuple[str, Check]]:
         (_SUBMIT_KEYS, check_key_use),
         (_AGENTS, _check_agent),
         ("SELECT agent_id, subject, command, ordered_at, checksum FROM agent_orders", _check_order),
-        (_API_KEYS, lambda row: StoredApiKey(*row).decode()),
+        (_API_KEYS, lambda row: StoredApiKey(*row).verify()),
         (_AUDIT, lambda row: StoredAudit(*row).decode()),
         ("SELECT number, body, checksum FROM clock_state", check_clock_state),
         (WAKES, lambda row: check_wake(*row)),
@@ -101,7 +101,7 @@ def _check_summary(connection: sqlite3.Connection, row: Any) -> None:
 
 
 def _check_agent(row: Any) -> None:
-    StoredAgent(*row).decode_public()
+    StoredAgent(*row).verify()
 
 
 def _check_order(row: Any) -> None:
