@@ -23,6 +23,7 @@ from aicp.server.queries import query_guard
 from aicp.server.routes.agents import agents_router
 from aicp.server.routes.chains import chains_router
 from aicp.server.routes.circuit_breakers import circuit_breakers_router
+from aicp.server.routes.dashboard import dashboard_router
 from aicp.server.routes.documentation import documentation_router
 from aicp.server.routes.events import events_router
 from aicp.server.routes.keys import keys_router
@@ -39,6 +40,7 @@ ROUTERS = (
     events_router,
     status_router,
     documentation_router,
+    dashboard_router,
     keys_router,
 )
 

@@ -1,0 +1,19 @@
+// What server this is, and how the page stands to it.
+import { duration } from "../parts/figures.js";
+import { Loading } from "../parts/states.js";
+import { line } from "../parts/text.js";
+import { html } from "../parts/view.js";
+
+export function About({ state, now }) {
+  const { info } = state;
+  if (!info) return html`<${Loading} trouble=${state.trouble.info} />`;
+  const facts = [
+    ["Version", line(info.version)],
+    ["Record", info.durable ? `on disk (${line(info.journal)})` : "in memory: it ends with the process"],
+    ["Unfinished tasks", info.unfinished_tasks.toLocaleString("en-US")],
+    ["Last answer", `${duration((now - state.connection.answeredAt) / 1000)} ago`],
+  ];
+  return html`<div class="head"><h1>About</h1></div>
+    <section class="panel narrow"><header><h2>This server</h2></header><dl class="kv body">${facts.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl></section>
+    <section class="panel narrow"><header><h2>More</h2></header><ul class="rows plain"><li><div><a class="link" href="/docs">The HTTP API</a><p class="second">Every route, with its parameters, bounds and refusals.</p></div></li><li><div><a class="link" href="vendor/LICENSES.txt">Licences</a><p class="second">Of what this page is made with.</p></div></li></ul></section>`;
+}
