@@ -13,7 +13,7 @@ UV    := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo serve test check fix reference property chaos bench clean
+.PHONY: help setup demo serve test check fix reference property chaos screenshots bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ property: $(READY) ## Drive the state machines against their models for a millio
 
 chaos: $(READY) ## Kill servers with -9 hundreds of times, and judge: ARGS='--database postgresql --kills 500'
 	@$(BIN)/python -m tests.chaos $(ARGS)
+
+screenshots: $(READY) ## Take the pictures of the dashboard for docs/images anew; needs Chromium
+	@$(BIN)/python -m tests.browser.screenshots docs/images
 
 bench: $(PEERS) ## Run every benchmark in turn, or one: BENCH=benchmarks/flow/parallel.py
 	@for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python -m $$(echo $${bench%.py} | tr / .) $(ARGS) || exit 1; done

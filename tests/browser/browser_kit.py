@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from playwright.async_api import Browser, Page, Request, async_playwright
 
 BOUND_S = 300.0
@@ -57,11 +58,49 @@ class Watch:
             self.elsewhere.append(request.url)
 
 
+class HttpAgent:
+    """An agent over HTTP at one port, which can be dead and live."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        self._takes_s = takes_s
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    def registration(self, agent_id: str, capability: str, slots: int = 1, **labels: str) -> dict[str, Any]:
+        """What a client posts to have it used."""
+        return {
+            "agent_id": agent_id, "endpoint": f"http://127.0.0.1:{self.port}", "max_concurrent_tasks": slots,
+            "capabilities": [{"name": capability}], "labels": labels, "lease": False,
+        }  # fmt: skip
+
+    async def live(self) -> None:
+        application = web.Application()
+        application.router.add_post("/invoke", self._invoke)
+        application.router.add_get("/health", self._health)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+
+    async def die(self) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    async def _invoke(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        await asyncio.sleep(self._takes_s)
+        return web.json_response({"task_id": body["task_id"], "result": body["params"]})
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+
 @asynccontextmanager
 async def browser() -> AsyncIterator[Browser]:
     """Chromium, for the tests of one function."""
     async with async_playwright() as playwright:
-        # Tests may run as root, for whom the sandbox of Chromium does not start; and in a container with a small /dev/shm.
+        # The sandbox of Chromium does not start for root; a container may have a small /dev/shm.
         options = ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else ["--disable-dev-shm-usage"]
         opened = await playwright.chromium.launch(executable_path=Path(CHROMIUM or ""), args=options)
         try:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 from playwright.async_api import Page, expect
 
 from aicp.model.chain import TaskChain
@@ -15,7 +14,7 @@ from aicp.model.task import Task
 from aicp.runtime.node import Node
 from aicp.runtime.settings import Settings
 from aicp.server.running import running_server
-from tests.browser.browser_kit import WAIT_MS, Watch, browser, needs_chromium, opened_page, run, sign_in
+from tests.browser.browser_kit import WAIT_MS, HttpAgent, Watch, browser, needs_chromium, opened_page, run, sign_in
 from tests.integration.server_kit import Api, Gate, asking, echo
 
 pytestmark = needs_chromium
@@ -26,7 +25,7 @@ expect.set_options(timeout=WAIT_MS)
 
 @asynccontextmanager
 async def signed_in(api: Api, *, key: str | None = None, theme: str = "light") -> AsyncIterator[tuple[Page, Watch]]:
-    """A page of the dashboard with a key, the admin's unless another is given; in the end, it did nothing it may not."""
+    """A page of the dashboard with a key, the admin's by default; at the end it has done nothing it may not."""
     async with browser() as chromium:
         page, watch = await opened_page(chromium, api.url, theme=theme)
         await sign_in(page, key or api.key)
@@ -96,54 +95,23 @@ def test_every_page_shows_itself_without_an_error_light_and_dark_wide_and_narrow
     run(main())
 
 
-class Agent:
-    """An agent over HTTP at one port, which can be dead and live."""
-
-    def __init__(self) -> None:
-        self._runner: web.AppRunner | None = None
-        self.port = 0
-
-    async def live(self) -> None:
-        application = web.Application()
-        application.router.add_post("/invoke", self._invoke)
-        application.router.add_get("/health", self._health)
-        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-
-    async def die(self) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
-
-    async def _invoke(self, request: web.Request) -> web.Response:
-        body = await request.json()
-        return web.json_response({"task_id": body["task_id"], "result": body["params"]})
-
-    async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-
 def test_killed_agent_turns_its_circuit_red_and_a_probe_turns_it_back() -> None:
     """The overview names the capability, the fleet counts down to the next probe, and the return is seen by itself."""
 
     async def main() -> None:
         async with asking() as api:
-            agent = Agent()
+            agent = HttpAgent()
             await agent.live()
-            registration = {
-                "agent_id": "eyes-1", "endpoint": f"http://127.0.0.1:{agent.port}", "max_concurrent_tasks": 1,
-                "capabilities": [{"name": "image.label"}], "lease": False,
-            }  # fmt: skip
-            assert (await api.post("/ains/agents", registration)).status == 201
+            assert (await api.post("/ains/agents", agent.registration("eyes-1", "image.label"))).status == 201
             async with signed_in(api) as (page, _):
                 await expect(page.get_by_role("heading", level=1)).to_have_text("All 2 agents are ready.")
                 await agent.die()
                 chain = TaskChain(name="album")
                 chain.add_task("image.label", {"url": "cat.png"}, id="label")
                 chain_id = await api.node.coordinator.submit(chain)
-                await expect(page.get_by_role("heading", level=1)).to_contain_text("1 of 2 agents is out. image.label has no agent")
+                await expect(page.get_by_role("heading", level=1)).to_contain_text(
+                    "1 of 2 agents is out. image.label has no agent"
+                )
                 await go(page, "fleet")
                 row = page.get_by_role("row").filter(has=page.get_by_role("link", name="eyes-1"))
                 await expect(row).to_contain_text("Open")
@@ -202,13 +170,13 @@ def test_hostile_texts_are_shown_as_text() -> None:
 
             await api.node.add_agent("fail-1", {"text.fail": fail})
             await api.node.add_agent("answer-1", {"text.answer": answer})
-            chain = TaskChain(name="<b>bold</b> & \"quoted\"")
+            chain = TaskChain(name='<b>bold</b> & "quoted"')
             chain.add_task("text.fail", {}, id="fail")
             chain.add_task("text.answer", {}, id="answer")
             result = await api.node.coordinator.execute_chain(chain)
             async with signed_in(api) as (page, _):
                 await go(page, f"runs/{result.chain_id}?task=answer")
-                await expect(page.get_by_role("heading", level=1)).to_have_text("<b>bold</b> & \"quoted\"")
+                await expect(page.get_by_role("heading", level=1)).to_have_text('<b>bold</b> & "quoted"')
                 await expect(page.locator(".json")).to_contain_text("<script>alert(2)</script>")
                 await expect(page.get_by_role("button", name="Show all")).to_be_visible()
                 await go(page, "failures")
@@ -285,9 +253,18 @@ def test_one_tenant_sees_nothing_of_another() -> None:
         async with asking() as api:
             green, blue = await api.new_key("green"), await api.new_key("blue")
             for tenant, key in (("green", green), ("blue", blue)):
-                agent = {"agent_id": f"{tenant}-agent", "endpoint": "http://127.0.0.1:9", "max_concurrent_tasks": 1, "capabilities": [{"name": f"{tenant}.work"}]}
+                agent = {
+                    "agent_id": f"{tenant}-agent",
+                    "endpoint": "http://127.0.0.1:9",
+                    "max_concurrent_tasks": 1,
+                    "capabilities": [{"name": f"{tenant}.work"}],
+                }
                 assert (await api.post("/ains/agents", agent, key=key)).status == 201
-                made = await api.post("/api/tasks/chain", {"name": f"{tenant}-run", "tasks": [{"id": "a", "capability": f"{tenant}.work"}]}, key=key)
+                made = await api.post(
+                    "/api/tasks/chain",
+                    {"name": f"{tenant}-run", "tasks": [{"id": "a", "capability": f"{tenant}.work"}]},
+                    key=key,
+                )
                 assert made.status == 202
             async with signed_in(api, key=blue) as (page, _):
                 for place in ("overview", "fleet", "runs", "queues", "failures", "events", "try"):

@@ -380,7 +380,7 @@ def test_reference_of_python_lists_the_public_names(module: str) -> None:
 def test_reference_of_http_lists_the_routes() -> None:
     app = make_server(Node(), Keys("a key"))
     routes = {
-        f"{method} {path.replace(':str', '')}"
+        f"{method} {path.replace(':str', '').replace(':path', '')}"
         for path, handler in declared_routes(app)
         for method in getattr(handler, "http_methods", ())
     }

@@ -92,5 +92,5 @@ export function Ring({ circuit, readAt, now }) {
   if (!circuit.retry_after_s) return null;
   const left = Math.max(0, circuit.retry_after_s - (now - readAt) / 1000);
   const share = (100 * left) / Math.max(circuit.retry_after_s, 0.001);
-  return html`<svg class="ring" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6" /><circle class="left" cx="8" cy="8" r="6" pathLength="100" stroke-dasharray=${`${share} 100`} /></svg>`;
+  return html`<svg class="ring" viewBox="0 0 16 16" aria-hidden="true"><circle cx="8" cy="8" r="6" /><circle class="left" cx="8" cy="8" r="6" pathLength="100" style=${{ "--v": share.toFixed(0) }} /></svg>`;
 }

@@ -33,5 +33,6 @@ export function nextProbe(circuit, readAt, now) {
   if (!circuit.why_out) return "";
   if (circuit.retry_after_s === null) return "by an operator";
   const left = circuit.retry_after_s - (now - readAt) / 1000;
-  return left > 0 ? duration(Math.max(1, Math.ceil(left))) : "probing";
+  if (left <= 0) return "probing";
+  return left < 60 ? `${Math.ceil(left)}\u00a0s` : duration(Math.ceil(left));
 }

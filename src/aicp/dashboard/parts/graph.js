@@ -5,6 +5,7 @@ import { line } from "./text.js";
 import { html, useLayoutEffect, useRef, useState } from "./view.js";
 
 const NODE = { width: 164, height: 44 };
+const MARGIN = 24;
 const GAP = { x: 28, y: 38 };
 const NAME_CHARS = 14;
 const SUB_CHARS = 22;
@@ -39,7 +40,7 @@ export function Graph({ nodes, edges, placed, chosen, choose }) {
     watch.observe(box.current);
     return () => watch.disconnect();
   }, []);
-  const height = Math.max(CANVAS_HEIGHT.least, Math.min(CANVAS_HEIGHT.most, placed.height + 56));
+  const height = Math.max(CANVAS_HEIGHT.least, Math.min(CANVAS_HEIGHT.most, placed.height * fitting(placed, room) + 2 * MARGIN));
   // Once a task is selected, the drawing stays where it is.
   const now = view ?? opening(placed, room, height, nodes, chosen);
   const zoom = (factor) => setView(zoomed(now, factor, room / 2, height / 2));
@@ -58,16 +59,23 @@ export function Graph({ nodes, edges, placed, chosen, choose }) {
   </div>`;
 }
 
+/** The scale at which a drawing is as wide as its room, but large enough to be read. */
+const fitting = (placed, room) => Math.max(FULL_ZOOM_MIN, Math.min(1, (room - 2 * MARGIN) / placed.width));
+
 /** Fitted to the width, but not below where names are read, with the selected task, the first trouble or the running front in view. */
 function opening(placed, room, height, nodes, chosen) {
-  const scale = Math.max(FULL_ZOOM_MIN, Math.min(1, (room - 40) / placed.width));
+  const scale = fitting(placed, room);
   const wanted = nodes.find((node) => node.id === chosen) ?? nodes.find((node) => node.tone === "bad") ?? nodes.find((node) => node.glyph === "RUNNING");
   const at = wanted && placed.at.get(wanted.id);
-  const fitsWidth = placed.width * scale <= room - 40;
-  const x = fitsWidth || !at ? (room - placed.width * scale) / 2 : room / 2 - (at.x + NODE.width / 2) * scale;
-  const lowest = Math.min(28, height - 28 - placed.height * scale);
-  const y = at && placed.height * scale > height - 56 ? Math.max(lowest, Math.min(28, height / 2 - at.y * scale)) : 28;
+  const x = along(room, placed.width * scale, at && (at.x + NODE.width / 2) * scale);
+  const y = along(height, placed.height * scale, at && at.y * scale, true);
   return { x, y, scale };
+}
+
+/** Where a drawing begins in a room: in its middle, at its top, or so that `wanted` is in view and no side is left empty. */
+function along(room, size, wanted, fromTop = false) {
+  if (size <= room - 2 * MARGIN || wanted === undefined) return fromTop ? MARGIN : Math.max(MARGIN, (room - size) / 2);
+  return Math.min(MARGIN, Math.max(room - MARGIN - size, room / 2 - wanted));
 }
 
 function zoomed(view, factor, x, y) {

@@ -119,7 +119,8 @@ def openapi_document(app: Litestar) -> dict[str, Any]:
 
 def _routes(app: Litestar) -> Iterator[tuple[str, str, HTTPRouteHandler]]:
     for path, handler in declared_routes(app):
-        if isinstance(handler, HTTPRouteHandler):
+        # What is for browsers alone is no part of the API.
+        if isinstance(handler, HTTPRouteHandler) and handler.resolve_include_in_schema():
             # HEAD is the same operation, and an operation has one name.
             for method in handler.http_methods.difference({"HEAD"}):
                 yield path.replace(":str", ""), str(method), handler

@@ -28,7 +28,7 @@ _TYPES = {
 }
 
 
-@get("/", opt=needs(Scope.OPEN), include_in_schema=False)
+@get("/", opt=needs(Scope.OPEN))
 async def front_door(request: AnyRequest) -> Redirect:
     """Where a browser goes that was given the server's address alone."""
     if "text/html" not in request.headers.get("accept", ""):
@@ -50,7 +50,7 @@ async def dashboard_file(request: AnyRequest, file: FromPath[Path]) -> Response[
     return _file(request, file.as_posix().lstrip("/"))
 
 
-dashboard_router = Router("/", route_handlers=[front_door, dashboard, dashboard_file], tags=["status"])
+dashboard_router = Router("/", route_handlers=[front_door, dashboard, dashboard_file], include_in_schema=False)
 
 
 def _file(request: AnyRequest, name: str) -> Response[bytes]:
