@@ -55,6 +55,8 @@ def forecast(
     paces = _paces(kinds, pace)
     if sum(_one_by_one_s(each, len(kinds[kind])) for kind, each in paces.items()) <= min(within_s, patience_s):
         return None
+    if len(graph.tasks) > TASKS_A_STEP:
+        yield
     course = _Course(graph, done, paces, within_s)
     yield from course.run()
     return course.forecast()
@@ -78,6 +80,8 @@ class _Course:
         ready_s = dict.fromkeys(awaited, 0.0)
         numbers = {name: number for number, name in enumerate(awaited)}
         ready = [(0.0, number, name) for name, number in numbers.items() if not awaited[name]]
+        if len(ready) > TASKS_A_STEP:
+            yield
         for looked_at in range(1, len(awaited) + 1):
             at, _, name = heapq.heappop(ready)
             ends_s = self._end_of(name, at)
@@ -95,13 +99,13 @@ class _Course:
         late, total = self._late[0], len(self._graph.tasks) - len(self._done)
         if total == 1:
             patience_s = min(self._within_s, _patience_s(late))
-            beyond = f"longer than its deadline of {patience_s:.4g} s"
+            beyond = f"longer than its deadline of {_told(patience_s)} s"
         else:
             beyond = f"and {len(self._late)} of {total} tasks would not end within their deadline"
         return Forecast(
             round(self._ends_s, 6),
-            f"At the present rate this takes about {self._ends_s:.4g} s, {beyond}: raise deadline_s, or add agents for "
-            f"'{late.capability}'.",
+            f"At the present rate this takes about {_told(self._ends_s)} s, {beyond}: raise deadline_s, or add agents "
+            f"for '{late.capability}'.",
         )
 
     def _end_of(self, name: str, ready_s: float) -> float:
@@ -140,6 +144,10 @@ def _urgency(kind: _Kind) -> int:
 def _one_by_one_s(pace: Pace, count: int) -> float:
     """How long so many tasks take at most."""
     return max(0.0, pace.first_s) + count * (pace.each_s + pace.task_s)
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 
 def _patience_s(task: Task) -> float:
