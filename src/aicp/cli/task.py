@@ -40,7 +40,7 @@ def run(
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Submit a task to the server."""
+    """Submit a task to the server. If it will probably outlast its deadline, a warning on stderr says so."""
     task = Task(
         capability, _params(params, params_option), priority=priority, timeout_s=timeout_s, deadline_s=deadline_s
     )
