@@ -1,6 +1,8 @@
 // What the page shows, as plain data; readers are called once a frame however often it changes.
 
 const EVENTS_KEPT = 500;
+const HIDDEN_MS = 250;
+const REST_SHARE = 3;
 
 /** What is known before the first answer. */
 export const initial = () => ({
@@ -24,6 +26,7 @@ export class Store {
     this.state = initial();
     this.readers = new Set();
     this.isDue = false;
+    this.notBefore = 0;
   }
 
   /** Change some fields. */
@@ -50,11 +53,16 @@ export class Store {
     const run = () => {
       if (!this.isDue) return;
       this.isDue = false;
+      const began = performance.now();
       for (const reader of this.readers) reader();
+      // The nodes are drawn behind this, and a large page shall leave most of the time to its reader.
+      setTimeout(() => { this.notBefore = performance.now() + REST_SHARE * (performance.now() - began); });
     };
+    const rest = this.notBefore - performance.now();
+    if (rest > 0) setTimeout(run, rest);
+    else requestAnimationFrame(run);
     // A hidden tab draws no frames, and its title changes all the same.
-    requestAnimationFrame(run);
-    setTimeout(run, 250);
+    setTimeout(run, Math.max(HIDDEN_MS, rest));
   }
 }
 

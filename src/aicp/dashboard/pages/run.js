@@ -4,7 +4,7 @@ import { between, duration, exact, Moment, UNKNOWN } from "../parts/figures.js";
 import { Glyph, Icon, State, toneOf, wordOf } from "../parts/glyphs.js";
 import { Graph, places } from "../parts/graph.js";
 import { Json } from "../parts/json.js";
-import { hasEnded, nodesOf, rowsOf, underWay } from "../parts/run.js";
+import { awaitedBy, hasEnded, nodesOf, rowsOf, underWay } from "../parts/run.js";
 import { Empty, Loading, Trouble } from "../parts/states.js";
 import { line, lines, plural, short } from "../parts/text.js";
 import { Timeline } from "../parts/timeline.js";
@@ -12,6 +12,7 @@ import { html, useEffect, useRef, useState } from "../parts/view.js";
 
 const READ_AGAIN_MS = 300;
 const READ_EVERY_MS = 3_000;
+const REST_SHARE = 4;
 
 export function Run({ state, feed, now, route, go }) {
   const chainId = route.path[1];
@@ -46,11 +47,14 @@ function useRun(feed, chainId, connection) {
     const stop = new AbortController();
     let due = 0;
     let isOver = false;
+    let tookMs = 0;
     const read = async () => {
       clearTimeout(due);
       due = 0;
+      const began = performance.now();
       try {
         const run = await feed.api.get(`/api/tasks/chain/${encodeURIComponent(chainId)}`, stop.signal);
+        tookMs = performance.now() - began;
         isOver = hasEnded(run);
         if (isOver) setLive({});
         setFound({ run, trouble: null });
@@ -65,9 +69,9 @@ function useRun(feed, chainId, connection) {
     const end = feed.listen((event) => {
       if (event.chain_id !== chainId && event.kind !== "gap") return;
       setLive((before) => underWay(before, event));
-      due ||= setTimeout(read, READ_AGAIN_MS);
+      due ||= setTimeout(read, Math.max(READ_AGAIN_MS, REST_SHARE * tookMs));
     });
-    const every = setInterval(() => isOver || read(), READ_EVERY_MS);
+    const every = setInterval(() => isOver || due || read(), READ_EVERY_MS);
     return () => { stop.abort(); end(); clearTimeout(due); clearInterval(every); };
   }, [chainId, connection === "live"]);
   return { ...found, live, read: () => reader.current() };
@@ -99,7 +103,7 @@ function Task({ run, id, task, feed, close }) {
   return html`<section>
       <div class="head"><h2 class="id">${line(id)}</h2><${State} name=${task.status} /><button class="btn quiet square" aria-label="Close" onClick=${close}><${Icon} name="close" /></button></div>
       <dl class="kv small"><dt>Capability</dt><dd class="id">${line(task.capability)}</dd><dt>Task</dt><dd><span class="id" title=${task.task_id}>${short(task.task_id)}</span></dd>
-        <dt>Duration</dt><dd>${duration(task.timings?.total_s ?? null)} <span class="soft">from ready to recorded</span></dd><dt>Waits for</dt><dd>${run.edges.filter(([, to]) => to === id).map(([from]) => line(from)).join(", ") || UNKNOWN}</dd></dl>
+        <dt>Duration</dt><dd>${duration(task.timings?.total_s ?? null)} <span class="soft">from ready to recorded</span></dd><dt>Waits for</dt><dd>${awaitedBy(run, id).map(line).join(", ") || UNKNOWN}</dd></dl>
     </section>
     ${task.error && html`<section><h3>Why it failed</h3><p><span class="id">${line(task.error.code)}</span></p><pre class="json">${lines(task.error.message)}</pre></section>`}
     ${task.attempts.length > 0 && html`<section><h3>Attempts</h3><ol class="attempts">${task.attempts.map((one) => html`<li key=${one.number}><${Glyph} name=${one.outcome === "SUCCESS" ? "COMPLETED" : "FAILED"} label=${one.outcome} /><span><span class="id">${line(one.agent_id)}</span> <span class="soft">·</span> ${one.outcome}</span><span class="num" title=${exact(one.started_at)}>${duration(between(one.started_at, one.ended_at))}</span>${one.reason && html`<span class="second">${line(one.reason)}</span>`}</li>`)}</ol></section>`}

@@ -6,7 +6,7 @@ export function circuitsOf(health, capability) {
   return Object.entries(health.agents)
     .filter(([, agent]) => agent.capabilities[capability])
     .map(([agentId, agent]) => [agentId, agent.capabilities[capability], agent])
-    .sort(([a, one], [b, other]) => weight(other) - weight(one) || a.localeCompare(b));
+    .sort(([a, one], [b, other]) => weight(other) - weight(one) || a.localeCompare(b, "en", { numeric: true }));
 }
 
 /** Every capability that an agent offers, by name. */

@@ -7,6 +7,19 @@ const ENDED = new Set(["COMPLETED", "FAILED", "CANCELLED", "SKIPPED"]);
 /** Whether a task or run has ended. */
 export const hasEnded = (one) => ENDED.has(one.status);
 
+const awaited = new WeakMap();
+
+/** What each task of a run waits for, made once for what was read. */
+export function awaitedBy(run, id) {
+  let found = awaited.get(run);
+  if (!found) {
+    found = new Map(Object.keys(run.tasks).map((task) => [task, []]));
+    for (const [from, to] of run.edges) found.get(to)?.push(from);
+    awaited.set(run, found);
+  }
+  return found.get(id) ?? [];
+}
+
 /** The attempts that are under way, by task: what events say began and did not end. */
 export function underWay(before, event) {
   const task = event.task_id?.split(".").slice(1).join(".");
@@ -43,7 +56,7 @@ function subOf(run, id, task, attempt, now) {
   const first = task.attempts[0]?.agent_id;
   const agent = attempt?.agentId ?? task.agent_id;
   if (task.status === "PENDING") {
-    const left = run.edges.filter(([from, to]) => to === id && !hasEnded(run.tasks[from])).length;
+    const left = awaitedBy(run, id).filter((from) => !hasEnded(run.tasks[from])).length;
     return left ? `waits for ${plural(left, "task")}` : task.capability;
   }
   if (task.status === "FAILED") return task.error?.code ?? "failed";
@@ -64,9 +77,9 @@ export function rowsOf(run, live, nowS) {
 
 function spansOf(run, id, task, attempt, at, nowS) {
   const spans = [];
-  const awaited = run.edges.filter(([, to]) => to === id).map(([from]) => run.tasks[from]);
-  const isReady = awaited.every((one) => hasEnded(one));
-  let before = task.ready_at ? at(task.ready_at) : isReady ? Math.max(0, ...awaited.map((one) => at(one.ended_at))) : null;
+  const sources = awaitedBy(run, id).map((from) => run.tasks[from]);
+  const isReady = sources.every((one) => hasEnded(one));
+  let before = task.ready_at ? at(task.ready_at) : isReady ? Math.max(0, ...sources.map((one) => at(one.ended_at))) : null;
   for (const one of task.attempts) {
     if (before !== null && at(one.started_at) > before) spans.push({ kind: "wait", from: before, to: at(one.started_at) });
     before = at(one.ended_at);
