@@ -133,7 +133,7 @@ class TestAgents:
         [
             (["text.shout"], "handlers must map capabilities to functions"),
             ({"text.shout": "shout"}, "must be a function that takes the params, not a str"),
-            ({"text.shout": object()}, "must be a function that takes the params, not a object"),
+            ({"text.shout": object()}, "must be a function that takes the params, not an object"),
             ({"text.shout": lambda: 1}, "takes the params as its one argument"),
             ({"text.shout": lambda a, b: 1}, "takes the params as its one argument"),
             ({3: echo}, "must be a name or name@major"),

@@ -12,7 +12,7 @@ import msgspec
 
 from aicp.errors import AicpError, InvalidTask
 from aicp.model.nesting import NESTING_MAX
-from aicp.model.text import has_half_characters
+from aicp.model.text import has_half_characters, kind_of
 
 RESULT_KEY = "$result"
 PATH_KEY = "path"
@@ -217,7 +217,7 @@ def _misfit(value: Any) -> str:
         return "is a reference as Python has it; build the chain with TaskChain, or write reference.as_json()"
     if isinstance(value, ChainTask):
         return "is a task; write task.output, or task.output['field'], to refer to its result"
-    return f"is a {type(value).__name__}, which JSON does not have; write it as a string or a number"
+    return f"is {kind_of(value)}, which JSON does not have; write it as a string or a number"
 
 
 def _steps(path: str) -> list[str]:

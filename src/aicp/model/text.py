@@ -25,3 +25,9 @@ def has_half_characters(text: str) -> bool:
     Costs some nanoseconds for ASCII.
     """
     return not text.isascii() and _HALF.search(text) is not None
+
+
+def kind_of(value: object) -> str:
+    """What a value is, with its article: `a str`, `an object`."""
+    name = type(value).__name__
+    return f"an {name}" if name[0] in "aeiouAEIOU" else f"a {name}"

@@ -16,7 +16,7 @@ from aicp.model.reading import besides, readable_fields, type_fault, type_faults
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
 from aicp.model.run_id import TASK_ID_PATTERN
 from aicp.model.task import DEADLINE_S_MAX, OnFailure, Priority, Task
-from aicp.model.text import why_not_plain
+from aicp.model.text import kind_of, why_not_plain
 
 __all__ = [
     "CAPABILITY_REF_CHARS_MAX",
@@ -151,7 +151,7 @@ def check_chain(spec: ChainSpec) -> ChainGraph:
         InvalidChain: With every fault and its place, at most 1,000 of them.
     """
     if not isinstance(spec, ChainSpec):
-        raise InvalidChain(f"must be a TaskChain or ChainSpec, not {_kind_of(spec)}")
+        raise InvalidChain(f"must be a TaskChain or ChainSpec, not {kind_of(spec)}")
     check_tasks(spec.tasks)
     if len(spec.tasks) > TASKS_MAX:
         raise InvalidChain([_too_many_tasks(len(spec.tasks))])
@@ -183,7 +183,7 @@ def check_task(task: Task) -> None:
         InvalidTask: With every fault and its place, at most 1,000 of them.
     """
     if not isinstance(task, Task):
-        raise InvalidTask(f"must be a Task, not {_kind_of(task)}: write Task('image.label', {{…}})")
+        raise InvalidTask(f"must be a Task, not {kind_of(task)}: write Task('image.label', {{…}})")
     if faults := list(islice(_faults_of_single(task), FAULTS_MAX)):
         raise InvalidTask(faults)
 
@@ -205,9 +205,9 @@ def check_tasks(tasks: Sequence[Task]) -> None:
         InvalidChain: With the place of each that is not.
     """
     if isinstance(tasks, Task | str | bytes) or not isinstance(tasks, Sequence):
-        raise InvalidChain(f"must be a list of Task, not {_kind_of(tasks)}")
+        raise InvalidChain(f"must be a list of Task, not {kind_of(tasks)}")
     faults = [
-        Fault(f"/tasks/{index}", f"must be a Task, not {_kind_of(task)}: write Task('image.label', {{…}})")
+        Fault(f"/tasks/{index}", f"must be a Task, not {kind_of(task)}: write Task('image.label', {{…}})")
         for index, task in enumerate(tasks)
         if not isinstance(task, Task)
     ]
@@ -358,10 +358,6 @@ def _faults_of_types(task: Task, place: str) -> Iterator[Fault]:
     as_json = {field: getattr(task, field) for field in task.__struct_fields__}
     faults = list(type_faults(as_json, Task, place))
     yield from faults or [Fault(f"{place}/on_failure", "must be an OnFailure, like OnFailure(continue_with=None)")]
-
-
-def _kind_of(value: Any) -> str:
-    return f"a {type(value).__name__}"
 
 
 def _faults_of_task(task: Task, place: str) -> Iterator[Fault]:

@@ -15,6 +15,7 @@ from aicp.model.agent import (
     Capability,
     Registration,
 )
+from aicp.model.text import kind_of
 from aicp.model.wire import AgentDescription
 
 NAME_CHARS_SHOWN_MAX = 80
@@ -69,8 +70,8 @@ def local_profile(
         InvalidAgent: A key is not such a name, or its value is not a function that takes the params.
     """
     if not isinstance(handlers, Mapping):
-        kind = type(handlers).__name__
-        raise InvalidAgent(f"handlers must map capabilities to functions, like {{'image.label': label}}, not a {kind}")
+        kind = kind_of(handlers)
+        raise InvalidAgent(f"handlers must map capabilities to functions, like {{'image.label': label}}, not {kind}")
     if faults := list(_handler_faults(handlers)):
         raise InvalidAgent(faults)
     capabilities = []
@@ -93,7 +94,7 @@ def _handler_faults(handlers: Mapping[Any, Any]) -> Iterator[Fault]:
 def _why_not_a_handler(function: object) -> str:
     """Why a function cannot be called with the params; empty when it can, or when it does not show its signature."""
     if not callable(function):
-        return f"must be a function that takes the params, not a {type(function).__name__}"
+        return f"must be a function that takes the params, not {kind_of(function)}"
     try:
         inspect.signature(function).bind({})
     except TypeError as error:
