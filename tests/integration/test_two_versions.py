@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from aicp.coordination.listing import TaskQuery
-from aicp.errors import ChainNotFound, NewerVersion
+from aicp.errors import ChainNotFound, NewerVersion, TaskNotFound
 from aicp.model.access import ApiKey, Scope
+from aicp.model.chain import SINGLE_TASK
 from aicp.model.task import Task, TaskStatus
 from aicp.ports import ChainQuery, StoredKey
 from aicp.runtime.node import Node
@@ -108,6 +109,9 @@ def test_each_version_does_its_own_work_and_nothing_is_lost(url: str) -> None:
             await _check_that_it_is_left_alone(url, node, completed)
             await node.coordinator.cancel(cancelled)
             assert not (await node.coordinator.status_of(cancelled)).is_terminal
+            assert not (await node.coordinator.cancel_task(f"{cancelled}.{SINGLE_TASK}")).is_terminal
+            with pytest.raises(TaskNotFound):
+                await node.coordinator.cancel_task(f"{cancelled}.{SINGLE_TASK}", "somebody-else")
             assert await rows(url, "SELECT chain_id, name FROM requests") == [(cancelled, "cancel")]
             left = (await node.coordinator.submit_task(Task("test.work", {"n": 4, "hang": True}))).partition(".")[0]
             async with newer_version(url, "finish") as again:

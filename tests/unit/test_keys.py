@@ -9,8 +9,9 @@ import pytest
 
 from aicp.coordination.progress import Progress
 from aicp.errors import AicpError, Forbidden, InvalidInput, KeyNotFound, SettingsError, StorageError
-from aicp.model.access import GRANTABLE, KeyLimits, KeyRequest, Scope
+from aicp.model.access import GRANTABLE, KeyLimits, KeyRequest, Scope, reserved_tenant
 from aicp.ports import KeySet
+from aicp.server.key_requests import check_request
 from aicp.server.keys import REFRESH_S, Caller, Keys
 from aicp.storage.memory_access import MemoryApiKeys
 from aicp.testing import VirtualClock, run
@@ -294,3 +295,11 @@ def test_wall_clock_that_is_wrong_for_a_while_costs_no_key() -> None:
         assert not holder.ended.is_set()
 
     run(main())
+
+
+def test_no_key_has_a_tenant_that_is_reserved_for_keys_made_by_aicp() -> None:
+    reserved = reserved_tenant("acme", "schedules")
+    assert reserved.startswith("acme")
+    assert reserved != reserved_tenant("acme", "faces")
+    with pytest.raises(InvalidInput, match="tenant"):
+        check_request(KeyRequest("a", ("tasks:read",), tenant=reserved))

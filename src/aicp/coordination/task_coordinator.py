@@ -57,7 +57,7 @@ from aicp.model.duration import seconds_between
 from aicp.model.event import ChainEnded, ChainSubmitted, ChainWarned, Fact
 from aicp.model.outcome import TaskError
 from aicp.model.request import cancel_request
-from aicp.model.run_id import global_id, parse_run_id
+from aicp.model.run_id import chain_of, global_id, parse_run_id
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, check_tasks
 from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
@@ -303,6 +303,20 @@ class TaskCoordinator:
         except NewerVersion:
             # Without its facts: whoever can read them cancels it.
             await self._journal.ask(cancel_request(chain_id))
+
+    async def cancel_task(self, task_id: str, tenant: str | None = None) -> TaskStatus:
+        """Cancel a task that was submitted on its own, as `cancel` does; returns where it stands then.
+
+        Raises:
+            Conflict: It is part of a chain of several tasks, and has not ended.
+            TaskNotFound: There is none, or it is not of the tenant that was named.
+        """
+        status = await self._task_status(task_id, tenant)
+        chain_id = chain_of(task_id)
+        if not status.is_terminal and (await self._summary(chain_id, tenant)).total_tasks > 1:
+            raise Conflict(f"Task {task_id} is part of a chain: cancel the chain {chain_id}.")
+        await self.cancel(chain_id)
+        return await self._task_status(task_id, tenant)
 
     async def view(self, chain_id: str, tenant: str | None = None) -> ChainView:
         """Where a chain stands, from its recorded facts. Costs its tasks.
@@ -772,6 +786,13 @@ class TaskCoordinator:
         if record is None or tenant not in {None, record.submitted.tenant}:
             raise _no_chain(chain_id)
         return record
+
+    async def _task_status(self, task_id: str, tenant: str | None) -> TaskStatus:
+        """Where a task stands; one whose facts only a newer version reads stands where its chain does."""
+        try:
+            return (await self.view_task(task_id, tenant)).status
+        except NewerVersion:
+            return (await self._summary(chain_of(task_id), tenant)).status
 
     async def _summary(self, chain_id: str, tenant: str | None) -> ChainSummary:
         summary = await self._journal.summary(chain_id)

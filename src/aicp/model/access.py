@@ -21,6 +21,14 @@ ALLOWED_CAPABILITIES_MAX = 256
 LIFE_S_MAX = 10 * 366 * 86_400.0
 
 
+def reserved_tenant(tenant: str, maker: str) -> str:
+    """The tenant under which AICP stores the submit keys that it makes itself, for a schedule for one.
+
+    No key of a user has such a tenant: it does not fit `TENANT_PATTERN`.
+    """
+    return f"{tenant}\x1f{maker}"
+
+
 class Scope(StrEnum):
     """What a key allows. `OPEN` and `ANY_KEY` are no scopes of keys but what a route asks for: nothing, or any key."""
 

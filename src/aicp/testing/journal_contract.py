@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipLost
+from aicp.model.access import reserved_tenant
 from aicp.model.chain import ChainSpec, FailurePolicy
 from aicp.model.fact import (
     AnswerGiven,
@@ -457,11 +458,11 @@ class JournalContract(abc.ABC):
 
     @_rule
     async def test_keys_are_each_tenants_own_and_submits_without_one_never_meet(self, journal: Journal) -> None:
-        """A key of one tenant means nothing to another."""
-        for number, tenant in enumerate(("a", "b")):
+        """A key of one tenant means nothing to another, nor to one that AICP makes for that tenant."""
+        for number, tenant in enumerate(("a", "b", reserved_tenant("a", "schedules"))):
             found = await journal.submit(chain(f"chain-{number}"), SubmitKey(tenant, "key", b"digest"))
             _expect(found == f"chain-{number}", f"tenant {tenant} got {found}")
-        for number in range(2, 4):
+        for number in range(3, 5):
             _expect(
                 await journal.submit(chain(f"chain-{number}")) == f"chain-{number}", "a submit without a key met one"
             )

@@ -9,7 +9,7 @@ from litestar.params import FromPath, FromQuery
 
 from aicp.coordination.listing import TaskQuery
 from aicp.coordination.task_coordinator import split_task_id
-from aicp.errors import Conflict, Fault, InvalidChain, NotFound
+from aicp.errors import Fault, InvalidChain, NotFound
 from aicp.model.chain import ChainSpec, parallel_chain
 from aicp.model.reading import besides, place_of_key
 from aicp.model.reference import RESULT_KEY, Reference, place_of, scan
@@ -117,12 +117,7 @@ async def explain_task(request: CallerRequest, task_id: FromPath[str], node: The
 @post("/{task_id:str}/cancel", status_code=200, opt=needs(Scope.TASKS_CANCEL))
 async def cancel_task(request: CallerRequest, task_id: FromPath[str], node: TheNode) -> TaskStanding:
     """Cancel a task that was submitted on its own; once this answers no attempt of it starts any more."""
-    view = await node.coordinator.view_task(task_id, request.user.sees)
-    chain_id = chain_of(task_id)
-    if not view.status.is_terminal and (await node.coordinator.view(chain_id)).total_tasks > 1:
-        raise Conflict(f"Task {task_id} is part of a chain: cancel the chain {chain_id}.")
-    await node.coordinator.cancel(chain_id)
-    status = (await node.coordinator.view_task(task_id)).status
+    status = await node.coordinator.cancel_task(task_id, request.user.sees)
     return TaskStanding(task_id, status, cancelling=not status.is_terminal)
 
 
