@@ -357,10 +357,12 @@ class Replica(msgspec.Struct, frozen=True):
     Attributes:
         number: Rises with each that joins; one that was declared dead never lives again under its old number.
         name: For people: host and process.
+        level: What it reads (see `model/level.py`): what binds every replica waits until all have its level.
     """
 
     number: int
     name: str
+    level: int = 0
 
 
 class Replicas(Protocol):

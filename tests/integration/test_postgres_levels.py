@@ -12,7 +12,7 @@ from aicp.storage.postgres import PostgresJournal
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_row_checks import find_damaged_rows
 from aicp.storage.row_checksums import fact_checksum, placed
-from tests.integration.postgres_kit import run, shared_server
+from tests.integration.postgres_kit import run, shared_server, until
 from tests.unit import level_contract
 from tests.unit.sqlite_kit import submitted, task_ended
 
@@ -56,9 +56,12 @@ class TestPostgresLevels(level_contract.LevelContract):
 
     def test_every_replica_says_its_level(self) -> None:
         async def main() -> None:
-            async with self.opened(3), self.opened(0):
-                levels = await self.ask("SELECT level FROM replicas WHERE died_at IS NULL ORDER BY number")
-                assert [level for (level,) in levels] == [3, 0]
+            async with self.opened(3) as first, self.opened(0) as second:
+                assert isinstance(first, PostgresJournal)
+                assert isinstance(second, PostgresJournal)
+                for replicas in (first._database.replicas, second._database.replicas):
+                    await until(lambda replicas=replicas: len(replicas.alive) == 2)  # type: ignore[misc]
+                    assert [replica.level for replica in replicas.alive] == [3, 0]
 
         self.run(main())
 

@@ -75,7 +75,7 @@ _RENEW = f"""
         {SERVER_LIFE} AS life,
         (SELECT count(pg_notify({CHANNEL}, '{CLAIM}')) FROM expired) AS expired,
         ARRAY(
-            SELECT row(number, name) FROM replicas
+            SELECT row(number, name, level) FROM replicas
             WHERE died_at IS NULL AND (number = $1 OR alive_until > clock_timestamp()) ORDER BY number
         ) AS alive
 """  # noqa: S608 - constants
@@ -337,7 +337,7 @@ class Lease:
             # Restarted, or another one that took its place: connections to what it was are good for nothing.
             self._server.on_doubt()
         self._life = found["life"] or self._life
-        standing = Standing(self._number, tuple(Replica(number, name) for number, name in found["alive"]))
+        standing = Standing(self._number, tuple(Replica(*each) for each in found["alive"]))
         if self._pid and found["pid"] != self._pid and self._keeps_sessions:
             _log.warning("the database %s does not keep sessions: from now on, leases alone count", self._server.place)
             self._keeps_sessions = False
