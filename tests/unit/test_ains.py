@@ -16,9 +16,9 @@ from aicp.registry.directory import Directory
 from aicp.registry.leases import HEARTBEAT_EVERY_S, LEASE_TTL_S, Leases, Liveness
 from aicp.registry.schemas import Schemas
 from aicp.resilience.circuit_breaker import CircuitState
-from aicp.runtime.ains import Ains
+from aicp.runtime.ains import SWEPT_AT_ONCE, Ains
 from aicp.runtime.profiles import local_profile
-from tests.unit.flow_kit import ECHO, Recorder, Stage, agent, granted, now, task, virtual
+from tests.unit.flow_kit import ECHO, Recorder, Stage, agent, counted_in_turns, granted, now, task, virtual
 
 URL = "http://127.0.0.1:9001"
 
@@ -91,7 +91,7 @@ class Registry(Stage):
         while now() < ends_at:
             await asyncio.sleep(1.0)
             if sweeping:
-                self.ains.sweep()
+                await self.ains.sweep()
 
 
 def registration(agent_id: str | None = "a", instance_id: str = "one", **options: object) -> Registration:
@@ -311,12 +311,24 @@ class TestHeartbeats:
             registry.ains.heartbeat("a", "two")
 
     @virtual
+    async def test_a_crowd_that_falls_silent_at_once_is_put_aside_a_few_in_each_turn(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fell_silent = counted_in_turns(monkeypatch, Ains, "_fall_silent")
+        async with Registry() as registry:
+            for number in range(500):
+                await registry.ains.register(registration(f"a{number}"))
+            await registry.pass_time(LEASE_TTL_S + 2)
+            assert {registry.ains.liveness(f"a{number}") for number in range(500)} == {Liveness.UNHEARD}
+        assert fell_silent() == (500, SWEPT_AT_ONCE)
+
+    @virtual
     async def test_who_promised_no_heartbeats_is_never_unheard(self) -> None:
         async with Registry() as registry:
             assert (await registry.ains.register(registration("static", lease=False))).lease is None
             registry.ains.put(agent("local"))
             await registry.pass_time(3 * 86_400, sweeping=False)
-            registry.ains.sweep()
+            await registry.ains.sweep()
             assert registry.why_out("static") == registry.why_out("local") == ""
             with pytest.raises(AgentNotFound):
                 registry.ains.heartbeat("static", "one")

@@ -1,4 +1,4 @@
-"""A chain of thousands of tasks: taken over, listed, retried and looked at in slices, with the same outcome."""
+"""A chain of thousands of tasks: taken over, listed, retried, viewed and cut off in slices, with the same outcome."""
 
 import asyncio
 from datetime import timedelta
@@ -9,16 +9,20 @@ from aicp.coordination import run
 from aicp.coordination.chain_status import PART, fold
 from aicp.coordination.listing import Listing, TaskQuery
 from aicp.coordination.readiness import Readiness
-from aicp.model.chain import ChainSpec
+from aicp.coordination.run import CUT_OFF_AT_ONCE, STARTED_AT_ONCE
+from aicp.coordination.telling import TOLD_AT_ONCE
+from aicp.model.chain import ChainSpec, FailurePolicy
 from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.run_id import global_id
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import check_chain
 from aicp.ports import ChainRecord, Clock
+from aicp.routing.work import Work
+from aicp.scheduling.waiting_line import WaitingLine
 from aicp.storage.memory import MemoryJournal
 from aicp.testing import VirtualClock
-from aicp.testing.faulty_agents import ScriptedAgent, hang
-from tests.unit.flow_kit import ECHO, Flow, counted_in_turns, virtual
+from aicp.testing.faulty_agents import ScriptedAgent, hang, task_failed
+from tests.unit.flow_kit import ECHO, Flow, Recorder, counted_in_turns, virtual
 
 COUNT = 5 * PART
 LEFT = 20
@@ -120,3 +124,50 @@ async def test_of_tasks_in_flight_nothing_is_made_before_somebody_looks(monkeypa
         view = await flow.coordinator.view(chain_id)
         assert {task.status for task in view.tasks.values()} == {TaskStatus.RUNNING}
         await flow.coordinator.cancel(chain_id)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "out of time", "failed fast"])
+@virtual
+async def test_a_crowd_of_tasks_is_cut_off_and_told_of_in_slices(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off = counted_in_turns(monkeypatch, WaitingLine, "leave")
+    ended = counted_in_turns(monkeypatch, Work, "ended")
+    told = counted_in_turns(monkeypatch, Recorder, "notify")
+    # It has one agent, which never answers; the one that fails asks for the other.
+    failing = Task("test.fail", id="failing", deadline_s=300.0)
+    tasks = SPEC.tasks if how != "failed fast" else (*SPEC.tasks, failing)
+    deadline_s = 50.0 if how == "out of time" else None
+    fails = ScriptedAgent("b", otherwise=task_failed("no"), latency_s=10.0, capabilities=("test.fail",))
+    async with Flow(ScriptedAgent("a", otherwise=hang()), fails) as flow:
+        spec = ChainSpec(tasks, failure_policy=FailurePolicy.FAIL_FAST, deadline_s=deadline_s)
+        chain_id = await flow.coordinator.submit(spec)
+        await asyncio.sleep(1.0)
+        if how == "cancelled":
+            await flow.coordinator.cancel(chain_id)
+        result = await flow.coordinator.wait_result(chain_id)
+        await asyncio.sleep(1.0)
+        assert result.status is (TaskStatus.CANCELLED if how == "cancelled" else TaskStatus.FAILED)
+        assert {task.status for name, task in result.tasks.items() if name != "failing"} == {TaskStatus.CANCELLED}
+        facts = [event for event in flow.seen.events if isinstance(event, TaskEnded | ChainEnded)]
+        assert isinstance(facts[-1], ChainEnded)
+        assert len(facts) == len(tasks) + 1
+        assert flow.coordinator.unfinished == 0
+        assert flow.scheduler.status().queue_depth == 0
+    assert cut_off()[0] >= COUNT - 1
+    assert cut_off()[1] <= CUT_OFF_AT_ONCE + 1
+    assert ended()[1] <= 2 * CUT_OFF_AT_ONCE + 1
+    assert told()[1] <= TOLD_AT_ONCE + STARTED_AT_ONCE
+
+
+@virtual
+async def test_what_a_retry_copies_is_told_before_what_becomes_of_it() -> None:
+    clock = VirtualClock()
+    journal = await journal_with(clock, COUNT - LEFT, ChainEnded(CHAIN, TaskStatus.FAILED, clock.utcnow(), None))
+    async with Flow(agent(), journal=journal) as flow:
+        retried = await flow.coordinator.retry(CHAIN)
+        await flow.coordinator.wait_result(retried)
+        await asyncio.sleep(0.1)
+        facts = [event for event in flow.seen.events if isinstance(event, ChainSubmitted | TaskEnded | ChainEnded)]
+    assert isinstance(facts[0], ChainSubmitted)
+    ended = [fact.task for fact in facts if isinstance(fact, TaskEnded)]
+    assert set(ended[: COUNT - LEFT]) == {f"t{number}" for number in range(COUNT - LEFT)}
+    assert isinstance(facts[-1], ChainEnded)

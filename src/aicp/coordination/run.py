@@ -16,6 +16,7 @@ from aicp.coordination.chain_status import InFlight, facts_once
 from aicp.coordination.forecast import Forecast
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.recorder import Recorder
+from aicp.coordination.telling import Telling
 from aicp.errors import AicpError, OwnershipLost, StorageError
 from aicp.model.chain import DEFAULT_CHAIN_DEADLINE_S
 from aicp.model.event import ChainCancelled, ChainEnded, Fact, TaskEnded, TaskStarted
@@ -26,12 +27,14 @@ from aicp.model.task import DEFAULT_TASK_DEADLINE_S, Phase, Task, TaskResult, Ta
 from aicp.model.trace import Subject, subject
 from aicp.ports import ChainRecord, Clock, Journal, Observer
 from aicp.routing.work import Work
+from aicp.scheduling.slices import Slices
 from aicp.scheduling.waiter import ChainTurn
 from aicp.standstill import TimeLimit
 
 DEADLINE_TOLERANCE_S = 0.001
 TIMES_AT_ONCE = 500
 STARTED_AT_ONCE = 16
+CUT_OFF_AT_ONCE = 64
 _STALE = TaskError("stale_token", "the agent says that this task has a newer owner, and it has none")
 _TIME_RAN_OUT = TaskError("deadline_exceeded", "the chain's time ran out")
 _log = logging.getLogger(__name__)
@@ -92,7 +95,8 @@ class ChainRun:
         self._until_sure = until_sure
         self._stepped_since = stepped_since
         self._clock = clock
-        self._observer = observer
+        self._telling = Telling(observer)
+        self._slices = Slices()
         self._recorder = Recorder(self.chain_id, journal, record.epoch, self._on_record, uniform)
         self._works: dict[str, Work] = {}
         self._runners: dict[str, asyncio.Task[None]] = {}
@@ -182,6 +186,9 @@ class ChainRun:
             await self._recorder.close()
             self.be_over()
             self._wake_watchers()
+            self._slices.close()
+            # Until all is told, this run is known by its id to those that are told.
+            await self._telling.done()
 
     async def cancel(self) -> None:
         """Make the cancel a fact: from now on no attempt starts, running ones are cut off.
@@ -201,6 +208,10 @@ class ChainRun:
         if self._on_over is not None:
             self._on_over(self)
         self.is_recorded.set()
+
+    def tell(self, facts: Sequence[Fact]) -> None:
+        """Tell its observer of facts that were recorded with its submit."""
+        self._telling.tell(facts)
 
     def stop_trying(self) -> None:
         """What cannot be recorded now is not tried again: the coordinator stops."""
@@ -273,8 +284,8 @@ class ChainRun:
         """Record why it ends and that everything in flight is cancelled, then cut that off."""
         if self.readiness.is_over():
             return
-        cut_off = self._cut_off_facts("the chain was stopped")
-        self._decide([*facts, *cut_off])
+        self._decide(facts)
+        cut_off = await self._cut_off("the chain was stopped")
         if not isinstance(facts[-1], ChainEnded):
             facts.append(self._end_fact())
         try:
@@ -398,8 +409,7 @@ class ChainRun:
         if not self.readiness.is_over():
             await self._recorder.record(ends)
             return [] if self.readiness.is_over() else ready
-        cut_off = self._cut_off_facts(f"task '{ends[0].task}' failed")
-        self._decide(cut_off)
+        cut_off = await self._cut_off(f"task '{ends[0].task}' failed")
         await self._recorder.record([*ends, *cut_off, self._end_fact()])
         self._cancel_runners(fact.task for fact in cut_off)
         return []
@@ -416,9 +426,7 @@ class ChainRun:
             self.readiness.apply(last)
             self.end = last
             self.be_over()
-        if self._observer is not None:
-            for fact in facts:
-                self._observer.notify(fact)
+        self._telling.tell(facts)
         self._wake_watchers()
 
     def _wake_watchers(self) -> None:
@@ -433,17 +441,31 @@ class ChainRun:
             error = _TIME_RAN_OUT
         return ChainEnded(self.chain_id, status, self._now_utc(), error)
 
-    def _cut_off_facts(self, why: str) -> list[TaskEnded]:
+    async def _cut_off(self, why: str) -> list[TaskEnded]:
+        """Decide that all that is under way ends, now that nothing begins or ends by itself any more."""
         now, error = self._now_utc(), TaskError("cancelled", f"cut off: {why}")
-        return [
-            TaskEnded(self.chain_id, task, work.ended(TaskStatus.CANCELLED, now, error=error))
-            for task, work in self._works.items()
-        ]
+        works = list(self._works.items())
+        ends: list[TaskEnded] = []
+        for first in range(0, len(works), CUT_OFF_AT_ONCE):
+            if first:
+                await asyncio.sleep(0)
+            some = [
+                TaskEnded(self.chain_id, task, work.ended(TaskStatus.CANCELLED, now, error=error))
+                for task, work in works[first : first + CUT_OFF_AT_ONCE]
+            ]
+            self._decide(some)
+            ends += some
+        return ends
 
     def _cancel_runners(self, tasks: Iterable[str]) -> None:
-        for task in tasks:
+        self._slices.run("cut off", self._cancel_each(list(tasks)))
+
+    def _cancel_each(self, tasks: Sequence[str]) -> Iterator[None]:
+        for number, task in enumerate(tasks, 1):
             if (runner := self._runners.get(task)) is not None:
                 runner.cancel()
+            if not number % CUT_OFF_AT_ONCE:
+                yield
 
 
 def _first_of(group: BaseExceptionGroup[Exception]) -> Exception:

@@ -516,12 +516,19 @@ class TaskCoordinator:
             self._intake.give_back(taken)
             return chain_id
         self._begin(taken.record, await self._folding(taken.record, taken.graph))
-        if self._observer is not None:
-            for fact in (submitted, *taken.record.facts):
-                self._observer.notify(fact)
+        self._tell_of_submit(taken.record)
         if expected is not None:
             self._warn(submitted, expected)
         return chain_id
+
+    def _tell_of_submit(self, record: ChainRecord) -> None:
+        """Tell of its submit and of the results that it begins with, before all that becomes of it."""
+        run, facts = self._runs.get(record.submitted.chain_id), (record.submitted, *record.facts)
+        if run is not None:
+            run.tell(facts)
+        elif self._observer is not None:
+            for fact in facts:
+                self._observer.notify(fact)
 
     def _warn(self, submitted: ChainSubmitted, expected: Forecast) -> None:
         """Remember, and publish, that a chain will probably outlast its deadline."""

@@ -129,11 +129,22 @@ class Leases:
         lease = self._leases.get(agent_id)
         return self._clock() - lease.heard_at if lease is not None and lease.ends else None
 
-    def sweep(self) -> list[LivenessChange]:
-        """Who fell silent since the last sweep. Costs O(log n) for each agent that is due, once a lease."""
+    @property
+    def is_due(self) -> bool:
+        """True when a sweep would look at somebody."""
+        return bool(self._due) and self._due[0][0] <= self._clock()
+
+    def sweep(self, looks: int | None = None) -> list[LivenessChange]:
+        """Who fell silent since the last sweep. Costs O(log n) for each agent that is due, once a lease.
+
+        Args:
+            looks: At most so many agents are looked at; None for all that are due.
+        """
         now = self._clock()
         changes: list[LivenessChange] = []
-        while self._due and self._due[0][0] <= now:
+        for _ in itertools.repeat(None) if looks is None else itertools.repeat(None, looks):
+            if not self._due or self._due[0][0] > now:
+                break
             _, _, agent_id, lease = heapq.heappop(self._due)
             if self._leases.get(agent_id) is lease:
                 self._judge(agent_id, lease, now, changes)

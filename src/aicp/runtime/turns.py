@@ -6,12 +6,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-ITEMS_A_TURN = 500
-"""Some ten milliseconds of agents; a hundred thousand at once would cost a replica its lease."""
+ITEMS_A_TURN = 100
+"""Some two milliseconds of agents; a hundred thousand at once would cost a replica its lease."""
 
 
 async def in_turns(items: Iterable[T], items_a_turn: int = ITEMS_A_TURN) -> AsyncIterator[T]:
-    """Each of the items; whatever else is due runs after every 500, or so many."""
+    """Each of the items; whatever else is due runs after every 100, or so many."""
     for number, item in enumerate(items, 1):
         yield item
         if not number % items_a_turn:

@@ -6,6 +6,7 @@ A task may also be left in line though an agent is free, for a faster one that i
 import asyncio
 import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
@@ -75,6 +76,7 @@ class Serving:
         self._take_back = take_back
         self._waiting = 0
         self._slices = Slices()
+        self._late: deque[Waiter] = deque()
         self.lines: dict[str, WaitingLine] = {}
         self.holds: dict[Pool, _Hold] = {}
         self.waits_for_faster = True
@@ -94,7 +96,7 @@ class Serving:
         timer = None
         if waiter.deadline < math.inf:
             patience_s = max(0.0, waiter.deadline - self._clock.monotonic())
-            timer = standstill.call_after(waiter.limit, patience_s, waiter.decide, Unscheduled.DEADLINE)
+            timer = standstill.call_after(waiter.limit, patience_s, self._time_is_up, waiter)
         try:
             await self._offer_free(waiter, group)
             return await waiter.seat_future
@@ -164,6 +166,20 @@ class Serving:
             hold.timer.cancel()
         self.holds.clear()
         self._slices.close()
+
+    def _time_is_up(self, waiter: Waiter) -> None:
+        """Its wait ends in the next turn; of a crowd with one deadline, as a large chain has it, some in each."""
+        self._late.append(waiter)
+        if len(self._late) == 1:
+            asyncio.get_running_loop().call_soon(self._end_late)
+
+    def _end_late(self) -> None:
+        late = self._late
+        for _ in range(min(WOKEN_A_STEP, len(late))):
+            late[0].decide(Unscheduled.DEADLINE)
+            late.popleft()
+        if late:
+            asyncio.get_running_loop().call_soon(self._end_late)
 
     def _give_back(self, waiter: Waiter) -> None:
         """The caller left at the very moment it was served."""
