@@ -5,9 +5,10 @@ from datetime import timedelta
 
 import pytest
 
+from aicp.coordination import listing as listing_module
 from aicp.coordination import run
 from aicp.coordination.chain_status import PART, fold
-from aicp.coordination.listing import Listing, TaskQuery
+from aicp.coordination.listing import TASKS_AT_ONCE_MAX, Listing, TaskQuery
 from aicp.coordination.readiness import Readiness
 from aicp.coordination.run import CUT_OFF_AT_ONCE, STARTED_AT_ONCE
 from aicp.coordination.telling import TOLD_AT_ONCE
@@ -76,11 +77,13 @@ async def test_a_chain_is_listed_in_slices(count: int, monkeypatch: pytest.Monke
     end = [ChainEnded(CHAIN, COMPLETED, clock.utcnow(), None)] if count == COUNT else []
     listing = Listing(await journal_with(clock, count, *end), {})
     applied = counted_in_turns(monkeypatch, Readiness, "apply")
+    viewed = counted_in_turns(monkeypatch, listing_module, "view_task")
     page = await listing.tasks(TaskQuery(status=COMPLETED, limit=COUNT))
     assert [task.task_id for task in page.tasks] == [f"{CHAIN}.t{number}" for number in range(count)]
     calls, most = applied()
     assert calls == count + len(end)
     assert most <= MOST_IN_A_TURN
+    assert viewed() == (COUNT, TASKS_AT_ONCE_MAX)
 
 
 @virtual

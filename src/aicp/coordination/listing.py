@@ -146,6 +146,9 @@ class Listing:
             looks += 1
             if looks == TASKS_LOOKED_AT_MAX:
                 return TaskPage(page, task.task_id)
+            if not looks % TASKS_AT_ONCE_MAX:
+                # All of them may be of one chain.
+                await asyncio.sleep(0)
         return TaskPage(page, None)
 
     async def _tasks_behind(self, query: TaskQuery) -> AsyncIterator[ListedTask]:
