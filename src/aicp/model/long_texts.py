@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from aicp.model.giving_way import give_way
+
 LONG_TEXT = 64 * 1024
 """A text of more bytes or characters is decoded and encoded in pieces of this size."""
 
@@ -23,7 +25,7 @@ def encode_text(text: str) -> bytes:
     Raises:
         UnicodeEncodeError: It has a half of a surrogate pair.
     """
-    pieces = (_encode(text[at : at + LONG_TEXT])[1:-1] for at in range(0, len(text), LONG_TEXT))
+    pieces = (_encode(text[at : at + LONG_TEXT])[1:-1] for at in _begins(len(text)))
     return b"".join((b'"', *pieces, b'"'))
 
 
@@ -36,7 +38,7 @@ def text_of(utf8: bytes) -> str:
     if len(utf8) <= LONG_TEXT:
         return utf8.decode()
     decoder = codecs.getincrementaldecoder("utf-8")()
-    pieces = [decoder.decode(utf8[at : at + LONG_TEXT]) for at in range(0, len(utf8), LONG_TEXT)]
+    pieces = [decoder.decode(utf8[at : at + LONG_TEXT]) for at in _begins(len(utf8))]
     return "".join((*pieces, decoder.decode(b"", final=True)))
 
 
@@ -50,6 +52,14 @@ def decode_text(body: bytes, begin: int, end: int) -> str:
     if end - begin <= LONG_TEXT or body[end - 1 : end] != b'"':
         return _piece(body, begin, end, b"", b"")
     return "".join(_piece(body, at, to, b'"', b'"') for at, to in _cuts(body, begin + 1, end - 1))
+
+
+def _begins(length: int) -> Iterator[int]:
+    """Where the pieces of a text of this length begin."""
+    for at in range(0, length, LONG_TEXT):
+        if at:
+            give_way()
+        yield at
 
 
 def _piece(body: bytes, begin: int, end: int, before: bytes, behind: bytes) -> str:
@@ -68,7 +78,8 @@ def _cuts(body: bytes, begin: int, end: int) -> Iterator[tuple[int, int]]:
     while at < end:
         to = end if end - at <= LONG_TEXT else _cut(body, at, at + LONG_TEXT)
         yield at, to
-        at = to
+        if (at := to) < end:
+            give_way()
 
 
 def _cut(body: bytes, begin: int, place: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from aicp.model.giving_way import give_way
 from aicp.model.long_texts import LONG_TEXT, encode_text
 
 HEAVY_VALUES = 2_000
@@ -141,3 +142,4 @@ def _parts(values: Iterable[Any]) -> Iterator[list[Any]]:
     left = iter(values)
     while part := list(islice(left, WIDE)):
         yield part
+        give_way()
