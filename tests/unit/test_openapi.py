@@ -33,7 +33,9 @@ def operations() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def handlers() -> list[HTTPRouteHandler]:
-    return [handler for _, handler in declared_routes(APP) if isinstance(handler, HTTPRouteHandler)]
+    """Of the API: the dashboard's files are none of it."""
+    declared = [handler for _, handler in declared_routes(APP) if isinstance(handler, HTTPRouteHandler)]
+    return [handler for handler in declared if handler.resolve_include_in_schema()]
 
 
 def inside(value: Any) -> Iterator[Any]:
