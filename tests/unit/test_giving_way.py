@@ -19,7 +19,7 @@ JSON_TEXT = encode_text(TEXT)
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     seen: list[float] = []
-    monkeypatch.setattr(giving_way.time, "sleep", seen.append)
+    monkeypatch.setattr("aicp.model.giving_way.time.sleep", seen.append)
     return seen
 
 
