@@ -284,6 +284,10 @@ class Registrations(Protocol):
         """
 
 
+KEYS_OF_PARENT_MAX = 32
+"""Sessions that one key may have at once, and codes that wait to be exchanged for one."""
+
+
 class StoredKey(msgspec.Struct, frozen=True):
     """A key as it is remembered.
 
@@ -300,7 +304,7 @@ class KeySet(msgspec.Struct, frozen=True):
     """Every key, as of one moment.
 
     Attributes:
-        version: Another one whenever a key was added or revoked.
+        version: Another one whenever a key was added, revoked or forgotten.
         keys: Oldest first.
     """
 
@@ -315,7 +319,7 @@ class ApiKeys(Protocol):
     """
 
     async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
-        """Record a new key.
+        """Record a new key; of `KEYS_OF_PARENT_MAX` of the same kind and parent, the oldest is forgotten for it.
 
         Args:
             key: The key.
@@ -327,6 +331,9 @@ class ApiKeys(Protocol):
 
     async def revoke(self, key_id: str, at: datetime) -> bool:
         """Record that a key is good no more; one revoked before stays as it is. False when there is no such key."""
+
+    async def forget(self, key_ids: Sequence[str]) -> int:
+        """Forget keys wholly, and say how many were known until then: of several callers, one is told of each."""
 
     async def read(self, known: int | None = None) -> KeySet | None:
         """Every key; None, which is cheap, when nothing changed since the set of version `known`."""

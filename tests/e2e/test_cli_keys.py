@@ -51,7 +51,7 @@ def test_table_shows_the_secret_with_what_was_made(fleet: Shell) -> None:
     assert made.code == 0
     assert "aicp_" in made.out
     rows = fleet.call("key", "list").out.splitlines()
-    assert [row.split()[1:4] for row in rows if "watcher" in row] == [["watcher", "acme", "tasks:read"]]
+    assert [row.split()[1:5] for row in rows if "watcher" in row] == [["key", "watcher", "acme", "tasks:read"]]
     assert fleet.call("key", "audit").out.splitlines()[0].split() == [
         "at", "key", "tenant", "action", "object", "status", "times",
     ]  # fmt: skip

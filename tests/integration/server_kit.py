@@ -69,6 +69,9 @@ class Api:
     async def get(self, path: str, **request: Any) -> Answered:
         return await self.send("GET", path, **request)
 
+    async def delete(self, path: str, **request: Any) -> Answered:
+        return await self.send("DELETE", path, **request)
+
     async def post(self, path: str, body: Any = None, **request: Any) -> Answered:
         if body is None:
             return await self.send("POST", path, **request)

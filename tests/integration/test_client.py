@@ -386,7 +386,7 @@ def test_every_route_of_the_api_has_a_method(monkeypatch: pytest.MonkeyPatch) ->
     values: dict[str, Any] = {
         "task": ECHO, "tasks": [ECHO], "chain": ChainSpec((ECHO,)), "registration": Registration("http://127.0.0.1:9"),
         "request": KeyRequest("k", ("admin",)), "task_id": "{task_id}.t", "chain_id": "{chain_id}",
-        "agent_id": "{agent_id}", "key_id": "{key_id}", "instance_id": "i",
+        "agent_id": "{agent_id}", "key_id": "{key_id}", "instance_id": "i", "code": "c",
     }  # fmt: skip
 
     async def call_everything() -> None:

@@ -82,6 +82,43 @@ def test_servers_of_one_database_share_keys(url: str, tmp_path: Path) -> None:
     run(main())
 
 
+def test_session_of_a_code_of_one_server_is_opened_at_the_other_and_ends_with_its_key_at_both(
+    url: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with two_servers(url, tmp_path) as (one, two):
+            made = await one.make_key("acme")
+            code = (await one.post("/api/sessions/codes", key=made.secret)).body["code"]
+            tries = await asyncio.gather(
+                *(api.post("/api/sessions", {"code": code}, key="") for api in (two, one, two, one))
+            )
+            assert sorted(each.status for each in tries) == [201, 401, 401, 401]
+            (session,) = [each.body["key"] for each in tries if each.status == 201]
+            asked = [lambda api=api: api.get("/api/tasks", key=session) for api in (one, two)]
+            for ask in asked:
+                await until_status(200, ask)
+            assert (await two.post(f"/api/keys/{made.key.key_id}/revoke")).status == 200
+            for ask in asked:
+                await until_status(401, ask)
+
+    run(main())
+
+
+def test_session_of_the_admin_key_opens_nothing_at_a_server_with_another_one(url: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with two_servers(url, tmp_path) as (one, two):
+            code = (await one.post("/api/sessions/codes")).body["code"]
+            assert (await two.post("/api/sessions", {"code": code}, key="")).status == 401
+            session = (await one.post("/api/sessions", {"code": code}, key="")).body["key"]
+            # Once the other one knows this key it has read the session, too.
+            made = await one.make_key("acme")
+            await until_status(200, lambda: two.get("/api/tasks", key=made.secret))
+            assert (await two.get("/api/tasks", key=session)).status == 401
+            assert (await one.get("/api/tasks", key=session)).status == 200
+
+    run(main())
+
+
 def test_servers_of_one_database_share_the_audit_log(url: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with two_servers(url, tmp_path) as (one, two):

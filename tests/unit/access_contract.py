@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from aicp.errors import Conflict
-from aicp.model.access import ApiKey, AuditRecord, KeyLimits, Scope
-from aicp.ports import ApiKeys, AuditLog, StoredKey
+from aicp.model.access import ApiKey, AuditRecord, KeyKind, KeyLimits, Scope
+from aicp.ports import KEYS_OF_PARENT_MAX, ApiKeys, AuditLog, StoredKey
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -37,6 +37,11 @@ def stored(key_id: str, *, at: datetime = AT, **told: Any) -> StoredKey:
     """A key with a digest of its own."""
     fields: dict[str, Any] = {"name": f"key {key_id}", "tenant": "default", "scopes": (Scope.TASKS_READ,)} | told
     return StoredKey(ApiKey(key_id, created_at=at, **fields), f"digest of {key_id}".encode())
+
+
+def session(key_id: str, *, parent: str = "k1", kind: KeyKind = KeyKind.SESSION, at: datetime = AT) -> StoredKey:
+    """A key that came from another one."""
+    return stored(key_id, at=at, expires_at=at + timedelta(hours=12), kind=kind, parent=parent)
 
 
 def record(number: int, *, tenant: str = "default", status: int = 200, count: int = 1) -> AuditRecord:
@@ -156,6 +161,44 @@ class AccessContract(abc.ABC):
             assert await _ids(stores.keys) == ["k1", "k2"]
             await stores.keys.create(stored("k3"), AT + 2 * SECOND)
             assert await _ids(stores.keys) == ["k1", "k3"]
+
+    @_rule
+    async def test_session_is_read_as_it_was_created_and_ends_like_any_key(self, stores: AccessStores) -> None:
+        """What it is and whom it ends with come back, also in another process."""
+        made = [stored("k1"), session("s1"), session("c1", kind=KeyKind.CODE)]
+        for each in made:
+            await stores.keys.create(each)
+        for keys in (stores.keys, stores.again()[0]):
+            found = await keys.read()
+            assert found is not None
+            assert sorted(found.keys, key=made.index) == made
+        await stores.keys.revoke("s1", AT + SECOND)
+        await stores.keys.create(stored("last"), AT + 2 * SECOND)
+        assert sorted(await _ids(stores.keys)) == ["c1", "k1", "last"]
+
+    @_rule
+    async def test_oldest_of_one_parent_and_kind_goes_for_one_too_many(self, stores: AccessStores) -> None:
+        """Those of other parents and kinds, and keys of none, stay."""
+        await stores.keys.create(stored("k1"))
+        await stores.keys.create(session("other", parent="k2"))
+        await stores.keys.create(session("code", kind=KeyKind.CODE))
+        for number in range(KEYS_OF_PARENT_MAX + 2):
+            await stores.keys.create(session(f"s{number:02}", at=AT + number * SECOND))
+        kept = [f"s{number:02}" for number in range(2, KEYS_OF_PARENT_MAX + 2)]
+        assert sorted(await _ids(stores.keys)) == ["code", "k1", "other", *kept]
+
+    @_rule
+    async def test_key_is_forgotten_for_one_of_those_who_ask_at_once(self, stores: AccessStores) -> None:
+        """The others are told that it was gone, and a set that was read before is no longer the newest."""
+        await stores.keys.create(stored("k1"))
+        await stores.keys.create(stored("k2"))
+        before = await stores.keys.read()
+        assert before is not None
+        told = await asyncio.gather(*(stores.keys.forget(["k1", "nobody"]) for _ in range(4)))
+        assert sorted(told) == [0, 0, 0, 1]
+        assert await stores.keys.read(before.version) is not None
+        assert [await _ids(keys) for keys in (stores.keys, stores.again()[0])] == [["k2"], ["k2"]]
+        assert await stores.keys.forget([]) == 0
 
     @_rule
     async def test_records_are_read_newest_first_and_page_by_page(self, stores: AccessStores) -> None:

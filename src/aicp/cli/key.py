@@ -55,7 +55,7 @@ def list_keys(output: Output = Format.TABLE) -> None:
     """Show every key, oldest first; those that ended stay for 30 days."""
     keys: list[ApiKey] = ask(lambda client: client.list_keys())
     rows = [tuple(_facts(key).values()) for key in keys]
-    write(keys, output, Sheet(("key", "name", "tenant", "scopes", "capabilities", "limits", *_TIMES), rows))
+    write(keys, output, Sheet(("key", "kind", "name", "tenant", "scopes", "capabilities", "limits", *_TIMES), rows))
 
 
 @app.command()
@@ -99,6 +99,7 @@ def _facts(key: ApiKey) -> dict[str, Any]:
     named = {"rate": limits.rate_per_s, "concurrency": limits.concurrency, "queue": limits.queue}
     return {
         "key": key.key_id,
+        "kind": key.kind if key.parent is None else f"{key.kind} of {key.parent}",
         "name": key.name,
         "tenant": key.tenant,
         "scopes": ", ".join(key.scopes),

@@ -13,7 +13,7 @@ from aicp.client.exchange import Exchange
 from aicp.client.following import follow
 from aicp.client.problems import ServerRefused
 from aicp.errors import AgentNotFound, ChainNotFound, KeyNotFound, NotFound, TaskNotFound
-from aicp.model.access import ApiKey, AuditPage, KeyList, KeyMade, KeyRequest
+from aicp.model.access import ApiKey, AuditPage, KeyList, KeyMade, KeyRequest, SessionCode, SessionMade, SessionRequest
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
 from aicp.model.converting import convert_in_pieces
@@ -432,6 +432,30 @@ class Client:
             KeyNotFound: There is none.
         """
         return await self._ask("POST", f"/api/keys/{_step(key_id, KeyNotFound)}/revoke", ApiKey)
+
+    async def create_session_code(self) -> SessionCode:
+        """A code for a session of this client's key: a page that is given it, within 60 s, opens one, once.
+
+        Raises:
+            Forbidden: This client's key is that of a session.
+        """
+        return await self._ask("POST", "/api/sessions/codes", SessionCode)
+
+    async def open_session(self, code: str) -> SessionMade:
+        """Exchange a code for a session: a key that is good for 12 hours at most. This client needs no key for it.
+
+        Raises:
+            AccessDenied: The code is wrong, was used, or has expired.
+        """
+        return await self._answer(SessionMade, "POST", "/api/sessions", body=SessionRequest(code))
+
+    async def close_session(self) -> None:
+        """End the session whose key this client has.
+
+        Raises:
+            Conflict: Its key is that of no session.
+        """
+        await self._exchange.send("DELETE", "/api/sessions/current")
 
     async def list_audit(self, *, limit: int = LISTED, cursor: str | None = None) -> AuditPage:
         """One page of who changed what, newest first; `limit` is 1 to 1,000."""

@@ -48,6 +48,17 @@ GRANTABLE = tuple(scope for scope in Scope if scope not in {Scope.OPEN, Scope.AN
 """The scopes that a key can have."""
 
 
+class KeyKind(StrEnum):
+    """What a key is: one that somebody made, or what a key has made for a page of the dashboard.
+
+    `SESSION` opens what its parent opens, for 12 hours at most; `CODE` opens nothing, and is exchanged for a session.
+    """
+
+    KEY = "key"
+    SESSION = "session"
+    CODE = "code"
+
+
 class KeyLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much a key may ask for, on each server; None where nothing but the server's own bounds hold.
 
@@ -78,6 +89,8 @@ class ApiKey(msgspec.Struct, frozen=True):
         capabilities: What it may submit tasks for, each `name` or `name@major` as tasks name them; None for anything.
         limits: How much.
         revoked_at: UTC; None while it is good.
+        kind: `session` of a page that somebody has open, `key` of every other one.
+        parent: Of a session: the key with whose end it ends, and whose limits it shares.
     """
 
     key_id: str
@@ -89,6 +102,8 @@ class ApiKey(msgspec.Struct, frozen=True):
     capabilities: tuple[str, ...] | None = None
     limits: KeyLimits = NO_LIMITS
     revoked_at: datetime | None = None
+    kind: KeyKind = KeyKind.KEY
+    parent: str | None = None
 
     def is_good(self, now: datetime) -> bool:
         """True while it is neither revoked nor expired."""
@@ -129,6 +144,49 @@ class KeyMade(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"KeyMade(key={self.key!r}, secret='***')"
+
+
+class SessionCode(msgspec.Struct, frozen=True):
+    """What a link to the dashboard carries, told once.
+
+    Attributes:
+        code: To be exchanged for a session, once.
+        expires_at: UTC; from then on it is refused.
+    """
+
+    code: str
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        return f"SessionCode(code='***', expires_at={self.expires_at!r})"
+
+
+class SessionRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a page says that wants a session.
+
+    Attributes:
+        code: As it was told.
+    """
+
+    code: str
+
+    def __repr__(self) -> str:
+        return "SessionRequest(code='***')"
+
+
+class SessionMade(msgspec.Struct, frozen=True):
+    """A new session, told once.
+
+    Attributes:
+        key: What to show in `Authorization: Bearer …`; it is never told again.
+        expires_at: UTC; from then on it is refused, or earlier if the key ends that asked for the code.
+    """
+
+    key: str
+    expires_at: datetime
+
+    def __repr__(self) -> str:
+        return f"SessionMade(key='***', expires_at={self.expires_at!r})"
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -189,7 +247,7 @@ class KeyList(msgspec.Struct, frozen=True):
     """Every key that is known, oldest first.
 
     Attributes:
-        keys: Those revoked and expired included, for as long as they are remembered.
+        keys: Those revoked and expired included, for as long as they are remembered; of sessions, those that are open.
     """
 
     keys: list[ApiKey]

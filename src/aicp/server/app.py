@@ -28,8 +28,10 @@ from aicp.server.routes.documentation import documentation_router
 from aicp.server.routes.events import events_router
 from aicp.server.routes.keys import keys_router
 from aicp.server.routes.parameters import NodeAndWaits
+from aicp.server.routes.sessions import sessions_router
 from aicp.server.routes.status import status_router
 from aicp.server.routes.tasks import tasks_router
+from aicp.server.sessions import Sessions
 from aicp.server.waits import Waits
 
 ROUTERS = (
@@ -42,6 +44,7 @@ ROUTERS = (
     documentation_router,
     dashboard_router,
     keys_router,
+    sessions_router,
 )
 
 
@@ -76,6 +79,7 @@ def make_app(
         "node_and_waits": _provide(NodeAndWaits(node, waits or Waits())),
         "onlookers": _provide(onlookers or Onlookers(node)),
         "keys": _provide(keys),
+        "sessions": _provide(Sessions(keys)),
         "auditing": _provide(auditing or Auditing(node.stores.audit_log, 0)),
     }
     guards = [entry_guard(node, keys, hosts=hosts, scheme=scheme), path_guard, query_guard(dependencies), body_guard]

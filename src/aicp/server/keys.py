@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -18,6 +18,7 @@ from aicp.model.access import (
     OPERATOR_ID,
     ApiKey,
     Grant,
+    KeyKind,
     KeyMade,
     KeyRequest,
     Scope,
@@ -34,6 +35,7 @@ REFRESH_S = 1.0
 SECRET_PREFIX = "aicp_"  # noqa: S105 - what every secret begins with, so that scanners for leaked ones find it
 SECRET_BYTES = 32
 KEY_ID_BYTES = 6
+ADMIN_MARK_CHARS = 12
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,7 @@ class Caller(msgspec.Struct, frozen=True):
         key_id: Of its key.
         sees: Whose objects it sees and touches; None for those of every tenant.
         grant: What it may submit.
+        parent: Of a session: the key that it came from.
     """
 
     tenant: str = DEFAULT_TENANT
@@ -53,6 +56,12 @@ class Caller(msgspec.Struct, frozen=True):
     key_id: str = OPERATOR_ID
     sees: str | None = None
     grant: Grant = ANYTHING
+    parent: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """Id of the key that what it makes belongs to: its own, or that which a session came from."""
+        return self.parent or self.key_id
 
     def may(self, scope: Scope) -> bool:
         """True when the caller may use a route that asks for `scope`."""
@@ -96,6 +105,9 @@ class Keys:
         store: Remembers the other keys; None for no others.
         clock: Time.
         cutoff: Gives the moment before which what is kept for so long is old; None when nothing is ever old.
+
+    Attributes:
+        admin_parent: The parent of what comes from the admin key: it ends when that file has another content.
     """
 
     def __init__(
@@ -109,10 +121,11 @@ class Keys:
         self._cutoff = cutoff
         self._store = store
         self._admin_digest = _digest(admin_key)
+        self.admin_parent = f"{OPERATOR_ID}.{self._admin_digest.hex()[:ADMIN_MARK_CHARS]}"
         self._admin = KeyHolder(Caller(grant=Grant(OPERATOR_ID)), Usage(NO_LIMITS, self._clock.monotonic))
         self._by_digest: dict[bytes, KeyHolder] = {}
         self._by_id: dict[str, KeyHolder] = {}
-        self._known: tuple[StoredKey, ...] = ()
+        self._codes: dict[bytes, ApiKey] = {}
         self._version: int | None = None
         self._reading = asyncio.Lock()
 
@@ -135,7 +148,7 @@ class Keys:
 
     def list(self, by: Caller) -> list[ApiKey]:
         """Every key that the caller may know of, oldest first."""
-        return [stored.key for stored in self._known if by.is_of(stored.key.tenant)]
+        return [holder.key for holder in self._by_id.values() if holder.key is not None and self._is_told(holder, by)]
 
     async def create(self, request: KeyRequest, by: Caller) -> KeyMade:
         """Make a key. Its secret is told here, and never again.
@@ -149,7 +162,7 @@ class Keys:
         check_request(request)
         now = self._clock.utcnow()
         key = ApiKey(
-            key_id=secrets.token_hex(KEY_ID_BYTES),
+            key_id=new_key_id(),
             name=request.name,
             tenant=_tenant_of(request, by),
             scopes=tuple(sorted({Scope(scope) for scope in request.scopes})),
@@ -158,11 +171,54 @@ class Keys:
             capabilities=request.capabilities,
             limits=request.limits,
         )
-        secret = SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+        secret = new_secret()
+        await self.add(key, secret)
+        return KeyMade(key, secret)
+
+    async def add(self, key: ApiKey, secret: str) -> None:
+        """Have a key open what it says, here from the return of this on, on other servers within a second.
+
+        Raises:
+            Conflict: There are too many keys.
+            StorageError: It could not be recorded.
+        """
         forget_before = NEVER if self._cutoff is None else self._cutoff(DEAD_KEYS_KEPT)
         await self._stored.create(StoredKey(key, _digest(secret)), forget_before)
         await self.refresh_if_possible()
-        return KeyMade(key, secret)
+
+    async def take_code(self, code: str) -> KeyHolder | None:
+        """Use up a code, also one that another server has just made: the key that asked for it, if both are good.
+
+        Raises:
+            StorageError: It cannot be known whether it is good.
+        """
+        await self.refresh()
+        known = self._codes.get(_digest(code))
+        parent = self._parent_of(known) if known is not None and known.is_good(self.now()) else None
+        if known is None or parent is None:
+            return None
+        return parent if await self._stored.forget([known.key_id]) else None
+
+    async def forget(self, key_id: str) -> None:
+        """Have a session open nothing any more, and remember nothing of it.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+        await self._stored.forget([key_id])
+        if (holder := self._by_id.get(key_id)) is not None:
+            holder.ended.set()
+            self._by_id = {known: each for known, each in self._by_id.items() if each is not holder}
+            self._by_digest = {digest: each for digest, each in self._by_digest.items() if each is not holder}
+        await self.refresh_if_possible()
+
+    def now(self) -> datetime:
+        """UTC."""
+        return self._clock.utcnow()
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self._clock.monotonic()
 
     async def revoke(self, key_id: str, by: Caller) -> ApiKey:
         """Have a key open nothing any more: here from the return of this on, on other servers within some seconds.
@@ -227,27 +283,76 @@ class Keys:
     async def _refresh_soon(self) -> None:
         await asyncio.sleep(REFRESH_S)
         await self.refresh()
+        if ended := self._ended_of_parents():
+            await self._stored.forget(ended)
+            await self.refresh()
+
+    def _ended_of_parents(self) -> Sequence[str]:
+        """Sessions and codes that open nothing any more: nobody will ask for them again.
+
+        Those of another admin key stay until they expire: a server with that key may have made them.
+        """
+        sessions = [holder.key for holder in self._by_id.values() if holder.key is not None and holder.caller.parent]
+        return [key.key_id for key in (*sessions, *self._codes.values()) if self._has_ended(key)]
+
+    def _has_ended(self, key: ApiKey) -> bool:
+        return not key.is_good(self.now()) or not (_is_of_admin(key) or self._parent_of(key))
 
     def _is_good(self, holder: KeyHolder) -> bool:
         key = holder.key
-        return key is None or (key.is_good(self._clock.utcnow()) if key.expires_at else key.revoked_at is None)
+        if key is None:
+            return True
+        is_good = key.is_good(self._clock.utcnow()) if key.expires_at else key.revoked_at is None
+        return is_good and (key.parent is None or self._parent_of(key) is not None)
+
+    def _is_told(self, holder: KeyHolder, by: Caller) -> bool:
+        key = holder.key
+        return key is not None and by.is_of(key.tenant) and (key.kind is KeyKind.KEY or self._is_good(holder))
+
+    def _parent_of(self, key: ApiKey) -> KeyHolder | None:
+        """The key that another one came from; None when it is good no more."""
+        parent = self._admin if key.parent == self.admin_parent else self._by_id.get(key.parent or "")
+        return parent if parent is not None and parent.caller.parent is None and self._is_good(parent) else None
 
     def _take(self, found: KeySet) -> None:
         before, self._by_id, self._by_digest = self._by_id, {}, {}
-        for stored in found.keys:
+        for stored in sorted(found.keys, key=_comes_from_another):
+            if stored.key.kind is KeyKind.CODE:
+                continue
             holder = before.pop(stored.key.key_id, None) or self._holder(stored.key)
             holder.key = stored.key
             self._by_id[stored.key.key_id] = self._by_digest[stored.digest] = holder
         for forgotten in before.values():
             forgotten.ended.set()
-        self._known, self._version = found.keys, found.version
+        self._codes = {stored.digest: stored.key for stored in found.keys if stored.key.kind is KeyKind.CODE}
+        self._version = found.version
 
     def _holder(self, key: ApiKey) -> KeyHolder:
         sees = None if key.tenant == EVERY_TENANT else key.tenant
         capabilities = None if key.capabilities is None else frozenset(map(wanted_key, key.capabilities))
-        grant = Grant(key.key_id, capabilities, key.limits.queue)
-        caller = Caller(tenant_of_new(key.tenant), frozenset(key.scopes), key.key_id, sees, grant)
-        return KeyHolder(caller, Usage(key.limits, self._clock.monotonic), key)
+        parent_id = OPERATOR_ID if _is_of_admin(key) else key.parent
+        grant = Grant(parent_id or key.key_id, capabilities, key.limits.queue)
+        caller = Caller(tenant_of_new(key.tenant), frozenset(key.scopes), key.key_id, sees, grant, parent_id)
+        parent = self._parent_of(key)
+        return KeyHolder(caller, parent.usage if parent else Usage(key.limits, self._clock.monotonic), key)
+
+
+def new_key_id() -> str:
+    """An id that no key has."""
+    return secrets.token_hex(KEY_ID_BYTES)
+
+
+def new_secret() -> str:
+    """What to show in `Authorization: Bearer …`."""
+    return SECRET_PREFIX + secrets.token_urlsafe(SECRET_BYTES)
+
+
+def _is_of_admin(key: ApiKey) -> bool:
+    return key.parent is not None and key.parent.startswith(f"{OPERATOR_ID}.")
+
+
+def _comes_from_another(stored: StoredKey) -> bool:
+    return stored.key.parent is not None
 
 
 def _tenant_of(request: KeyRequest, by: Caller) -> str:

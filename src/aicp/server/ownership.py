@@ -56,7 +56,7 @@ async def owned_agent(node: Node, keys: Keys, caller: Caller, agent_id: str) -> 
         NotOwner: It is another key's.
     """
     profile = operated_agent(node, caller, agent_id)
-    if profile.owner not in {"", caller.key_id}:
+    if profile.owner not in {"", caller.owner}:
         await keys.learn_of(profile.owner)
     if not _owns(keys, caller, profile):
         raise NotOwner(f"Agent '{agent_id}' was registered with another key: use that one, or one with scope 'admin'.")
@@ -105,7 +105,7 @@ def _check_capabilities(caller: Caller, profile: AgentProfile) -> None:
 
 def _owns(keys: Keys, caller: Caller, profile: AgentProfile) -> bool:
     """An agent whose key is good no more is any key's of its tenant, so that keys can be changed."""
-    if caller.may(Scope.ADMIN) or profile.owner == caller.key_id:
+    if caller.may(Scope.ADMIN) or profile.owner == caller.owner:
         return True
     return bool(profile.owner) and not keys.is_good(profile.owner)
 

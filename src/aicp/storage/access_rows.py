@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 
 from aicp.errors import RecordDamaged
-from aicp.model.access import GRANTABLE, ApiKey, AuditRecord, Scope
+from aicp.model.access import GRANTABLE, ApiKey, AuditRecord, KeyKind, Scope
 from aicp.ports import StoredKey
 from aicp.storage.row_checksums import UNREADABLE, checksum, described, is_intact, with_more
 from aicp.storage.rows import timestamp
@@ -14,14 +14,23 @@ _decoder = msgspec.json.Decoder(ApiKey)
 
 
 def encode_key(key: ApiKey) -> str:
-    """All of a key but when it was revoked, as JSON."""
-    return msgspec.json.encode(msgspec.structs.replace(key, revoked_at=None)).decode()
+    """All of a key but when it was revoked, and what stands in `more`, as JSON."""
+    plain = msgspec.structs.replace(key, revoked_at=None, kind=KeyKind.KEY, parent=None)
+    return msgspec.json.encode(plain).decode()
+
+
+def encode_more(key: ApiKey) -> str | None:
+    """What the column `more` of a key has: of a session or a code, what keeps it from versions that know none."""
+    if key.kind is KeyKind.KEY:
+        return None
+    return msgspec.json.encode(_More(kind=key.kind, parent=key.parent)).decode()
 
 
 def key_checksum(key: ApiKey, digest: bytes) -> int:
     """Of what a key's row says from its creation on."""
     expires_at = None if key.expires_at is None else timestamp(key.expires_at)
-    return checksum(key.key_id, digest, encode_key(key), timestamp(key.created_at), expires_at)
+    described_by = (key.key_id, digest, encode_key(key), timestamp(key.created_at), expires_at)
+    return checksum(*with_more(described_by, encode_more(key)))
 
 
 def revoked_checksum(key_id: str, revoked_at: str | None) -> int:
@@ -29,14 +38,18 @@ def revoked_checksum(key_id: str, revoked_at: str | None) -> int:
     return checksum(key_id, revoked_at)
 
 
-class _More(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _More(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the column `more` of a key may have. Anything else restricts the key in a way that this version cannot keep.
 
     Attributes:
         scopes: Further ones; those that this version does not know open nothing here.
+        kind: What it is.
+        parent: The key that it ends with.
     """
 
     scopes: tuple[str, ...] = ()
+    kind: KeyKind = KeyKind.KEY
+    parent: str | None = None
 
 
 _more_decoder = msgspec.json.Decoder(_More)
@@ -68,8 +81,12 @@ class StoredApiKey(msgspec.Struct, frozen=True):
         try:
             revoked_at = None if self.revoked_at is None else datetime.fromisoformat(self.revoked_at)
             key = _decoder.decode(self.described)
-            scopes = (*key.scopes, *self._further_scopes())
-            return StoredKey(msgspec.structs.replace(key, revoked_at=revoked_at, scopes=scopes), self.digest)
+            more = _More() if self.more is None else _more_decoder.decode(self.more)
+            scopes = (*key.scopes, *(Scope(scope) for scope in more.scopes if scope in GRANTABLE))
+            whole = msgspec.structs.replace(
+                key, revoked_at=revoked_at, scopes=scopes, kind=more.kind, parent=more.parent
+            )
+            return StoredKey(whole, self.digest)
         except UNREADABLE as error:
             raise self._damaged(f"this version of AICP cannot read it ({error})") from error
 
@@ -82,10 +99,6 @@ class StoredApiKey(msgspec.Struct, frozen=True):
         self.check()
         if self.checksum is None:
             self.decode()
-
-    def _further_scopes(self) -> list[Scope]:
-        further = _more_decoder.decode(self.more).scopes if self.more is not None else ()
-        return [Scope(scope) for scope in further if scope in GRANTABLE]
 
     def check(self) -> None:
         """Compare the row with its checksums. That of the revocation is missing when an older version revoked the key.

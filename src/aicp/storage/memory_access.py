@@ -1,7 +1,7 @@
 """API keys and the audit log in memory: the whole contract but durability."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 
@@ -9,7 +9,7 @@ import msgspec
 
 from aicp.errors import Conflict
 from aicp.model.access import ApiKey, AuditRecord
-from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
+from aicp.ports import KEYS_MAX, KEYS_OF_PARENT_MAX, NEVER, KeySet, StoredKey
 
 
 class MemoryApiKeys:
@@ -20,7 +20,7 @@ class MemoryApiKeys:
         self._version = 1
 
     async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
-        """Record a new key, and forget those that ended before `forget_before`.
+        """Record a new key; forget those that ended before `forget_before`, and the oldest of its parent beyond 32.
 
         Raises:
             Conflict: There are 10,000 already, or one with this id or secret.
@@ -30,6 +30,8 @@ class MemoryApiKeys:
             raise too_many_keys()
         if key.key.key_id in kept or any(key.digest == stored.digest for stored in kept.values()):
             raise Conflict(f"There is a key {key.key.key_id} already.")
+        for key_id in outnumbered_by(key.key, (stored.key for stored in kept.values())):
+            del kept[key_id]
         self._keys = {**kept, key.key.key_id: key}
         self._version += 1
 
@@ -42,6 +44,12 @@ class MemoryApiKeys:
             self._keys[key_id] = StoredKey(msgspec.structs.replace(stored.key, revoked_at=at), stored.digest)
             self._version += 1
         return True
+
+    async def forget(self, key_ids: Sequence[str]) -> int:
+        """Forget keys, and say how many were known."""
+        forgotten = [key_id for key_id in key_ids if self._keys.pop(key_id, None) is not None]
+        self._version += bool(forgotten)
+        return len(forgotten)
 
     async def read(self, known: int | None = None) -> KeySet | None:
         """Every key; None when nothing changed since the version `known`."""
@@ -79,6 +87,14 @@ class MemoryAuditLog:
 def has_ended_by(key: ApiKey, at: datetime) -> bool:
     """True when a key was revoked or expired before then."""
     return any(end is not None and end < at for end in (key.revoked_at, key.expires_at))
+
+
+def outnumbered_by(new: ApiKey, known: Iterable[ApiKey]) -> list[str]:
+    """The ids of the oldest keys that must go for a new one of the same kind and parent; none for one of no parent."""
+    if new.parent is None:
+        return []
+    siblings = sorted((key.created_at, key.key_id) for key in known if (key.kind, key.parent) == (new.kind, new.parent))
+    return [key_id for _, key_id in siblings[: max(0, len(siblings) + 1 - KEYS_OF_PARENT_MAX)]]
 
 
 def too_many_keys() -> Conflict:

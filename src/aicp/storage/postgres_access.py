@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from aicp.errors import RecordDamaged
-from aicp.model.access import AuditRecord
+from aicp.model.access import ApiKey, AuditRecord
 from aicp.ports import KEYS_MAX, NEVER, KeySet, StoredKey
 from aicp.storage.access_rows import (
     KEY_COLUMNS,
@@ -13,11 +13,12 @@ from aicp.storage.access_rows import (
     StoredAudit,
     audit_checksum,
     encode_key,
+    encode_more,
     key_checksum,
     revoked_checksum,
 )
 from aicp.storage.damage import decoded
-from aicp.storage.memory_access import too_many_keys
+from aicp.storage.memory_access import outnumbered_by, too_many_keys
 from aicp.storage.postgres_database import PostgresDatabase
 from aicp.storage.postgres_server import Connection
 from aicp.storage.rows import timestamp
@@ -30,13 +31,15 @@ _RAISE = "UPDATE api_keys_version SET version = version + 1"
 _VERSION = "SELECT version FROM api_keys_version"
 _COUNT = "SELECT count(*) FROM api_keys WHERE NOT coalesce(least(revoked_at, expires_at) < $1, FALSE)"
 _CREATE = """
-    INSERT INTO api_keys (key_id, digest, described, created_at, expires_at, checksum) VALUES ($1, $2, $3, $4, $5, $6)
+    INSERT INTO api_keys (key_id, digest, described, created_at, expires_at, more, checksum)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 _REVOKE = "UPDATE api_keys SET revoked_at = $2, revoked_checksum = $3 WHERE key_id = $1 AND revoked_at IS NULL"
 _IS_THERE = "SELECT 1 FROM api_keys WHERE key_id = $1"
 _READ = f'SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, key_id COLLATE "C"'  # noqa: S608 - constants
 _DEAD = f"SELECT {KEY_COLUMNS} FROM api_keys WHERE least(revoked_at, expires_at) < $1"  # noqa: S608 - constants
-_FORGET = "DELETE FROM api_keys WHERE key_id = ANY($1::text[])"
+_OF_PARENTS = f"SELECT {KEY_COLUMNS} FROM api_keys WHERE more IS NOT NULL"  # noqa: S608 - constants
+_FORGET = "DELETE FROM api_keys WHERE key_id = ANY($1::text[]) RETURNING key_id"
 
 _APPEND = f"""
     WITH old AS (
@@ -69,7 +72,7 @@ class PostgresApiKeys:
         self._database = database
 
     async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
-        """Record a new key, and forget those that ended before `forget_before`.
+        """Record a new key; forget those that ended before `forget_before`, and the oldest of its parent beyond 32.
 
         Raises:
             Conflict: There are 10,000 already, or one with this id or secret.
@@ -82,7 +85,11 @@ class PostgresApiKeys:
                 return False
             await _forget_dead(connection, forget_before)
             told = key.key
-            values = (told.key_id, key.digest, encode_key(told), told.created_at, told.expires_at)
+            if told.parent is not None:
+                await _forget_outnumbered(connection, told)
+            values = (
+                told.key_id, key.digest, encode_key(told), told.created_at, told.expires_at, encode_more(told)
+            )  # fmt: skip
             await connection.execute(_CREATE, *values, key_checksum(told, key.digest))
             return True
 
@@ -104,6 +111,20 @@ class PostgresApiKeys:
 
         self._database.require_open()
         return await self._database.sessions.in_transaction(revoke)
+
+    async def forget(self, key_ids: Sequence[str]) -> int:
+        """Forget keys, and say how many were known.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+
+        async def forget(connection: Connection) -> int:
+            await connection.execute(_RAISE)
+            return len(await connection.fetch(_FORGET, list(key_ids)))
+
+        self._database.require_open()
+        return await self._database.sessions.in_transaction(forget)
 
     async def read(self, known: int | None = None) -> KeySet | None:
         """Every key; None when nothing changed since the version `known`. Damaged rows are reported and left out.
@@ -181,6 +202,12 @@ async def _forget_dead(connection: Connection, before: datetime) -> None:
     await connection.execute(
         _FORGET, [key.key_id for key in ended if not isinstance(decoded(key.check), RecordDamaged)]
     )
+
+
+async def _forget_outnumbered(connection: Connection, new: ApiKey) -> None:
+    known = [decoded(stored_key(*row).decode) for row in await connection.fetch(_OF_PARENTS)]
+    old = outnumbered_by(new, (each.key for each in known if isinstance(each, StoredKey)))
+    await connection.execute(_FORGET, old)
 
 
 def stored_key(

@@ -15,12 +15,13 @@ from aicp.storage.access_rows import (
     StoredAudit,
     audit_checksum,
     encode_key,
+    encode_more,
     key_checksum,
     revoked_checksum,
 )
 from aicp.storage.damage import decoded
 from aicp.storage.many_rows import ManyRows
-from aicp.storage.memory_access import too_many_keys
+from aicp.storage.memory_access import outnumbered_by, too_many_keys
 from aicp.storage.rows import timestamp
 from aicp.storage.sqlite_book import Book, Row
 from aicp.storage.sqlite_database import SqliteDatabase
@@ -31,7 +32,8 @@ PRUNED_MAX = 10_000
 
 _COUNT = "SELECT count(*) FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) >= ?"
 _CREATE = """
-    INSERT INTO api_keys (key_id, digest, described, created_at, expires_at, checksum) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT INTO api_keys (key_id, digest, described, created_at, expires_at, more, checksum)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
 """
 _REVOKE = """
     UPDATE api_keys SET revoked_at = ?, revoked_checksum = ? WHERE key_id = ? AND revoked_at IS NULL
@@ -41,6 +43,7 @@ _READ = f"SELECT {KEY_COLUMNS} FROM api_keys ORDER BY created_at, key_id"  # noq
 _DEAD = f"""
     SELECT {KEY_COLUMNS} FROM api_keys WHERE min(coalesce(revoked_at, '~'), coalesce(expires_at, '~')) < ?
 """  # noqa: S608 - constants
+_OF_PARENTS = f"SELECT {KEY_COLUMNS} FROM api_keys WHERE more IS NOT NULL"  # noqa: S608 - constants
 _FORGET = "DELETE FROM api_keys WHERE key_id = ?"
 
 _PRUNE = f"""
@@ -68,7 +71,7 @@ class SqliteApiKeys:
         self._version = 1
 
     async def create(self, key: StoredKey, forget_before: datetime = NEVER) -> None:
-        """Record a new key, and forget those that ended before `forget_before`.
+        """Record a new key; forget those that ended before `forget_before`, and the oldest of its parent beyond 32.
 
         Raises:
             Conflict: There are 10,000 already, or one with this id or secret.
@@ -86,6 +89,16 @@ class SqliteApiKeys:
         is_known = await self._database.write(partial(_revoke, key_id, timestamp(at)))
         self._version += 1
         return is_known
+
+    async def forget(self, key_ids: Sequence[str]) -> int:
+        """Forget keys, and say how many were known.
+
+        Raises:
+            StorageError: It could not be recorded.
+        """
+        forgotten = await self._database.write(partial(_forget_all, key_ids))
+        self._version += 1
+        return forgotten
 
     async def read(self, known: int | None = None) -> KeySet | None:
         """Every key; None when nothing changed since the version `known`. Damaged rows are reported and left out.
@@ -139,8 +152,11 @@ def _create(stored: StoredKey, before: str, book: Book) -> None:
         raise too_many_keys()
     for row in book.execute(_DEAD, (before,)).fetchall():
         _forget(StoredApiKey(*row), book)
+    if key.parent is not None:
+        known = [decoded(StoredApiKey(*row).decode) for row in book.execute(_OF_PARENTS).fetchall()]
+        _forget_all(outnumbered_by(key, (each.key for each in known if isinstance(each, StoredKey))), book)
     expires_at = None if key.expires_at is None else timestamp(key.expires_at)
-    values = (key.key_id, stored.digest, encode_key(key), timestamp(key.created_at), expires_at)
+    values = (key.key_id, stored.digest, encode_key(key), timestamp(key.created_at), expires_at, encode_more(key))
     book.execute(_CREATE, (*values, key_checksum(key, stored.digest)))
 
 
@@ -149,6 +165,10 @@ def _forget(stored: StoredApiKey, book: Book) -> None:
     with contextlib.suppress(RecordDamaged):
         stored.check()
         book.execute(_FORGET, (stored.key_id,))
+
+
+def _forget_all(key_ids: Sequence[str], book: Book) -> int:
+    return sum(book.execute(_FORGET, (key_id,)).rowcount for key_id in key_ids)
 
 
 def _revoke(key_id: str, at: str, book: Book) -> bool:

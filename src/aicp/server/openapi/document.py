@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import QueryParameter
 
 from aicp.errors import AicpError
-from aicp.model.access import KeyRequest
+from aicp.model.access import KeyRequest, SessionRequest
 from aicp.model.agent import AGENT_ID_PATTERN, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KINDS, LiveEvent
@@ -42,7 +42,7 @@ TAGS = {
     "agents": "AINS, the registry: agents register, send heartbeats, are found, leave.",
     "circuit breakers": "How well the agents do, what failed lately, and an operator's commands.",
     "events": "What happens, as it happens.",
-    "access": "Keys that open this API, and who changed what with them.",
+    "access": "Keys that open this API, sessions of the dashboard, and who changed what with them.",
     "status": "The server itself: alive, ready, busy, measured.",
 }
 INTRODUCTION = (
@@ -87,7 +87,7 @@ _QUERY: dict[str, Schema] = {
     "label": {"items": {"type": "string", "pattern": "^[^=]+=."}, "uniqueItems": True},
 }
 _QUERY_TOLD = {"capability": "`name` or `name@major`."}
-_BODY_KINDS = (ChainSpec, Registration, Heartbeat, Drain, KeyRequest, LiveEvent, Problem)
+_BODY_KINDS = (ChainSpec, Registration, Heartbeat, Drain, KeyRequest, SessionRequest, LiveEvent, Problem)
 
 
 def openapi_document(app: Litestar) -> dict[str, Any]:

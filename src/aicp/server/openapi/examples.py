@@ -6,7 +6,17 @@ from typing import Any
 import msgspec
 
 from aicp.model import views
-from aicp.model.access import ApiKey, AuditPage, AuditRecord, KeyLimits, KeyList, KeyMade, Scope
+from aicp.model.access import (
+    ApiKey,
+    AuditPage,
+    AuditRecord,
+    KeyLimits,
+    KeyList,
+    KeyMade,
+    Scope,
+    SessionCode,
+    SessionMade,
+)
 from aicp.model.agent import Capability
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, TaskStatus
@@ -63,6 +73,7 @@ BODIES: dict[str, Any] = {
         "expires_in_s": 7_776_000,
         "limits": {"rate_per_s": 50},
     },
+    "SessionRequest": {"code": "Qw3rT9uIoP1aSdF5gHjK2A"},
 }
 
 _BEGAN = datetime(2026, 1, 5, 9, 30, tzinfo=UTC)
@@ -152,6 +163,8 @@ _ANSWERS: tuple[Any, ...] = (
     ),
     KeyMade(_KEY, "aicp_5zXo0N8hPnQ2c1bWmKk7vYtR3sLdJgFaEiUuOqHxTyA"),
     KeyList([_KEY]),
+    SessionCode("Qw3rT9uIoP1aSdF5gHjK2A", _BEGAN + timedelta(seconds=60)),
+    SessionMade("aicp_Zx1Cv2Bn3Mq4We5Rt6Yu7Io8Pa9Sd0FgHjKlQaWsEdR", _BEGAN + timedelta(hours=12)),
     _KEY,
     AuditPage([AuditRecord(_BEGAN, KEY_ID, "acme", "submit_task", TASK_ID, 202, number=4711)], None),
     views.Info("aicp", "0.1.0", True, 3, "sqlite"),  # noqa: FBT003 - in the order of its fields

@@ -73,7 +73,7 @@ async def register_agent(request: CallerRequest, node: TheNode, keys: TheKeys) -
     # Whose the id is may be a key that another server has just made.
     await keys.refresh_if_possible()
     registered = await node.ains.register(
-        msgspec.structs.replace(registration, endpoint=endpoint.url), caller.tenant, owner=caller.key_id,
+        msgspec.structs.replace(registration, endpoint=endpoint.url), caller.tenant, owner=caller.owner,
         claim=claim_check(keys, caller),
     )  # fmt: skip
     tell_object(request, registered.agent_id)

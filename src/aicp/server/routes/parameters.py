@@ -12,6 +12,7 @@ from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.server.auditing import Auditing
 from aicp.server.auth import Keys
+from aicp.server.sessions import Sessions
 from aicp.server.waits import Waits
 
 WAIT_S_MAX = 60
@@ -30,6 +31,7 @@ TheNode = NamedDependency[Node]
 TheNodeAndWaits = NamedDependency[NodeAndWaits]
 TheOnlookers = NamedDependency[Onlookers]
 TheKeys = NamedDependency[Keys]
+TheSessions = NamedDependency[Sessions]
 TheAuditing = NamedDependency[Auditing]
 WaitS = Annotated[
     float,
