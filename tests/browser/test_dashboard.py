@@ -19,6 +19,7 @@ from tests.integration.server_kit import Api, Gate, asking, echo
 
 pytestmark = needs_chromium
 
+WITHIN_S = 60.0
 HOSTILE = "<img src=x onerror=alert(1)>\u202egnp.exe\u0000 <script>alert(2)</script>"
 expect.set_options(timeout=WAIT_MS)
 
@@ -72,6 +73,59 @@ def test_browser_at_the_bare_address_is_led_to_the_dashboard_and_signs_out_again
             await expect(page.get_by_label("API key")).to_be_visible()
             assert await page.evaluate("sessionStorage.length") == 0
             await assert_decent(page, watch, api.key)
+
+    run(main())
+
+
+async def link_of(api: Api, place: str = "") -> str:
+    """What opens the page without a key to enter, once."""
+    code = (await api.post("/api/sessions/codes")).body["code"]
+    return f"{api.url}/dashboard#code={code}{place and f'&place={place}'}"
+
+
+async def until_gone(api: Api, session: dict[str, Any]) -> None:
+    """Return once a session is over, which the page asks for and does not wait for."""
+    async with asyncio.timeout(WITHIN_S):
+        while session in (await api.get("/api/keys")).body["keys"]:  # noqa: ASYNC110 - the browser tells nobody
+            await asyncio.sleep(0.05)
+
+
+def test_link_opens_the_page_at_its_place_once_and_leaves_no_code_behind() -> None:
+    async def main() -> None:
+        async with asking() as api, browser() as chromium:
+            page, watch = await opened_page(chromium, api.url)
+            link = await link_of(api, "fleet")
+            code = link.partition("#code=")[2].partition("&")[0]
+            await page.goto(link)
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Fleet")
+            assert page.url == f"{api.url}/dashboard/#/fleet"
+            (session,) = (await api.get("/api/keys")).body["keys"]
+            assert session["kind"] == "session"
+            await page.reload()
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Fleet")
+            assert api.key not in await page.evaluate("JSON.stringify(sessionStorage)")
+            await page.get_by_role("button", name="Sign out").click()
+            await expect(page.get_by_label("API key")).to_be_visible()
+            assert await page.evaluate("sessionStorage.length") == 0
+            await until_gone(api, session)
+            # Its own address is all that a server or a history ever saw of it.
+            assert [url for url in watch.urls if code in url.partition("#")[0]] == []
+            await assert_decent(page, watch, api.key)
+            await page.goto(link)
+            await expect(page.get_by_role("status")).to_contain_text("This link was used")
+            await expect(page.get_by_label("API key")).to_be_visible()
+            assert all("401" in error for error in watch.errors), watch.errors
+
+    run(main())
+
+
+def test_link_in_a_tab_that_is_signed_in_replaces_its_session() -> None:
+    async def main() -> None:
+        async with asking() as api, signed_in(api) as (page, _):
+            (before,) = (await api.get("/api/keys")).body["keys"]
+            await page.goto(await link_of(api, "runs"))
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+            await until_gone(api, before)
 
     run(main())
 
@@ -284,7 +338,7 @@ def test_key_that_is_revoked_ends_the_session() -> None:
                 page, watch = await opened_page(chromium, api.url)
                 await sign_in(page, made.secret)
                 assert (await api.post(f"/api/keys/{made.key.key_id}/revoke")).status == 200
-                await expect(page.get_by_role("status")).to_contain_text("This key opens nothing any more.")
+                await expect(page.get_by_role("status")).to_contain_text("This session opens nothing any more.")
                 assert watch.elsewhere == []
 
     run(main())

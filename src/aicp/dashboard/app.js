@@ -1,6 +1,6 @@
 // The page: signs in, follows the server, and shows the place that the address names.
-import { Api, dropKey, keepKey, keptKey } from "./live/api.js";
 import { Feed } from "./live/feed.js";
+import { apiOf, dropSession, endSession, keepSession, keptSession, sessionOfCode, takeCode } from "./live/session.js";
 import { Store } from "./live/store.js";
 import { More, Shell } from "./parts/shell.js";
 import { Trouble } from "./parts/states.js";
@@ -21,16 +21,17 @@ import { Try } from "./pages/try.js";
 const PAGES = { overview: Overview, fleet: Fleet, agents: Agent, runs: Runs, run: Run, queues: Queues, failures: Failures, events: Events, try: Try, about: About, more: More };
 const SECOND_MS = 1_000;
 
-function App() {
-  const [key, setKey] = useState(keptKey());
-  const [notice, setNotice] = useState("");
-  const enter = (entered) => { keepKey(entered); setNotice(""); setKey(entered); };
-  const leave = (why = "") => { dropKey(); setNotice(why); setKey(""); };
-  return key ? html`<${Signed} key=${key} apiKey=${key} leave=${leave} />` : html`<${Login} enter=${enter} notice=${notice} />`;
+function App({ first, why }) {
+  const [session, setSession] = useState(first);
+  const [notice, setNotice] = useState(why);
+  const enter = (entered) => { keepSession(entered); setNotice(""); setSession(entered); };
+  const leave = () => { endSession(session); setSession(null); };
+  const lose = (why) => { dropSession(); setNotice(why); setSession(null); };
+  return session ? html`<${Signed} key=${session.key} session=${session} leave=${leave} lose=${lose} />` : html`<${Login} enter=${enter} notice=${notice} />`;
 }
 
-function Signed({ apiKey, leave }) {
-  const [world] = useState(() => makeWorld(apiKey, leave));
+function Signed({ session, leave, lose }) {
+  const [world] = useState(() => makeWorld(session, lose));
   const [, draw] = useState(0);
   const [route, setRoute] = useState(routeOf(location.hash));
   useEffect(() => {
@@ -46,13 +47,30 @@ function Signed({ apiKey, leave }) {
   const now = Date.now();
   const Page = PAGES[route.page];
   const go = (hash) => { location.hash = hash; };
-  const shown = { state: world.store.state, rates: world.feed.rates, feed: world.feed, now, route, go, leave: () => leave() };
+  const shown = { state: world.store.state, rates: world.feed.rates, feed: world.feed, now, route, go, leave };
   return html`<${Shell} ...${shown}>${Page ? html`<${Page} key=${route.key} ...${shown} />` : html`<${Trouble} what="There is no such page." why="The address may be mistyped." next="Choose one on the left." />`}<//>`;
 }
 
-function makeWorld(key, leave) {
+function makeWorld(session, lose) {
   const store = new Store();
-  return { store, feed: new Feed(new Api(key), store, () => leave("This key opens nothing any more. Sign in with another one.")) };
+  return { store, feed: new Feed(apiOf(session), store, () => lose("This session opens nothing any more. Sign in again.")) };
 }
 
-render(html`<${App} />`, document.getElementById("app"));
+/** Who reads: as the link says by which the page was opened, else as before in this tab. */
+async function begin() {
+  const code = takeCode();
+  const kept = keptSession();
+  if (!code) return { first: kept, why: "" };
+  try {
+    const first = await sessionOfCode(code);
+    if (kept) endSession(kept);
+    keepSession(first);
+    return { first, why: "" };
+  } catch (error) {
+    return { first: kept, why: error.status === 401 ? "This link was used, or is older than 60 s. Sign in with a key, or ask for a new link with “aicp dashboard”." : error.message };
+  }
+}
+
+// A link that is opened in this tab again brings another code.
+addEventListener("hashchange", () => { if (location.hash.startsWith("#code=")) location.reload(); });
+render(html`<${App} ...${await begin()} />`, document.getElementById("app"));

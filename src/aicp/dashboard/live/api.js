@@ -18,17 +18,16 @@ export class Refusal extends Error {
   }
 }
 
-const KEY = "aicp.key";
-
-/** The key of this tab, or an empty text. It is gone when the tab is closed. */
-export const keptKey = () => sessionStorage.getItem(KEY) ?? "";
-export const keepKey = (key) => sessionStorage.setItem(KEY, key);
-export const dropKey = () => sessionStorage.removeItem(KEY);
+const AGAIN_MS = 300;
 
 export class Api {
-  /** @param {string} key An API key. */
-  constructor(key) {
+  /**
+   * @param {string} key An API key; empty for what is open to everybody.
+   * @param {number} settlesAt Until then, in milliseconds, a refusal may come from a server that does not know the key yet.
+   */
+  constructor(key, settlesAt = 0) {
     this.key = key;
+    this.settlesAt = settlesAt;
     this.whenAnswered = () => {};
   }
 
@@ -64,8 +63,13 @@ export class Api {
   }
 
   async #fetch(method, path, { headers, ...rest }) {
+    const key = this.key ? { Authorization: `Bearer ${this.key}` } : {};
     try {
-      return await fetch(path, { method, cache: "no-store", credentials: "omit", headers: { ...headers, Authorization: `Bearer ${this.key}` }, ...rest });
+      for (;;) {
+        const answer = await fetch(path, { method, cache: "no-store", credentials: "omit", headers: { ...headers, ...key }, ...rest });
+        if (answer.status !== 401 || Date.now() > this.settlesAt) return answer;
+        await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      }
     } catch (error) {
       if (error.name === "AbortError") throw error;
       throw new Refusal(0, "no_answer", "The server does not answer.");

@@ -1,6 +1,6 @@
-// Sign in with a key. It stays in this tab and is gone when the tab is closed.
+// Sign in with a key, in exchange for a session.
 import { Icon } from "../parts/glyphs.js";
-import { Api } from "../live/api.js";
+import { sessionOfKey } from "../live/session.js";
 import { Code } from "../parts/states.js";
 import { html, useState } from "../parts/view.js";
 
@@ -13,8 +13,7 @@ export function Login({ enter, notice }) {
     setBusy(true);
     setProblem("");
     try {
-      await new Api(key).get("/api/info");
-      enter(key);
+      enter(await sessionOfKey(key));
     } catch (error) {
       setProblem(error.status === 401 ? "This key opens nothing here. It may be mistyped, revoked or expired." : error.message);
       setBusy(false);
@@ -25,9 +24,9 @@ export function Login({ enter, notice }) {
     ${notice && html`<section class="notice is-warn" role="status"><div><p class="strong">${notice}</p></div></section>`}
     <form class="panel" onSubmit=${submit}>
       <h1>Sign in</h1>
-      <div class="field"><label for="key">API key</label><input id="key" name="key" type="password" autocomplete="off" spellcheck="false" required aria-describedby="key-hint" /><span class="hint" id="key-hint">It stays in this tab, and is gone when you close it.</span>${problem && html`<span class="wrong" role="alert">${problem}</span>`}</div>
+      <div class="field"><label for="key">API key</label><input id="key" name="key" type="password" autocomplete="off" spellcheck="false" required aria-describedby="key-hint" /><span class="hint" id="key-hint">It is exchanged for a session of 12 hours, which stays in this tab.</span>${problem && html`<span class="wrong" role="alert">${problem}</span>`}</div>
       <button class="btn first" disabled=${isBusy}>${isBusy ? "Signing in…" : "Sign in"}</button>
     </form>
-    <div class="stack tight"><p class="mid">On the machine that runs the server, the first key is a file:</p><${Code} text="cat $AICP_DATA_DIR/admin.key" /></div>
+    <div class="stack tight"><p class="mid">Where AICP is installed, this opens the page without a key to enter:</p><${Code} text="aicp dashboard" /></div>
   </div></main>`;
 }
