@@ -23,7 +23,7 @@ help: ## Show this list
 setup: $(READY) ## Create .venv and install AICP with its tools, once
 	@echo "Ready: $(BIN)/aicp. Next: make demo"
 
-demo: $(READY) ## Analyse a real picture, kill an agent on the way, succeed
+demo: $(READY) ## Analyse a real picture, kill an agent on the way, succeed; ARGS=--watch shows it in a browser
 	@$(BIN)/aicp demo $(ARGS)
 
 serve: $(READY) ## Start the server on 127.0.0.1:8420

@@ -47,12 +47,12 @@ class DemoProcess:
         self.popen.kill()
         self.popen.communicate(timeout=BOUND_S)
 
-    def read_until(self, words: str) -> None:
-        """Until a line on stderr has these words."""
+    def read_until(self, words: str) -> str:
+        """Read until a line on stderr has these words: that line."""
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
             if words in line:
-                return
+                return line
         raise AssertionError(f"the demo ended without saying '{words}'")
 
     def ended(self) -> tuple[int, str, str]:

@@ -181,6 +181,7 @@ def test_every_command_that_asks_a_server_does_so(fleet: Shell) -> None:
     drive_commands_for_agents(ran)
     drive_commands_for_keys(ran)
     assert ran("doctor")
+    assert "/dashboard/#code=" in ran("dashboard")["url"]
     with fleet.started("top", "-o", "jsonl") as top:
         used.add("top")
         assert json.loads(line_of(top.stdout))

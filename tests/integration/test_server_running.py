@@ -22,6 +22,7 @@ import aiohttp
 import pytest
 
 import aicp
+from aicp.client import Client
 from aicp.errors import SettingsError
 from aicp.model.endpoint import AddressPolicy
 from aicp.runtime.checkup import Verdict, check_machine
@@ -215,6 +216,30 @@ def test_stop_does_not_wait_for_an_attempt_for_ever(
         _, err = process.communicate(timeout=BOUND_S)
         assert process.returncode == 0
         assert without_standstills(err).endswith("Stopping; 1 unfinished tasks go on at the next start.\n")
+
+
+def test_somebody_at_a_terminal_is_told_a_link_that_signs_in(tmp_path: Path) -> None:
+    screen, terminal = os.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(Path(aicp.__file__).parent.parent), "AICP_DATA_DIR": str(tmp_path)}
+    with os.fdopen(screen, "rb") as told, os.fdopen(terminal, "wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "aicp", "serve", "--port", "0"], env=environment, stderr=stderr
+        )
+        try:
+            while (line := told.readline().decode()) and not line.startswith("Dashboard: "):
+                pass
+            url, _, rest = line.removeprefix("Dashboard: ").partition("/dashboard/#code=")
+
+            async def sign_in() -> None:
+                async with Client(url, None) as page:
+                    made = await page.open_session(rest.split()[0])
+                async with Client(url, made.key) as session:
+                    assert (await session.info()).name == "aicp"
+
+            run(sign_in)
+        finally:
+            process.kill()
+            process.wait(BOUND_S)
 
 
 _TELLS_ITS_GARBAGE = """

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,31 +25,55 @@ def demo(
     image: Annotated[
         str | None, typer.Option(metavar="PATH|URL", help="The picture; without, one made of scikit-image's samples.")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it on the dashboard in your browser, and serve on until Ctrl-C.")
+    ] = False,
     no_kill: Annotated[bool, typer.Option("--no-kill", help="Let every agent live.")] = False,
     out: Annotated[Path, typer.Option(help="Where the annotated picture and the report go.")] = Path("demo-out"),
     output: Output = Format.TABLE,
 ) -> None:
     """Analyse a picture with seven agents in their own processes; one is killed on the way, and the job succeeds.
 
-    Needs no server: it brings its own, on a free port. Works without a network.
+    Needs no server: it brings its own, on a free port. Works without a network. Where no browser can be opened,
+    --watch prints the link.
     """
     from aicp.demo.extra import check_extra
 
     check_extra()
+    from aicp.cli.browsing import has_screen
     from aicp.cli.demo_screen import watching
 
     _prepare_terminal()
-    with watching() as tell:
+    with ExitStack() as drawing:
+        # A link is copied: what draws would break it where a line ends.
+        tell = drawing.enter_context(watching(plainly=watch and not has_screen()))
+        from aicp.cli.demo_page import DemoPage
         from aicp.demo.run import DemoOrder, run_demo
 
-        result = _run_to_the_end(lambda: run_demo(DemoOrder(out, image, kills=not no_kill), tell))
+        def show(result: Any) -> None:
+            drawing.close()
+            _show(result, output)
+
+        page = DemoPage(show) if watch else None
+        order = DemoOrder(out, image, kills=not no_kill)
+        try:
+            result = _run_to_the_end(lambda: run_demo(order, tell, page))
+        except KeyboardInterrupt:
+            if page is None or not page.has_ended:
+                raise
+            raise typer.Exit(OK) from None
+        show(result)
+    say("With --watch it is shown in your browser: make demo ARGS=--watch, or aicp demo --watch.")
+    raise typer.Exit(OK)
+
+
+def _show(result: Any, output: Format) -> None:
     if output is Format.TABLE:
         from aicp.cli.demo_ending import show_ending
 
         show_ending(result)
     else:
         write(result.report, output, Sheet((), ()))
-    raise typer.Exit(OK)
 
 
 def _run_to_the_end(work: Callable[[], Coroutine[Any, Any, T]]) -> T:

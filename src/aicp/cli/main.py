@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from aicp.cli import agent, breaker, chain, db, key, scheduler, task
+from aicp.cli.dashboard import dashboard
 from aicp.cli.doctor import doctor
 from aicp.cli.exits import BAD_INPUT, DEFECT, EPILOG, INTERRUPTED, OK, code_of, say
 from aicp.cli.output import Format, give_up
@@ -41,6 +42,7 @@ def make_app() -> typer.Typer:
         app.add_typer(group.app, name=name, epilog=EPILOG)
     for name, group in (("breaker", breaker), ("scheduler", scheduler), ("key", key), ("db", db)):
         app.add_typer(group.app, name=name, epilog=EPILOG)
+    app.command(epilog=EPILOG)(dashboard)
     app.command(epilog=EPILOG)(top)
     app.command(epilog=EPILOG)(doctor)
     app.command(epilog=EPILOG)(version)

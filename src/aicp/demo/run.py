@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +27,7 @@ from aicp.demo.story import Story, tell_story
 from aicp.demo.watch import Watch
 from aicp.demo.workflow import DEADLINE_S, make_chain
 from aicp.errors import AicpError
+from aicp.model.access import dashboard_link
 from aicp.model.outcome import Outcome
 from aicp.model.task import TaskStatus
 from aicp.model.views import ChainView
@@ -37,6 +39,16 @@ from aicp.server import RunningServer, running_server
 _PATIENCE_S = DEADLINE_S + 10.0
 
 Tell = Callable[[Progress], None]
+
+
+class Onlooker(Protocol):
+    """Somebody who watches the demo on the dashboard, for as long as they like."""
+
+    async def begin(self, link: str) -> None:
+        """The run has begun; the link opens the page with it, once."""
+
+    async def stay(self, result: "DemoResult", link: str) -> None:
+        """The run has ended; return when everything may end. The link is a new one."""
 
 
 class DemoOrder(msgspec.Struct, frozen=True):
@@ -77,12 +89,13 @@ class DemoFailed(AicpError):
     """The chain did not succeed."""
 
 
-async def run_demo(order: DemoOrder, tell: Tell) -> DemoResult:
+async def run_demo(order: DemoOrder, tell: Tell, onlooker: Onlooker | None = None) -> DemoResult:
     """Run the demo, in about ten seconds; whatever it started has ended when this returns or raises.
 
     Args:
         order: What the user asked for.
         tell: Called in this loop with each progress.
+        onlooker: Watches it on the dashboard.
 
     Raises:
         InvalidInput: The picture's path or URL cannot be used.
@@ -94,12 +107,14 @@ async def run_demo(order: DemoOrder, tell: Tell) -> DemoResult:
     source = await asyncio.to_thread(find_source, order.image)
     files = OutputFiles(order.out)
     async with _stage(order, tell) as stage:
-        view = await stage.play(source)
+        view = await stage.play(source, onlooker)
         story = tell_story(view, stage.pids, stage.killing.killed, stage.startup_s)
-    combined = view.tasks["combine"].result
-    report = make_report(combined["report"], story)
-    files.write(report, combined["annotated_png_base64"])
-    return DemoResult(story, report, files)
+        combined = view.tasks["combine"].result
+        result = DemoResult(story, make_report(combined["report"], story), files)
+        files.write(result.report, combined["annotated_png_base64"])
+        if onlooker is not None:
+            await onlooker.stay(result, await stage.link_to(view.chain_id))
+    return result
 
 
 class _Stage:
@@ -122,7 +137,8 @@ class _Stage:
         self._agents = agents
         self._roll_call = roll_call
 
-    async def play(self, source: Source) -> ChainView:
+    async def play(self, source: Source, onlooker: Onlooker | None) -> ChainView:
+        """The run, to its end."""
         # The sample is made while the agents load what they need.
         self._loopback.picture = await asyncio.to_thread(source.read)
         await self._roll_call.complete(self._agents)
@@ -130,7 +146,15 @@ class _Stage:
         chain = make_chain(source.locate(self._loopback.picture_url), source.name)
         async with Client(self._server.url, self._server.admin_key) as client:
             chain_id = await client.submit_chain(chain)
+            if onlooker is not None:
+                await onlooker.begin(await self.link_to(chain_id))
             return _checked(await client.wait_chain(chain_id, timeout_s=_PATIENCE_S))
+
+    async def link_to(self, chain_id: str) -> str:
+        """What opens the dashboard with a run on it, once."""
+        async with Client(self._server.url, self._server.admin_key) as client:
+            made = await client.create_session_code()
+        return dashboard_link(self._server.url, made.code, f"runs/{chain_id}")
 
 
 @asynccontextmanager

@@ -253,6 +253,18 @@ class KeyList(msgspec.Struct, frozen=True):
     keys: list[ApiKey]
 
 
+def dashboard_link(url: str, code: str = "", place: str = "") -> str:
+    """What opens the dashboard of a server.
+
+    Args:
+        url: Base URL of the server.
+        code: Signs in, once; without one the page asks for a key.
+        place: Where in it, such as `runs/<chain id>`; with a code only.
+    """
+    told = f"#code={code}{f'&place={place}' if place else ''}" if code else ""
+    return f"{url.rstrip('/')}/dashboard/{told}"
+
+
 def tenant_of_new(tenant: str) -> str:
     """Whose an object is that a key of this tenant makes."""
     return DEFAULT_TENANT if tenant == EVERY_TENANT else tenant

@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 from aicp import standstill
-from aicp.errors import SettingsError
+from aicp.errors import AicpError, SettingsError
 from aicp.forks import close_socket_in_child, closed_in_child, signals_reset_in_child
+from aicp.model.access import dashboard_link
 from aicp.model.collector import quieten_collector
 from aicp.model.endpoint import is_loopback_host
 from aicp.private_files import warn_of_exposures
@@ -32,6 +33,7 @@ from aicp.server.connections import Limits, connections_within, limits_of_proces
 from aicp.server.door import ASGIApp, Door
 from aicp.server.express import Express
 from aicp.server.routes.parameters import NodeAndWaits
+from aicp.server.sessions import Sessions
 from aicp.server.waits import Waits
 
 GRACE_S = 5
@@ -85,9 +87,8 @@ async def _serving(
     settings: Settings, node: Node, limits: Limits, access: Access, bound: socket.socket
 ) -> AsyncIterator[None]:
     waits = Waits()
-    is_private = is_loopback_host(settings.host) and not settings.behind_tls_proxy
     onlookers = Onlookers(node, log_events=settings.log_format is LogFormat.JSON)
-    hosts = loopback_hosts(settings.host) if is_private else None
+    hosts = loopback_hosts(settings.host) if _is_private(settings) else None
     scheme = "https" if settings.tls or settings.behind_tls_proxy else "http"
     app = make_app(
         node, access.keys, hosts=hosts, scheme=scheme, waits=waits, onlookers=onlookers, auditing=access.auditing
@@ -113,7 +114,8 @@ async def _serving(
 def serve_forever(settings: Settings) -> None:
     """Run a node and its server until SIGTERM or SIGINT, then stop both; what `aicp serve` does.
 
-    One line on stderr says where it listens, where the admin key is, and where it remembers what it accepted. A signal
+    One line on stderr says where it listens, where the admin key is, and where it remembers what it accepted. Somebody
+    at a terminal of this machine is told a link to the dashboard, too, which is good once, for 60 s. A signal
     makes it unready at once: it takes no more work, starts no more attempts, and gives those under way the drain time
     of its settings to end. A second signal does not wait for them.
 
@@ -144,6 +146,8 @@ async def _serve_until_signal(settings: Settings) -> None:
             warn_of_exposures(_log, files_of_server(settings))
             key = settings.data_dir / ADMIN_KEY_FILE
             say(f"AICP serves {server.url}; the admin key is in {key}; {_told_of_journal(node)}")
+            if settings.log_format is LogFormat.TEXT and sys.stderr.isatty() and _is_private(settings):
+                say(await _told_of_dashboard(server))
             await asked.wait()
             await _drain(node, settings.drain_s, hurried, say)
             if unfinished := node.coordinator.unfinished:
@@ -173,6 +177,22 @@ def _node(settings: Settings) -> Node:
         retention_s=settings.retention_s,
         policy=settings.policy,
     )
+
+
+def _is_private(settings: Settings) -> bool:
+    """True when only programs of this machine reach it."""
+    return is_loopback_host(settings.host) and not settings.behind_tls_proxy
+
+
+async def _told_of_dashboard(server: RunningServer) -> str:
+    """How to open it. The code is for somebody at a terminal: what else reads this would keep it."""
+    code, admin = "", server.keys.find(server.admin_key)
+    if admin is not None:
+        # Where it cannot be recorded, the page asks for a key.
+        with contextlib.suppress(AicpError):
+            code = (await Sessions(server.keys).make_code(admin)).code
+    link = dashboard_link(server.url, code)
+    return f"Dashboard: {link} (signs in once, within 60 s; `aicp dashboard` makes another link)"
 
 
 def _told_of_journal(node: Node) -> str:
