@@ -20,6 +20,7 @@ from aicp.errors import AicpError, InvalidInput
 from aicp.model.event import CapabilityChanged, ChainSubmitted
 from aicp.model.live import LiveEvent
 from aicp.model.task import Task
+from aicp.observability.feed import Batch, Reader
 from aicp.runtime.node import Node
 from aicp.runtime.onlookers import Onlookers
 from aicp.runtime.settings import Settings
@@ -128,6 +129,39 @@ def test_kind_that_there_is_none_of_is_refused() -> None:
         async with client_of(api) as client:
             with pytest.raises(InvalidInput):
                 await anext(client.events(kinds=["nonsense"]))
+
+    with_api(test)
+
+
+def test_reader_is_told_as_often_as_it_asks_for_that_it_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet: list[float] = []
+    next_batch = Reader.next_batch
+
+    async def at_once(self: Reader, quiet_s: float) -> Batch | None:
+        quiet.append(quiet_s)
+        return await next_batch(self, 0.01)
+
+    monkeypatch.setattr(Reader, "next_batch", at_once)
+
+    async def test(api: Api) -> None:
+        headers = {"Authorization": f"Bearer {api.key}"}
+        for query, told in (("?keepalive_s=2", 2.0), ("?keepalive_s=7.5", 7.5), ("", 15.0)):
+            quiet.clear()
+            async with api.session.get(f"{api.url}/api/events{query}", headers=headers) as answer:
+                ids = [await answer.content.readuntil(b"\n\n") for _ in range(3)]
+            assert len(set(ids)) == 1
+            assert ids[0].startswith(b"id: ")
+            assert set(quiet) == {told}
+
+    with_api(test)
+
+
+@pytest.mark.parametrize("told", ["1", "15.1", "-2", "nan", "often", "2&keepalive_s=3"])
+def test_keepalive_out_of_bounds_is_refused(told: str) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.get(f"/api/events?keepalive_s={told}")
+        assert (refused.status, refused.code) == (422, "invalid_input")
+        assert "?keepalive_s" in refused.faults
 
     with_api(test)
 

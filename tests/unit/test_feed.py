@@ -17,6 +17,7 @@ from aicp.testing import run
 from tests.unit.onlooker_kit import AT, CHAIN, attempted, ended, every_event, later, submitted
 
 ALL = Wanted()
+QUIET_S = 15.0
 
 
 def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -62,7 +63,7 @@ async def test_reader_gets_every_kind_of_event_in_order() -> None:
     reader = begin(feed)
     for event in every_event():
         feed.notify(event)
-    batch = await reader.next_batch()
+    batch = await reader.next_batch(QUIET_S)
     assert batch is not None
     assert sorted(kinds(batch)) == sorted(KINDS)
     assert [number_of(event.id) for event in bodies(batch)] == list(range(1, len(KINDS) + 1))
@@ -75,7 +76,7 @@ async def test_params_and_results_are_not_told() -> None:
     reader = begin(feed)
     for event in every_event():
         feed.notify(event)
-    batch = await reader.next_batch()
+    batch = await reader.next_batch(QUIET_S)
     assert batch is not None
     assert batch.frames
     assert b"secret" not in batch.frames
@@ -86,7 +87,7 @@ async def test_long_reasons_are_cut() -> None:
     feed = make_feed()
     reader = begin(feed)
     feed.notify(ended(status=TaskStatus.FAILED, error=TaskError("x", "y" * 100_000)))
-    batch = await reader.next_batch()
+    batch = await reader.next_batch(QUIET_S)
     assert batch is not None
     assert len(batch.frames) < 1_000
 
@@ -97,7 +98,7 @@ async def test_reader_begins_with_what_comes() -> None:
     tell(feed, 3)
     reader = begin(feed)
     feed.notify(ended())
-    assert kinds(await reader.next_batch()) == ["task_ended"]
+    assert kinds(await reader.next_batch(QUIET_S)) == ["task_ended"]
 
 
 @virtual
@@ -105,11 +106,11 @@ async def test_reader_goes_on_after_the_last_id_it_saw() -> None:
     feed = make_feed()
     with begin(feed) as reader:
         tell(feed, 3)
-        batch = await reader.next_batch()
+        batch = await reader.next_batch(QUIET_S)
     assert batch is not None
     feed.notify(ended())
     again = begin(feed, after=batch.last_id)
-    assert kinds(await again.next_batch()) == ["task_ended"]
+    assert kinds(await again.next_batch(QUIET_S)) == ["task_ended"]
 
 
 @virtual
@@ -118,7 +119,7 @@ async def test_place_before_anything_happened_is_gone_on_from() -> None:
     with begin(feed) as reader:
         place = reader.last_id
     tell(feed, 2)
-    assert len(bodies(await begin(feed, after=place).next_batch())) == 2
+    assert len(bodies(await begin(feed, after=place).next_batch(QUIET_S))) == 2
 
 
 @pytest.mark.parametrize("after", ["0123456789ab-5", "nonsense", "", "-", "0123456789ab-99999999999999999999999"])
@@ -127,10 +128,10 @@ def test_id_of_another_boot_is_a_gap_of_unknown_size(after: str) -> None:
         feed = make_feed()
         tell(feed, 3)
         reader = begin(feed, after=after)
-        (gap,) = bodies(await reader.next_batch())
+        (gap,) = bodies(await reader.next_batch(QUIET_S))
         assert (gap.kind, gap.lost) == ("gap", None)
         tell(feed, 1)
-        assert kinds(await reader.next_batch()) == ["attempt_ended"]
+        assert kinds(await reader.next_batch(QUIET_S)) == ["attempt_ended"]
 
     run(main())
 
@@ -140,7 +141,7 @@ async def test_id_of_this_boot_that_was_never_given_is_a_gap() -> None:
     feed = make_feed()
     tell(feed, 3)
     boot = begin(feed).last_id.partition("-")[0]
-    assert kinds(await begin(feed, after=f"{boot}-9").next_batch()) == ["gap"]
+    assert kinds(await begin(feed, after=f"{boot}-9").next_batch(QUIET_S)) == ["gap"]
 
 
 @virtual
@@ -148,7 +149,7 @@ async def test_slow_reader_is_told_how_much_it_missed_and_goes_on() -> None:
     feed = make_feed(kept_max=10)
     reader = begin(feed)
     tell(feed, 25)
-    batch = await reader.next_batch()
+    batch = await reader.next_batch(QUIET_S)
     gap, *rest = bodies(batch)
     assert (gap.kind, gap.lost, len(rest)) == ("gap", 15, 10)
     assert batch is not None
@@ -164,7 +165,7 @@ async def test_readers_cost_no_memory_of_their_own() -> None:
     tell(feed, 1_000)
     assert len(feed._streams["default"]._kept) == 50
     for reader in readers:
-        assert kinds(await reader.next_batch())[0] == "gap"
+        assert kinds(await reader.next_batch(QUIET_S))[0] == "gap"
 
 
 @virtual
@@ -174,7 +175,7 @@ async def test_backlog_comes_in_batches_without_loss() -> None:
     tell(feed, 1_000)
     numbers: list[int] = []
     while len(numbers) < 1_000:
-        batch = await reader.next_batch()
+        batch = await reader.next_batch(QUIET_S)
         assert batch is not None
         numbers += [number_of(event.id) for event in bodies(batch)]
     assert numbers == list(range(1, 1_001))
@@ -187,7 +188,7 @@ async def test_waiting_reader_is_woken_at_once() -> None:
     loop = asyncio.get_running_loop()
     loop.call_later(5.0, feed.notify, ended())
     began = loop.time()
-    assert kinds(await reader.next_batch()) == ["task_ended"]
+    assert kinds(await reader.next_batch(QUIET_S)) == ["task_ended"]
     assert loop.time() - began == pytest.approx(5.0, abs=0.01)
 
 
@@ -200,7 +201,7 @@ async def test_news_are_told_ten_times_a_second_at_most() -> None:
         loop.call_later(number / 1_000, feed.notify, attempted())
     batches, seen = 0, 0
     while seen < 1_000:
-        seen += len(bodies(await reader.next_batch()))
+        seen += len(bodies(await reader.next_batch(QUIET_S)))
         batches += 1
     assert batches <= 13
 
@@ -212,7 +213,7 @@ async def test_quiet_reader_hears_where_it_stands() -> None:
     tell(feed, 5)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    batch = await reader.next_batch()
+    batch = await reader.next_batch(QUIET_S)
     assert batch is not None
     assert (batch.frames, number_of(batch.last_id)) == (b"", 5)
     assert loop.time() - began == pytest.approx(15.0, abs=0.2)
@@ -247,7 +248,7 @@ async def test_tenants_hear_and_count_their_own_alone() -> None:
     feed.notify(ended(chain_id="of-b"))
     feed.notify(CircuitChanged("eyes", "x", "OPEN", 1.0, AT, "b"))
     feed.notify(AgentChanged("for-all", "registered", AT, None))
-    mine, others = await ours.next_batch(), await theirs.next_batch()
+    mine, others = await ours.next_batch(QUIET_S), await theirs.next_batch(QUIET_S)
     assert kinds(mine) == ["task_ended", "agent_changed"]
     assert kinds(others) == ["task_ended", "circuit_changed", "agent_changed"]
     assert mine is not None
@@ -259,7 +260,7 @@ async def test_id_of_another_tenant_is_foreign() -> None:
     feed = make_feed()
     feed.notify(ended(chain_id="of-b"))
     theirs = begin(feed, "b").last_id
-    assert kinds(await begin(feed, after=theirs).next_batch()) == ["gap"]
+    assert kinds(await begin(feed, after=theirs).next_batch(QUIET_S)) == ["gap"]
 
 
 @virtual
@@ -292,18 +293,18 @@ async def test_streams_that_nobody_reads_are_forgotten_when_there_are_many() -> 
     for number in range(200):
         feed.notify(AgentChanged("a", "heard", AT, f"t{number}"))
     assert len(feed._streams) == STREAMS_MAX
-    assert kinds(await reader.next_batch()) == ["agent_changed"]
+    assert kinds(await reader.next_batch(QUIET_S)) == ["agent_changed"]
 
 
 @virtual
 async def test_close_ends_readers_that_wait_and_those_that_come() -> None:
     feed = make_feed()
     reader = begin(feed)
-    waiting = asyncio.create_task(reader.next_batch())
+    waiting = asyncio.create_task(reader.next_batch(QUIET_S))
     await asyncio.sleep(0.5)
     feed.close()
     assert await waiting is None
-    assert await begin(feed).next_batch() is None
+    assert await begin(feed).next_batch(QUIET_S) is None
 
 
 @virtual
@@ -311,7 +312,7 @@ async def test_circuit_that_only_an_operator_closes_has_no_end_of_its_wait() -> 
     feed = make_feed()
     reader = begin(feed)
     feed.notify(CircuitChanged("echo-1", "x", "FORCED_OPEN", float("inf"), later(1)))
-    (event,) = bodies(await reader.next_batch())
+    (event,) = bodies(await reader.next_batch(QUIET_S))
     assert (event.state, event.retry_after_s) == ("FORCED_OPEN", None)
 
 

@@ -32,7 +32,6 @@ READERS_MAX = 1_000
 BATCH_EVENTS_MAX = 128
 LOOKED_AT_MAX = 2_048
 PAUSE_S = 0.1
-QUIET_S = 15.0
 BOOT_BYTES = 6
 _ID = re.compile(r"([0-9a-f]{12})-([0-9]{1,18})")
 _encode = msgspec.json.Encoder().encode
@@ -272,7 +271,7 @@ class Reader:
         """The id behind which it goes on."""
         return self._stream.id_of(self._next - 1)
 
-    async def next_batch(self, quiet_s: float = QUIET_S) -> Batch | None:
+    async def next_batch(self, quiet_s: float) -> Batch | None:
         """What came since the last batch, empty when nothing did for `quiet_s` seconds; None at the end.
 
         Whoever has caught up is given news at most ten times a second: many readers then share the work of a burst.

@@ -34,8 +34,8 @@ class Reader(Protocol):
     def last_id(self) -> str:
         """Where it begins."""
 
-    async def next_batch(self) -> Batch | None:
-        """The next ones, empty when it was quiet for a while; None at the end."""
+    async def next_batch(self, quiet_s: float) -> Batch | None:
+        """The next ones, empty when it was quiet for so many seconds; None at the end."""
 
     def close(self) -> None:
         """Read no more."""
@@ -50,11 +50,13 @@ class EventStream:
     Args:
         reader: Closed at the end.
         key_ended: Set when the key is good no more.
+        keepalive_s: An id without data is sent after so many seconds of quiet.
     """
 
-    def __init__(self, reader: Reader, key_ended: asyncio.Event) -> None:
+    def __init__(self, reader: Reader, key_ended: asyncio.Event, keepalive_s: float) -> None:
         self._reader = reader
         self._key_ended = key_ended
+        self._keepalive_s = keepalive_s
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
@@ -77,7 +79,7 @@ class EventStream:
         ends_at = loop.time() + STREAM_S_MAX
         # An id alone tells where to go on, before anything has happened.
         await _send_some(send, _place(self._reader.last_id))
-        while loop.time() < ends_at and (batch := await self._reader.next_batch()) is not None:
+        while loop.time() < ends_at and (batch := await self._reader.next_batch(self._keepalive_s)) is not None:
             await _send_some(send, batch.frames or _place(batch.last_id))
         await _end(send)
 

@@ -49,7 +49,7 @@ export class Feed {
   /** Begin; `close` ends it. */
   open() {
     for (const part of [...Object.keys(PARTS), "agents"]) this.read(part);
-    follow(this.api, { event: (event) => this.#take(event), opened: () => this.#answered(), refused: (error) => this.#refused(error) }, this.stop.signal);
+    follow(this.api, { event: (event) => this.#take(event), alive: () => this.#answered(), refused: (error) => this.#refused(error) }, this.stop.signal);
     this.timer = setInterval(() => this.#look(), STATUS_EVERY_MS);
   }
 

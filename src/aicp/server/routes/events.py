@@ -17,15 +17,29 @@ from aicp.server.routes.parameters import TheOnlookers
 from aicp.server.stream import EventStream
 
 LAST_ID_HEADER = "last-event-id"
+KEEPALIVE_S_MIN, KEEPALIVE_S_MAX = 2, 15
 
 ChainId = Annotated[str, QueryParameter(description="Only events of this chain.")]
 AgentId = Annotated[str, QueryParameter(description="Only events about this agent.")]
 Kind = Annotated[str, QueryParameter(description="Only events of these kinds, with commas between them.")]
 
+KeepaliveS = Annotated[
+    float,
+    QueryParameter(
+        ge=KEEPALIVE_S_MIN, le=KEEPALIVE_S_MAX,
+        description="An id without data comes after so many seconds of quiet: whoever hears nothing longer is cut off.",
+    ),
+]  # fmt: skip
+
 
 @get("/api/events", opt=needs(Scope.TASKS_READ))
 async def events(
-    request: CallerRequest, onlookers: TheOnlookers, chain_id: ChainId = "", agent_id: AgentId = "", kind: Kind = ""
+    request: CallerRequest,
+    onlookers: TheOnlookers,
+    chain_id: ChainId = "",
+    agent_id: AgentId = "",
+    kind: Kind = "",
+    keepalive_s: KeepaliveS = KEEPALIVE_S_MAX,
 ) -> ASGIApp:
     """What happens to one's own tasks, chains and agents, as Server-Sent Events; `Last-Event-ID` goes on after it."""
     _check_ids(chain_id, agent_id)
@@ -34,7 +48,7 @@ async def events(
     reader = onlookers.read(request.user.sees, chain_id=chain_id, agent_id=agent_id, kinds=kinds, after=after)
     if reader is None:
         raise TooManyReaders("Too many read live events already: close some, or come back later.")
-    return EventStream(reader, request.auth.ended)
+    return EventStream(reader, request.auth.ended, keepalive_s)
 
 
 events_router = Router("/", route_handlers=[events], tags=["events"])
