@@ -32,15 +32,17 @@ serve: $(READY) ## Start the server on 127.0.0.1:8420
 test: $(READY) ## Run the tests, on two cores
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 $(ARGS)
 
-check: $(READY) ## Lint, check format, types and layers; change nothing
+check: $(READY) ## Lint, check format, types and layers, of Python and of the page; change nothing
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@.ci/page/check $(VENV)
 
 fix: $(READY) ## Repair what the linter can, then format
 	@$(BIN)/ruff check --fix --exit-zero
 	@$(BIN)/ruff format
+	@.ci/page/check $(VENV) --write
 
 reference: $(READY) ## Write the pages of docs/reference that are made from code
 	@$(BIN)/python -m aicp.server.openapi.reference docs/reference

@@ -56,7 +56,11 @@ export class Api {
 
   async #ask(method, path, body, signal) {
     const headers = body === undefined ? {} : { "Content-Type": "application/json" };
-    const answer = await this.#fetch(method, path, { headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    const answer = await this.#fetch(method, path, {
+      headers,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
     this.whenAnswered();
     if (!answer.ok) throw await refusal(answer);
     return answer.status === 204 ? null : answer.json();
@@ -66,7 +70,13 @@ export class Api {
     const key = this.key ? { Authorization: `Bearer ${this.key}` } : {};
     try {
       for (;;) {
-        const answer = await fetch(path, { method, cache: "no-store", credentials: "omit", headers: { ...headers, ...key }, ...rest });
+        const answer = await fetch(path, {
+          method,
+          cache: "no-store",
+          credentials: "omit",
+          headers: { ...headers, ...key },
+          ...rest,
+        });
         if (answer.status !== 401 || Date.now() > this.settlesAt) return answer;
         await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
       }

@@ -49,7 +49,11 @@ export class Feed {
   /** Begin; `close` ends it. */
   open() {
     for (const part of [...Object.keys(PARTS), "agents"]) this.read(part);
-    follow(this.api, { event: (event) => this.#take(event), alive: () => this.#answered(), refused: (error) => this.#refused(error) }, this.stop.signal);
+    follow(
+      this.api,
+      { event: (event) => this.#take(event), alive: () => this.#answered(), refused: (error) => this.#refused(error) },
+      this.stop.signal,
+    );
     this.timer = setInterval(() => this.#look(), STATUS_EVERY_MS);
   }
 
@@ -68,7 +72,13 @@ export class Feed {
   /** Read a part again, soon and once, however often it is asked for. */
   soon(part) {
     if (this.due.has(part)) return;
-    this.due.set(part, setTimeout(() => { this.due.delete(part); this.read(part); }, READ_AGAIN_MS));
+    this.due.set(
+      part,
+      setTimeout(() => {
+        this.due.delete(part);
+        this.read(part);
+      }, READ_AGAIN_MS),
+    );
   }
 
   /** Read a part of what is shown. */
@@ -89,7 +99,10 @@ export class Feed {
   async #agents() {
     const found = [];
     for (let cursor = ""; cursor !== null && found.length < 10 * AGENTS_A_PAGE; ) {
-      const page = await this.api.get(`/ains/agents?limit=${AGENTS_A_PAGE}${cursor && `&cursor=${encodeURIComponent(cursor)}`}`, this.stop.signal);
+      const page = await this.api.get(
+        `/ains/agents?limit=${AGENTS_A_PAGE}${cursor && `&cursor=${encodeURIComponent(cursor)}`}`,
+        this.stop.signal,
+      );
       found.push(...page.agents);
       cursor = page.next_cursor;
     }
@@ -107,12 +120,19 @@ export class Feed {
 
   #look() {
     this.read("status");
-    if (!this.store.state.health?.healthy_agents || this.store.state.health.healthy_agents < this.store.state.health.total_agents) this.soon("health");
+    if (
+      !this.store.state.health?.healthy_agents ||
+      this.store.state.health.healthy_agents < this.store.state.health.total_agents
+    )
+      this.soon("health");
     this.store.set({});
   }
 
   #remember(status) {
-    const waitingPast = [...this.store.state.waitingPast, { at: Date.now(), waiting: status.queue_depth, used: status.current_load }];
+    const waitingPast = [
+      ...this.store.state.waitingPast,
+      { at: Date.now(), waiting: status.queue_depth, used: status.current_load },
+    ];
     this.store.set({ waitingPast: waitingPast.slice(-WAITING_KEPT) });
   }
 

@@ -57,7 +57,8 @@ export class Rates {
   sum(series, now, seconds, value) {
     const last = bucketOf(now);
     let total = 0;
-    for (const [bucket, counts] of series?.buckets ?? []) if (bucket > last - seconds / BUCKET_S) total += value(counts);
+    for (const [bucket, counts] of series?.buckets ?? [])
+      if (bucket > last - seconds / BUCKET_S) total += value(counts);
     return total;
   }
 

@@ -51,5 +51,8 @@ export async function sessionOfKey(key) {
 /** Sign out: the session ends at the server too, if it hears of it. */
 export function endSession(session) {
   dropSession();
-  if (session.isOwn) apiOf(session).delete("/api/sessions/current").catch(() => {});
+  if (session.isOwn)
+    apiOf(session)
+      .delete("/api/sessions/current")
+      .catch(() => {});
 }

@@ -4,7 +4,10 @@ const EVENTS_KEPT = 500;
 const HIDDEN_MS = 250;
 const REST_SHARE = 3;
 
-/** What is known before the first answer. */
+/**
+ * What is known before the first answer.
+ * @returns {Record<string, any>}
+ */
 export const initial = () => ({
   connection: { state: "connecting", answeredAt: 0, triesAt: 0 },
   isOver: false,
@@ -56,7 +59,9 @@ export class Store {
       const began = performance.now();
       for (const reader of this.readers) reader();
       // The nodes are drawn behind this, and a large page shall leave most of the time to its reader.
-      setTimeout(() => { this.notBefore = performance.now() + REST_SHARE * (performance.now() - began); });
+      setTimeout(() => {
+        this.notBefore = performance.now() + REST_SHARE * (performance.now() - began);
+      });
     };
     const rest = this.notBefore - performance.now();
     if (rest > 0) setTimeout(run, rest);

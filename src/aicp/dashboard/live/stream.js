@@ -18,9 +18,16 @@ export async function follow(api, tell, signal) {
   while (!signal.aborted) {
     const connection = new Connection(signal);
     try {
-      const answer = await api.open(`/api/events?keepalive_s=${KEEPALIVE_S}`, place.id ? { "Last-Event-ID": place.id } : {}, connection.signal);
+      const answer = await api.open(
+        `/api/events?keepalive_s=${KEEPALIVE_S}`,
+        place.id ? { "Last-Event-ID": place.id } : {},
+        connection.signal,
+      );
       waitMs = FIRST_WAIT_MS;
-      await read(answer.body, tell.event, place, () => { tell.alive(); connection.heard(); });
+      await read(answer.body, tell.event, place, () => {
+        tell.alive();
+        connection.heard();
+      });
     } catch (error) {
       if (signal.aborted) return;
       if (!connection.signal.aborted) tell.refused(error);
@@ -76,6 +83,13 @@ function take(frame, event, place) {
 function pause(ms, signal) {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(undefined); }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve(undefined);
+      },
+      { once: true },
+    );
   });
 }

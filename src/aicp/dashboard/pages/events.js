@@ -13,9 +13,16 @@ export function Events({ state }) {
   const kinds = [...new Set(state.events.map((event) => event.kind))].sort();
   return html`<div class="head"><h1>Events</h1><p class="mid">The last ${state.events.length} since this page is open</p><div class="actions"><button class="btn" onClick=${() => hold(held ? null : state.events)}>${held ? "Go on" : "Pause"}</button></div></div>
     <div class="filters"><select aria-label="Kind" value=${wanted} onChange=${(event) => want(event.target.value)}><option value="">Any kind</option>${kinds.map((kind) => html`<option>${kind}</option>`)}</select></div>
-    ${events.length ? html`<section class="panel"><table class="list"><thead><tr><th>Time (UTC)</th><th>Kind</th><th>What</th></tr></thead>
+    ${
+      events.length
+        ? html`<section class="panel"><table class="list"><thead><tr><th>Time (UTC)</th><th>Kind</th><th>What</th></tr></thead>
       <tbody>${events.slice(0, 200).map((event) => html`<tr key=${event.id + event.kind}><td class="fit m-side"><${Moment} at=${event.at} /></td><td class="fit m-name"><span class="id">${line(event.kind)}</span></td><td class="wide m-line"><span class="cut id" title=${told(event)}>${told(event)}</span></td></tr>`)}</tbody></table></section>`
-      : html`<${Empty} title="Quiet">Events appear here as they happen: tasks, attempts, circuits, agents.<//>`}`;
+        : html`<${Empty} title="Quiet">Events appear here as they happen: tasks, attempts, circuits, agents.<//>`
+    }`;
 }
 
-const told = (event) => Object.entries(event).filter(([field]) => !HIDDEN.has(field)).map(([field, value]) => `${field}=${line(typeof value === "object" ? JSON.stringify(value) : value)}`).join(" ");
+const told = (event) =>
+  Object.entries(event)
+    .filter(([field]) => !HIDDEN.has(field))
+    .map(([field, value]) => `${field}=${line(typeof value === "object" ? JSON.stringify(value) : value)}`)
+    .join(" ");

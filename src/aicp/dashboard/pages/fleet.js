@@ -1,7 +1,7 @@
 // Agents by capability: their circuits, slots, success, and when a circuit that is out is probed next.
 import { BUCKET_S } from "../live/rates.js";
-import { capabilitiesOf, circuitsOf, glyphOf, isReady, nextProbe } from "../parts/fleet.js";
 import { duration, Figure, percent, UNKNOWN } from "../parts/figures.js";
+import { capabilitiesOf, circuitsOf, glyphOf, isReady, nextProbe } from "../parts/fleet.js";
 import { Icon, State, wordOf } from "../parts/glyphs.js";
 import { Spark } from "../parts/spark.js";
 import { Empty, Loading } from "../parts/states.js";
@@ -29,19 +29,29 @@ export function Fleet({ state, rates, now, route, go }) {
         <button aria-pressed=${only === "out"} onClick=${() => set({ show: "out" })}>Out <span class="soft">${out}</span></button>
       </div>
     </div>
-    ${!health.total_agents ? html`<${Empty} title="No agent yet">Start one with <code>aicp agent run my_agent.py</code>; it appears here within a second.<//>`
-      : !count ? html`<${Empty} title=${`No agent fits "${line(wanted)}"`}><button class="btn" onClick=${() => go("#/fleet")}>Clear filters</button><//>`
-      : html`<section class="panel"><table class="list">
+    ${
+      !health.total_agents
+        ? html`<${Empty} title="No agent yet">Start one with <code>aicp agent run my_agent.py</code>; it appears here within a second.<//>`
+        : !count
+          ? html`<${Empty} title=${`No agent fits "${line(wanted)}"`}><button class="btn" onClick=${() => go("#/fleet")}>Clear filters</button><//>`
+          : html`<section class="panel"><table class="list">
           <thead><tr><th>Circuit</th><th>Agent</th><th class="only-narrow"></th><th>Slots</th><th class="num">Success</th><th class="wide-only">15 min</th><th class="num">Latency</th><th class="mid-hide">Why it is out</th><th>Next probe</th><th class="wide-only">Heard</th></tr></thead>
           ${groups.map((group) => html`<${Group} key=${group.name} ...${{ group, state, rates, now }} />`)}
-        </table>${count > SHOWN_MAX && html`<footer>The first ${SHOWN_MAX} of ${count} circuits, trouble first. Use the filter to find others.</footer>`}</section>`}`;
+        </table>${count > SHOWN_MAX && html`<footer>The first ${SHOWN_MAX} of ${count} circuits, trouble first. Use the filter to find others.</footer>`}</section>`
+    }`;
 }
 
 /** Capabilities with the circuits that fit, those without a usable agent first. */
 function groupsOf(health, known, wanted, only) {
   let room = SHOWN_MAX;
   return capabilitiesOf(health)
-    .map((name) => ({ name, isOut: health.capabilities_out.includes(name), rows: circuitsOf(health, name).filter(([agentId, circuit]) => fits(name, agentId, known.get(agentId), wanted) && (only === "all" || circuit.why_out)) }))
+    .map((name) => ({
+      name,
+      isOut: health.capabilities_out.includes(name),
+      rows: circuitsOf(health, name).filter(
+        ([agentId, circuit]) => fits(name, agentId, known.get(agentId), wanted) && (only === "all" || circuit.why_out),
+      ),
+    }))
     .filter((group) => group.rows.length)
     .sort((a, b) => Number(b.isOut) - Number(a.isOut) || a.name.localeCompare(b.name))
     .map((group) => {
@@ -60,9 +70,11 @@ function Group({ group, state, rates, now }) {
   const { status } = state;
   const waiting = status?.by_capability[group.name]?.queue_depth ?? 0;
   const rate = rates.rate(rates.byCapability.get(group.name), now, (counts) => counts.attempts);
-  return html`<tbody><tr class="group"><th colspan="10" scope="rowgroup"><${Icon} name="down" /><span class="cap">${line(group.name)}</span>${group.isOut
+  return html`<tbody><tr class="group"><th colspan="10" scope="rowgroup"><${Icon} name="down" /><span class="cap">${line(group.name)}</span>${
+    group.isOut
       ? html`<span class="st loud is-bad">No agent available · ${waiting} waiting</span>`
-      : html`<span class="soft">${plural(group.total, "agent")} · ${rate.toFixed(1)} /s${waiting ? ` · ${waiting} waiting` : ""}</span>`}</th></tr>
+      : html`<span class="soft">${plural(group.total, "agent")} · ${rate.toFixed(1)} /s${waiting ? ` · ${waiting} waiting` : ""}</span>`
+  }</th></tr>
     ${group.rows.map(([agentId, circuit, agent]) => html`<${Row} key=${agentId} ...${{ agentId, circuit, agent, known: state.agents.find((one) => one.agent_id === agentId), rates, now, readAt: state.readAt.health ?? now }} />`)}</tbody>`;
 }
 
@@ -70,7 +82,9 @@ function Row({ agentId, circuit, agent, known, rates, now, readAt }) {
   const series = rates.byAgent.get(agentId);
   const success = rates.success(series, now) ?? agent.success_rate;
   const probe = nextProbe(circuit, readAt, now);
-  const labels = Object.entries(known?.labels ?? {}).map(([key, value]) => `${key}=${value}`).join(" ");
+  const labels = Object.entries(known?.labels ?? {})
+    .map(([key, value]) => `${key}=${value}`)
+    .join(" ");
   const glyph = glyphOf(circuit);
   return html`<tr class="go">
     <td class="fit m-side"><${State} name=${glyph} word=${circuit.why_out && glyph === "CLOSED" ? capital(circuit.why_out) : wordOf(glyph)} /></td>

@@ -1,6 +1,7 @@
 // Sign in with a key, in exchange for a session.
-import { Icon } from "../parts/glyphs.js";
+
 import { sessionOfKey } from "../live/session.js";
+import { Icon } from "../parts/glyphs.js";
 import { Code } from "../parts/states.js";
 import { html, useState } from "../parts/view.js";
 
@@ -9,13 +10,15 @@ export function Login({ enter, notice }) {
   const [isBusy, setBusy] = useState(false);
   const submit = async (event) => {
     event.preventDefault();
-    const key = new FormData(event.target).get("key").trim();
+    const key = String(new FormData(event.target).get("key")).trim();
     setBusy(true);
     setProblem("");
     try {
       enter(await sessionOfKey(key));
     } catch (error) {
-      setProblem(error.status === 401 ? "This key opens nothing here. It may be mistyped, revoked or expired." : error.message);
+      setProblem(
+        error.status === 401 ? "This key opens nothing here. It may be mistyped, revoked or expired." : error.message,
+      );
       setBusy(false);
     }
   };

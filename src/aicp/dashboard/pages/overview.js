@@ -1,7 +1,7 @@
 // Is all well? One sentence with its reason, the figures of the last 15 minutes, and what is in trouble.
-import { BUCKETS, BUCKET_S, quantile } from "../live/rates.js";
+import { BUCKET_S, BUCKETS, quantile } from "../live/rates.js";
+import { Count, clock, duration, Figure, Moment, percent, UNKNOWN } from "../parts/figures.js";
 import { capabilitiesOf, circuitsOf, glyphOf, isReady, nextProbe } from "../parts/fleet.js";
-import { clock, Count, duration, Figure, Moment, percent, UNKNOWN } from "../parts/figures.js";
 import { Glyph, wordOf } from "../parts/glyphs.js";
 import { Chart, Spark } from "../parts/spark.js";
 import { Code, Loading } from "../parts/states.js";
@@ -37,10 +37,19 @@ export function verdict(health, outSince) {
   const out = Object.values(health.agents).filter((agent) => !isReady(agent)).length;
   const lost = health.capabilities_out;
   const since = lost.length === 1 && outSince[lost[0]] ? ` since ${clock(outSince[lost[0]], { seconds: false })}` : "";
-  const first = lost.length === 1 ? `${line(lost[0])} has no agent${since}.` : `${lost.length} capabilities have no agent.`;
-  if (!out) return { glyph: "CLOSED", sentence: health.total_agents === 1 ? "The agent is ready." : `All ${whole(health.total_agents)} agents are ready.` };
+  const first =
+    lost.length === 1 ? `${line(lost[0])} has no agent${since}.` : `${lost.length} capabilities have no agent.`;
+  if (!out)
+    return {
+      glyph: "CLOSED",
+      sentence:
+        health.total_agents === 1 ? "The agent is ready." : `All ${whole(health.total_agents)} agents are ready.`,
+    };
   const agents = `${out} of ${plural(health.total_agents, "agent")} ${out === 1 ? "is" : "are"} out.`;
-  return { glyph: lost.length ? "OPEN" : "HALF_OPEN", sentence: lost.length ? `${agents} ${first}` : `${agents} Every capability has an agent.` };
+  return {
+    glyph: lost.length ? "OPEN" : "HALF_OPEN",
+    sentence: lost.length ? `${agents} ${first}` : `${agents} Every capability has an agent.`,
+  };
 }
 
 function Verdict({ state, now }) {
@@ -57,12 +66,17 @@ function consequences(health, status, readAt, now) {
     const oldest = Math.max(...lost.map((name) => status.by_capability[name]?.oldest_wait_s ?? 0));
     return `${plural(waiting, "task")} ${waiting === 1 ? "waits" : "wait"} for ${lost.length === 1 ? "it" : "them"}, the oldest for ${duration(oldest)}. Nothing is lost: they run when an agent is back.${probeOf(health, lost[0], readAt, now)}`;
   }
-  if (lost.length) return `No task waits for ${lost.length === 1 ? "it" : "them"}.${probeOf(health, lost[0], readAt, now)}`;
-  return status.queue_depth ? `${plural(status.queue_depth, "task")} ${status.queue_depth === 1 ? "waits" : "wait"} for a free slot, the oldest for ${duration(status.oldest_wait_s)}.` : "No task waits.";
+  if (lost.length)
+    return `No task waits for ${lost.length === 1 ? "it" : "them"}.${probeOf(health, lost[0], readAt, now)}`;
+  return status.queue_depth
+    ? `${plural(status.queue_depth, "task")} ${status.queue_depth === 1 ? "waits" : "wait"} for a free slot, the oldest for ${duration(status.oldest_wait_s)}.`
+    : "No task waits.";
 }
 
 function probeOf(health, capability, readAt, now) {
-  const [first] = circuitsOf(health, capability).filter(([, circuit]) => circuit.retry_after_s !== null).sort(([, a], [, b]) => a.retry_after_s - b.retry_after_s);
+  const [first] = circuitsOf(health, capability)
+    .filter(([, circuit]) => circuit.retry_after_s !== null)
+    .sort(([, a], [, b]) => a.retry_after_s - b.retry_after_s);
   const probe = first && nextProbe(first[1], readAt, now);
   return probe ? ` Next probe of ${line(first[0])} ${probe === "probing" ? "is under way" : `in ${probe}`}.` : "";
 }
@@ -72,11 +86,19 @@ function Figures({ state, rates, now }) {
   const all = rates.all;
   const rate = (counts) => counts.ended / BUCKET_S;
   const success = rates.success(all, now);
-  const past = (field) => rates.values(null, now, () => 0).map((value, index) => (value === null ? null : pastAt(state.waitingPast, now - (BUCKETS - 1 - index) * BUCKET_S * 1000, field)));
+  const past = (field) =>
+    rates
+      .values(null, now, () => 0)
+      .map((value, index) =>
+        value === null ? null : pastAt(state.waitingPast, now - (BUCKETS - 1 - index) * BUCKET_S * 1000, field),
+      );
   const failed = rates.sum(all, now, QUARTER_S, (counts) => counts.failed);
   return html`<section class="panel figures" aria-label="The last 15 minutes">
     <${Tile} name="Tasks" value=${rates.rate(all, now, (counts) => counts.ended).toFixed(1)} unit="/s" values=${rates.values(all, now, rate)} note=${`${whole(rates.sum(all, now, QUARTER_S, (counts) => counts.ended))} so far`} />
-    <${Tile} name="Success of attempts" value=${percent(success)} unit=${success === null ? "" : "%"} values=${rates.values(all, now, (counts) => (counts.attempts ? 1 - counts.lost / counts.attempts : null))} top=${1} isBad=${success !== null && success < 0.5} note=${`${plural(rates.sum(all, now, QUARTER_S, (counts) => counts.lost), "attempt")} lost`} />
+    <${Tile} name="Success of attempts" value=${percent(success)} unit=${success === null ? "" : "%"} values=${rates.values(all, now, (counts) => (counts.attempts ? 1 - counts.lost / counts.attempts : null))} top=${1} isBad=${success !== null && success < 0.5} note=${`${plural(
+      rates.sum(all, now, QUARTER_S, (counts) => counts.lost),
+      "attempt",
+    )} lost`} />
     <${Tile} name="Attempt, p50" value=${duration(quantile(all, 0.5))} values=${[]} note=${`p99 ${duration(quantile(all, 0.99))}`} />
     <${Tile} name="Waiting" value=${whole(status.queue_depth)} unit=${status.queue_depth === 1 ? "task" : "tasks"} values=${past("waiting")} isBad=${health.capabilities_out.length > 0 && status.queue_depth > 0} note=${status.queue_depth ? `oldest ${duration(status.oldest_wait_s)}` : "no wait"} />
     <${Tile} name="Failovers" value=${whole(rates.sum(all, now, QUARTER_S, (counts) => counts.failovers))} values=${rates.values(all, now, (counts) => counts.failovers)} note=${`${plural(failed, "task")} failed`} />
@@ -84,7 +106,8 @@ function Figures({ state, rates, now }) {
   </section>`;
 }
 
-const pastAt = (past, at, field) => past.findLast((one) => one.at <= at + BUCKET_S * 1000 && one.at > at - 2 * BUCKET_S * 1000)?.[field] ?? null;
+const pastAt = (past, at, field) =>
+  past.findLast((one) => one.at <= at + BUCKET_S * 1000 && one.at > at - 2 * BUCKET_S * 1000)?.[field] ?? null;
 
 function Tile({ name, value, unit, values, note, isBad = false, top = 0 }) {
   return html`<div><span class="name">${name}</span><span class="big"><${Figure} value=${value} unit=${unit} /></span><${Spark} ...${{ values, isBad, top }} /><span class="soft small cut">${note}</span></div>`;
@@ -92,7 +115,9 @@ function Tile({ name, value, unit, values, note, isBad = false, top = 0 }) {
 
 function Capabilities({ state, rates, now }) {
   const { health, status } = state;
-  const names = capabilitiesOf(health).sort((a, b) => Number(health.capabilities_out.includes(b)) - Number(health.capabilities_out.includes(a)));
+  const names = capabilitiesOf(health).sort(
+    (a, b) => Number(health.capabilities_out.includes(b)) - Number(health.capabilities_out.includes(a)),
+  );
   return html`<section class="panel"><header><h2>Capabilities</h2><div class="end"><a class="small mid" href="#/fleet">All ${names.length} in the fleet</a></div></header>
     <table class="list rows"><thead><tr><th>Capability</th><th>Circuits</th><th>Agents</th><th class="num">Attempts</th><th class="num">Success</th><th class="num mid-hide">Oldest</th><th class="num">Waiting</th></tr></thead>
     <tbody>${names.slice(0, CAPABILITIES_SHOWN).map((name) => html`<${Capability} key=${name} ...${{ name, health, rates, now, line_: status.by_capability[name], since: state.outSince[name] }} />`)}</tbody></table></section>`;
@@ -103,7 +128,9 @@ function Capability({ name, health, rates, now, line_, since }) {
   const ready = circuits.filter(([, circuit]) => !circuit.why_out).length;
   const series = rates.byCapability.get(name);
   const success = rates.success(series, now);
-  const agents = ready ? `${ready} of ${circuits.length} ready` : `No agent${since ? ` since ${clock(since, { seconds: false })}` : ""}`;
+  const agents = ready
+    ? `${ready} of ${circuits.length} ready`
+    : `No agent${since ? ` since ${clock(since, { seconds: false })}` : ""}`;
   return html`<tr class="go"><td class="m-name"><a class="id" href=${`#/fleet?q=${encodeURIComponent(name)}`}>${line(name)}</a></td>
     <td class="m-side"><span class="circuits">${circuits.slice(0, 8).map(([agentId, circuit]) => html`<${Glyph} key=${agentId} name=${glyphOf(circuit)} label=${`${line(agentId)}: ${wordOf(glyphOf(circuit))}`} />`)}${circuits.length > 8 && html`<span class="soft small">+${circuits.length - 8}</span>`}</span></td>
     <td class="m-line"><span class=${ready ? "cut" : "cut st loud is-bad"}>${agents}</span></td>
@@ -134,4 +161,3 @@ function LatestFailures({ failures }) {
   return html`<section class="panel"><header><h2>Latest failures</h2><div class="end"><a class="small mid" href="#/failures">All failures</a></div></header>
     ${failures.length ? html`<ul class="rows">${failures.slice(0, TROUBLE_SHOWN).map((failure) => html`<li key=${failure.task_id + failure.timestamp}><${Glyph} name=${failure.outcome === "TASK_FAILED" ? "FAILED" : "FAILOVER"} label=${failure.outcome} /><div><p class="cut"><span class="id">${line(failure.agent_id)}</span> <span class="soft">·</span> ${line(failure.reason) || failure.outcome}</p><p class="second cut"><span class="id">${line(failure.capability)}</span></p></div><${Moment} at=${failure.timestamp} /></li>`)}</ul>` : html`<p class="body soft">None since the server started.</p>`}</section>`;
 }
-

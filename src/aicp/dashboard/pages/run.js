@@ -18,8 +18,12 @@ export function Run({ state, feed, now, route, go }) {
   const chainId = route.path[1];
   const { run, trouble, live, read } = useRun(feed, chainId, state.connection.state);
   const [asked, ask] = useState(false);
+  /** @type {{current: {digest: string, placed: any}}} */
   const layout = useRef({ digest: "", placed: null });
-  if (trouble && !run) return trouble.status === 404 ? html`<${Empty} title=${`No run ${short(chainId)}`}>It may have been pruned, or belongs to another tenant. <a class="link" href="#/runs">All runs</a><//>` : html`<${Trouble} what="This run could not be read." why=${trouble.message} next="It is tried again by itself." />`;
+  if (trouble && !run)
+    return trouble.status === 404
+      ? html`<${Empty} title=${`No run ${short(chainId)}`}>It may have been pruned, or belongs to another tenant. <a class="link" href="#/runs">All runs</a><//>`
+      : html`<${Trouble} what="This run could not be read." why=${trouble.message} next="It is tried again by itself." />`;
   if (!run) return html`<${Loading} />`;
   const digest = `${run.chain_id} ${run.total_tasks}`;
   if (layout.current.digest !== digest) layout.current = { digest, placed: places(Object.keys(run.tasks), run.edges) };
@@ -28,7 +32,13 @@ export function Run({ state, feed, now, route, go }) {
   const chosen = run.tasks[route.query.task] ? route.query.task : "";
   const choose = (id) => go(`#/runs/${run.chain_id}${id && id !== chosen ? `?task=${encodeURIComponent(id)}` : ""}`);
   return html`<${Head} ...${{ run, nowS, ask, go, feed }} />
-    ${asked && html`<${Confirm} question=${`Cancel ${line(run.name) || "this run"}?`} effects=${[`${plural(run.total_tasks - Object.values(run.tasks).filter(hasEnded).length, "task")} will not be done; those that run are cut off.`, "What is completed stays. Retry makes a new run of the rest."]} deed="Cancel run" act=${async () => { await feed.api.post(`/api/tasks/chain/${run.chain_id}/cancel`); read(); }} close=${() => ask(false)} />`}
+    ${
+      asked &&
+      html`<${Confirm} question=${`Cancel ${line(run.name) || "this run"}?`} effects=${[`${plural(run.total_tasks - Object.values(run.tasks).filter(hasEnded).length, "task")} will not be done; those that run are cut off.`, "What is completed stays. Retry makes a new run of the rest."]} deed="Cancel run" act=${async () => {
+        await feed.api.post(`/api/tasks/chain/${run.chain_id}/cancel`);
+        read();
+      }} close=${() => ask(false)} />`
+    }
     <div class="run">
       <div class="left">
         <${Graph} nodes=${nodesOf(run, live, state.health, now)} edges=${run.edges} placed=${layout.current.placed} chosen=${chosen} choose=${choose} />
@@ -40,6 +50,7 @@ export function Run({ state, feed, now, route, go }) {
 
 /** A run, read again when an event is about it, and now and then. */
 function useRun(feed, chainId, connection) {
+  /** @type {[any, (next: any) => void]} */
   const [found, setFound] = useState({ run: null, trouble: null });
   const [live, setLive] = useState({});
   const reader = useRef(() => {});
@@ -72,7 +83,12 @@ function useRun(feed, chainId, connection) {
       due ||= setTimeout(read, Math.max(READ_AGAIN_MS, REST_SHARE * tookMs));
     });
     const every = setInterval(() => isOver || due || read(), READ_EVERY_MS);
-    return () => { stop.abort(); end(); clearTimeout(due); clearInterval(every); };
+    return () => {
+      stop.abort();
+      end();
+      clearTimeout(due);
+      clearInterval(every);
+    };
   }, [chainId, connection === "live"]);
   return { ...found, live, read: () => reader.current() };
 }
@@ -87,7 +103,10 @@ function Head({ run, nowS, ask, go, feed }) {
       setProblem(error.message);
     }
   };
-  const copy = () => navigator.clipboard?.writeText(`curl -H "Authorization: Bearer $AICP_API_KEY" ${location.origin}/api/tasks/chain/${run.chain_id}`);
+  const copy = () =>
+    navigator.clipboard?.writeText(
+      `curl -H "Authorization: Bearer $AICP_API_KEY" ${location.origin}/api/tasks/chain/${run.chain_id}`,
+    );
   return html`<div class="head"><h1>${line(run.name) || "Task"}</h1><span class=${`tag is-${toneOf(run.status)}`}><${Glyph} name=${run.status} />${wordOf(run.status)}</span>
     <span class="mid small"><span class="id" title=${run.chain_id}>${short(run.chain_id)}</span> · ${duration(nowS)} · ${run.completed_tasks} of ${plural(run.total_tasks, "task")} completed${run.retry_of && html` · retry of <a class="id link" href=${`#/runs/${run.retry_of}`}>${short(run.retry_of)}</a>`}</span>
     <div class="actions">${problem && html`<span class="wrong" role="alert">${problem}</span>`}<button class="btn narrow-hide" onClick=${copy}>Copy as curl</button>${hasEnded(run) ? html`<button class="btn" onClick=${retry}>Retry</button>` : html`<button class="btn stop" onClick=${() => ask(true)}>Cancel run…</button>`}</div></div>`;

@@ -17,7 +17,9 @@ export function Runs({ state, feed, now, route, go }) {
     if (isNewest) return setPage(null);
     const stop = new AbortController();
     const query = new URLSearchParams({ limit: String(PAGE), ...(status && { status }), ...(cursor && { cursor }) });
-    feed.api.get(`/api/tasks/chain?${query}`, stop.signal).then(setPage, (error) => stop.signal.aborted || setPage({ trouble: error.message }));
+    feed.api
+      .get(`/api/tasks/chain?${query}`, stop.signal)
+      .then(setPage, (error) => stop.signal.aborted || setPage({ trouble: error.message }));
     return () => stop.abort();
   }, [status, cursor, changed]);
   const runs = isNewest ? state.runs?.slice(0, PAGE) : page?.chains;
@@ -29,7 +31,8 @@ export function Runs({ state, feed, now, route, go }) {
 }
 
 function Nothing({ status, go }) {
-  return status ? html`<${Empty} title=${`No run is ${status.toLowerCase()} here`}><button class="btn" onClick=${() => go("#/runs")}>Clear filters</button><//>`
+  return status
+    ? html`<${Empty} title=${`No run is ${status.toLowerCase()} here`}><button class="btn" onClick=${() => go("#/runs")}>Clear filters</button><//>`
     : html`<${Empty} title="No run yet">A run is a chain of tasks, or a task on its own. <a class="link" href="#/try">Try a capability</a>, or run a chain file: <code>aicp chain run my-chain.yaml</code>.<//>`;
 }
 
@@ -37,13 +40,15 @@ function List({ runs, now, next, status, cursor }) {
   const more = new URLSearchParams({ ...(status && { status }), cursor: next ?? "" });
   return html`<section class="panel"><table class="list">
     <thead><tr><th>Status</th><th>Run</th><th class="only-narrow"></th><th class="num">Tasks</th><th class="mid-hide">Retry of</th><th class="num">Submitted (UTC)</th><th class="num">Duration</th></tr></thead>
-    <tbody>${runs.map((run) => html`<tr key=${run.chain_id} class="go">
+    <tbody>${runs.map(
+      (run) => html`<tr key=${run.chain_id} class="go">
       <td class="fit m-side"><${State} name=${run.status} /></td>
       <td class="m-name"><span class="cut"><a class="strong" href=${`#/runs/${run.chain_id}`} title=${run.chain_id}>${line(run.name) || "task"}</a> <span class="id soft">${tail(run.chain_id)}</span></span></td>
       <td class="m-line only-narrow">${run.total_tasks} tasks · ${duration(between(run.started_at, run.ended_at ?? now))}</td>
       <td class="num">${run.total_tasks}</td>
       <td class="mid-hide">${run.retry_of ? html`<a class="id" href=${`#/runs/${run.retry_of}`}>${tail(run.retry_of)}</a>` : html`<span class="soft">${UNKNOWN}</span>`}</td>
       <td class="num"><${Moment} at=${run.started_at} /></td>
-      <td class="num">${duration(between(run.started_at, run.ended_at ?? now))}</td></tr>`)}</tbody></table>
+      <td class="num">${duration(between(run.started_at, run.ended_at ?? now))}</td></tr>`,
+    )}</tbody></table>
     <footer>${cursor && html`<a class="btn" href=${status ? `#/runs?status=${status}` : "#/runs"}>Newest</a>`}<span class="end">${next && html`<a class="btn" href=${`#/runs?${more}`}>Older</a>`}</span></footer></section>`;
 }

@@ -19,9 +19,12 @@ export function Try({ state, feed }) {
   useTask(feed, task, setTask);
   if (!health || !agents) return html`<${Loading} trouble=${state.trouble.agents} />`;
   const names = capabilitiesOf(health);
-  if (!names.length) return html`<${Empty} title="Nothing to try yet">No agent offers a capability. <a class="link" href="#/overview">How to start one</a><//>`;
+  if (!names.length)
+    return html`<${Empty} title="Nothing to try yet">No agent offers a capability. <a class="link" href="#/overview">How to start one</a><//>`;
   const capability = names.includes(chosen) ? chosen : names[0];
-  const schema = agents.flatMap((agent) => agent.capabilities).find((one) => one.name === capability.split("@")[0])?.input_schema;
+  const schema = agents
+    .flatMap((agent) => agent.capabilities)
+    .find((one) => one.name === capability.split("@")[0])?.input_schema;
   const params = text ?? JSON.stringify(sample(schema), null, 2);
   const submit = async (event) => {
     event.preventDefault();
@@ -36,7 +39,12 @@ export function Try({ state, feed }) {
   return html`<div class="head"><h1>Try it</h1><p class="mid">One task, with its result here. It is a run like any other.</p></div>
     <div class="two even">
       <form class="panel" onSubmit=${submit}><div class="body stack tight">
-        <div class="field"><label for="capability">Capability</label><select id="capability" value=${capability} onChange=${(event) => { choose(event.target.value); setText(null); }}>${names.map((name) => html`<option value=${name}>${line(name)}</option>`)}</select></div>
+        <div class="field"><label for="capability">Capability</label><select id="capability" value=${capability} onChange=${(
+          event,
+        ) => {
+          choose(event.target.value);
+          setText(null);
+        }}>${names.map((name) => html`<option value=${name}>${line(name)}</option>`)}</select></div>
         <div class="field"><label for="params">Params</label><textarea id="params" class="mono" rows="9" spellcheck="false" value=${params} onInput=${(event) => setText(event.target.value)}></textarea><span class="hint">${schema ? "JSON; filled in from the schema of the capability." : "A JSON object; this capability takes any."}</span></div>
         ${problem && html`<p class="wrong" role="alert">${problem}</p>`}
         <div><button class="btn first">Submit task</button></div>
@@ -51,8 +59,14 @@ function useTask(feed, task, setTask) {
   useEffect(() => {
     if (!isOpen) return undefined;
     const stop = new AbortController();
-    const timer = setInterval(() => feed.api.get(`/api/tasks/${encodeURIComponent(task.task_id)}`, stop.signal).then(setTask, () => {}), LOOK_EVERY_MS);
-    return () => { stop.abort(); clearInterval(timer); };
+    const timer = setInterval(
+      () => feed.api.get(`/api/tasks/${encodeURIComponent(task.task_id)}`, stop.signal).then(setTask, () => {}),
+      LOOK_EVERY_MS,
+    );
+    return () => {
+      stop.abort();
+      clearInterval(timer);
+    };
   }, [isOpen, task?.task_id]);
 }
 
@@ -77,6 +91,7 @@ function sample(schema) {
   if (schema?.default !== undefined) return schema.default;
   if (schema?.examples?.length) return schema.examples[0];
   if (schema?.enum?.length) return schema.enum[0];
-  if (schema?.properties) return Object.fromEntries(Object.entries(schema.properties).map(([name, one]) => [name, sample(one)]));
+  if (schema?.properties)
+    return Object.fromEntries(Object.entries(schema.properties).map(([name, one]) => [name, sample(one)]));
   return examples[schema?.type] ?? {};
 }

@@ -15,7 +15,11 @@ export function duration(seconds) {
 }
 
 function longDuration(seconds) {
-  const [days, hours, minutes] = [Math.floor(seconds / 86400), Math.floor(seconds / 3600) % 24, Math.floor(seconds / 60) % 60];
+  const [days, hours, minutes] = [
+    Math.floor(seconds / 86400),
+    Math.floor(seconds / 3600) % 24,
+    Math.floor(seconds / 60) % 60,
+  ];
   if (days) return hours ? `${days}${SPACE}d ${hours}${SPACE}h` : `${days}${SPACE}d`;
   if (hours) return minutes ? `${hours}${SPACE}h ${minutes}${SPACE}min` : `${hours}${SPACE}h`;
   return seconds % 60 ? `${minutes}${SPACE}min ${seconds % 60}${SPACE}s` : `${minutes}${SPACE}min`;
@@ -32,7 +36,9 @@ export function clock(at, { seconds = true, now = new Date() } = {}) {
   if (!at) return UNKNOWN;
   const moment = new Date(at);
   const time = moment.toISOString().slice(11, seconds ? 19 : 16);
-  return moment.toISOString().slice(0, 10) === now.toISOString().slice(0, 10) ? time : `${day(moment)} ${time.slice(0, 5)}`;
+  return moment.toISOString().slice(0, 10) === now.toISOString().slice(0, 10)
+    ? time
+    : `${day(moment)} ${time.slice(0, 5)}`;
 }
 
 function day(moment) {
@@ -48,7 +54,7 @@ export function exact(at) {
 
 /** Seconds between two moments; null while one is unknown. */
 export function between(from, to) {
-  return from && to ? Math.max(0, (new Date(to) - new Date(from)) / 1000) : null;
+  return from && to ? Math.max(0, (Number(new Date(to)) - Number(new Date(from))) / 1000) : null;
 }
 
 /** A moment with the whole of it in its title. */

@@ -10,7 +10,8 @@ export function circuitsOf(health, capability) {
 }
 
 /** Every capability that an agent offers, by name. */
-export const capabilitiesOf = (health) => [...new Set(Object.values(health.agents).flatMap((agent) => Object.keys(agent.capabilities)))].sort();
+export const capabilitiesOf = (health) =>
+  [...new Set(Object.values(health.agents).flatMap((agent) => Object.keys(agent.capabilities)))].sort();
 
 const WEIGHTS = { OPEN: 5, FORCED_OPEN: 5, SET_ASIDE: 4, HALF_OPEN: 3, COOLING: 2, DISABLED: 1 };
 const weight = (circuit) => WEIGHTS[glyphOf(circuit)] ?? (circuit.why_out ? 1 : 0);

@@ -4,29 +4,72 @@ import { html } from "./view.js";
 const MARK = "var(--ink-inverse)";
 const STATE = "var(--c)";
 const dot = (x, y, r, fill = STATE) => html`<circle cx=${x} cy=${y} r=${r} fill=${fill} />`;
-const stroke = (d, width = 1.75, colour = STATE) => html`<path d=${d} fill="none" stroke=${colour} stroke-width=${width} stroke-linecap="round" stroke-linejoin="round" />`;
-const faint = (d, width) => html`<path d=${d} fill="none" stroke=${STATE} stroke-width=${width} stroke-linecap="round" opacity="0.3" />`;
+const stroke = (d, width = 1.75, colour = STATE) =>
+  html`<path d=${d} fill="none" stroke=${colour} stroke-width=${width} stroke-linecap="round" stroke-linejoin="round" />`;
+const faint = (d, width) =>
+  html`<path d=${d} fill="none" stroke=${STATE} stroke-width=${width} stroke-linecap="round" opacity="0.3" />`;
 const filled = (d) => html`<path d=${d} fill=${STATE} />`;
-const ring = (r, width, dash) => html`<circle cx="8" cy="8" r=${r} fill="none" stroke=${STATE} stroke-width=${width} stroke-dasharray=${dash} />`;
-const frame = (dash) => html`<rect x="0.75" y="0.75" width="14.5" height="14.5" rx="3.5" fill="none" stroke=${STATE} stroke-width="1.4" stroke-dasharray=${dash} />`;
+const ring = (r, width, dash) =>
+  html`<circle cx="8" cy="8" r=${r} fill="none" stroke=${STATE} stroke-width=${width} stroke-dasharray=${dash} />`;
+const frame = (dash) =>
+  html`<rect x="0.75" y="0.75" width="14.5" height="14.5" rx="3.5" fill="none" stroke=${STATE} stroke-width="1.4" stroke-dasharray=${dash} />`;
 
 /** By name: the colour's word, the word that is shown, and how it is drawn. */
 const GLYPHS = {
   // Circuits are switches: a line through lets calls through, a lever that is up does not.
   CLOSED: ["good", "Closed", () => [dot(2.6, 8, 1.9), dot(13.4, 8, 1.9), stroke("M3 8H13")]],
-  OPEN: ["bad", "Open", () => [html`<rect width="16" height="16" rx="4" fill=${STATE} />`, dot(3.9, 11, 1.5, MARK), dot(12.1, 11, 1.5, MARK), stroke("M3.9 11 10.2 4.6", 1.75, MARK)]],
+  OPEN: [
+    "bad",
+    "Open",
+    () => [
+      html`<rect width="16" height="16" rx="4" fill=${STATE} />`,
+      dot(3.9, 11, 1.5, MARK),
+      dot(12.1, 11, 1.5, MARK),
+      stroke("M3.9 11 10.2 4.6", 1.75, MARK),
+    ],
+  ],
   HALF_OPEN: ["warn", "Half-open", () => [frame(), dot(4.2, 10, 1.5), dot(11.8, 10, 1.5), stroke("M4.2 10 11 5.9")]],
-  FORCED_OPEN: ["bad", "Held open", () => [filled("M4.8 0H11.2L16 4.8V11.2L11.2 16H4.8L0 11.2V4.8Z"), dot(4.4, 11.4, 1.4, MARK), dot(11.6, 11.4, 1.4, MARK), stroke("M4.4 11.4 9.6 6.2", 1.6, MARK), stroke("M4.6 3.4H11.4", 1.6, MARK)]],
+  FORCED_OPEN: [
+    "bad",
+    "Held open",
+    () => [
+      filled("M4.8 0H11.2L16 4.8V11.2L11.2 16H4.8L0 11.2V4.8Z"),
+      dot(4.4, 11.4, 1.4, MARK),
+      dot(11.6, 11.4, 1.4, MARK),
+      stroke("M4.4 11.4 9.6 6.2", 1.6, MARK),
+      stroke("M4.6 3.4H11.4", 1.6, MARK),
+    ],
+  ],
   DISABLED: ["idle", "Disabled", () => [frame("2.4 2"), stroke("M3.4 8H12.6")]],
-  COOLING: ["warn", "Cooling down", () => [stroke("M3.4 1.2H12.6L8 8Z M3.4 14.8H12.6L8 8Z", 1.5), filled("M5.4 14H10.6L8 10.6Z")]],
-  SET_ASIDE: ["warn", "Set aside", () => [filled("M8 0.8 15.6 14.6H0.4Z"), stroke("M8 5.6V9.4", 1.75, MARK), dot(8, 12.1, 1, MARK)]],
+  COOLING: [
+    "warn",
+    "Cooling down",
+    () => [stroke("M3.4 1.2H12.6L8 8Z M3.4 14.8H12.6L8 8Z", 1.5), filled("M5.4 14H10.6L8 10.6Z")],
+  ],
+  SET_ASIDE: [
+    "warn",
+    "Set aside",
+    () => [filled("M8 0.8 15.6 14.6H0.4Z"), stroke("M8 5.6V9.4", 1.75, MARK), dot(8, 12.1, 1, MARK)],
+  ],
 
   // Tasks and runs are round while all is well.
   PENDING: ["idle", "Pending", () => [ring(6.5, 1.5, "2.4 1.7")]],
   IN_LINE: ["idle", "Queued", () => [stroke("M2 3.5H14M2 8H10M2 12.5H6", 1.9)]],
-  RUNNING: ["active", "Running", () => [html`<circle cx="8" cy="8" r="6.5" fill="none" stroke=${STATE} stroke-width="1.5" opacity="0.3" />`, html`<g class="turn">${stroke("M8 1.5A6.5 6.5 0 1 1 1.5 8", 2)}</g>`, dot(8, 8, 2.1)]],
+  RUNNING: [
+    "active",
+    "Running",
+    () => [
+      html`<circle cx="8" cy="8" r="6.5" fill="none" stroke=${STATE} stroke-width="1.5" opacity="0.3" />`,
+      html`<g class="turn">${stroke("M8 1.5A6.5 6.5 0 1 1 1.5 8", 2)}</g>`,
+      dot(8, 8, 2.1),
+    ],
+  ],
   COMPLETED: ["good", "Completed", () => [dot(8, 8, 7.5), stroke("M4.6 8.3 7 10.7 11.4 5.8", 1.75, MARK)]],
-  FAILED: ["bad", "Failed", () => [filled("M8 0.2 15.8 8 8 15.8 0.2 8Z"), stroke("M5.6 5.6 10.4 10.4M10.4 5.6 5.6 10.4", 1.75, MARK)]],
+  FAILED: [
+    "bad",
+    "Failed",
+    () => [filled("M8 0.2 15.8 8 8 15.8 0.2 8Z"), stroke("M5.6 5.6 10.4 10.4M10.4 5.6 5.6 10.4", 1.75, MARK)],
+  ],
   CANCELLED: ["idle", "Cancelled", () => [ring(6.75, 1.5), stroke("M3.4 12.6 12.6 3.4", 1.5)]],
   SKIPPED: ["idle", "Skipped", () => [stroke("M2.2 3.2 7 8 2.2 12.8M8.2 3.2 13 8 8.2 12.8", 1.6)]],
 
@@ -38,8 +81,20 @@ const GLYPHS = {
 
   // Signs beside a state.
   FAILOVER: ["warn", "Another agent took over", () => [stroke("M2 12.5V9A4 4 0 0 1 6 5H13M9.8 1.8 13 5 9.8 8.2")]],
-  LOST: ["bad", "Connection lost", () => [stroke("M1.6 6.4A9.4 9.4 0 0 1 14.4 6.4M4.2 9.3A5.6 5.6 0 0 1 11.8 9.3"), dot(8, 12.6, 1.4), stroke("M2 14.4 14 1.6")]],
-  LINKED: ["good", "Live", () => [dot(8, 8, 3.5), html`<circle cx="8" cy="8" r="6.75" fill="none" stroke=${STATE} opacity="0.3" />`]],
+  LOST: [
+    "bad",
+    "Connection lost",
+    () => [
+      stroke("M1.6 6.4A9.4 9.4 0 0 1 14.4 6.4M4.2 9.3A5.6 5.6 0 0 1 11.8 9.3"),
+      dot(8, 12.6, 1.4),
+      stroke("M2 14.4 14 1.6"),
+    ],
+  ],
+  LINKED: [
+    "good",
+    "Live",
+    () => [dot(8, 8, 3.5), html`<circle cx="8" cy="8" r="6.75" fill="none" stroke=${STATE} opacity="0.3" />`],
+  ],
 };
 
 const ICONS = {

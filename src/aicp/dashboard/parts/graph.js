@@ -20,10 +20,12 @@ export function places(ids, edges) {
   const widest = Math.max(...ranks.map((rank) => rank.length), 1);
   const width = widest * (NODE.width + GAP.x) - GAP.x;
   const at = new Map();
-  ranks.forEach((rank, row) => rank.forEach((id, column) => {
-    const left = (width - (rank.length * (NODE.width + GAP.x) - GAP.x)) / 2;
-    at.set(id, { x: left + column * (NODE.width + GAP.x), y: row * (NODE.height + GAP.y) });
-  }));
+  ranks.forEach((rank, row) =>
+    rank.forEach((id, column) => {
+      const left = (width - (rank.length * (NODE.width + GAP.x) - GAP.x)) / 2;
+      at.set(id, { x: left + column * (NODE.width + GAP.x), y: row * (NODE.height + GAP.y) });
+    }),
+  );
   return { at, width, height: ranks.length * (NODE.height + GAP.y) - GAP.y };
 }
 
@@ -40,17 +42,36 @@ export function Graph({ nodes, edges, placed, chosen, choose }) {
     watch.observe(box.current);
     return () => watch.disconnect();
   }, []);
-  const height = Math.max(CANVAS_HEIGHT.least, Math.min(CANVAS_HEIGHT.most, placed.height * fitting(placed, room) + 2 * MARGIN));
+  const height = Math.max(
+    CANVAS_HEIGHT.least,
+    Math.min(CANVAS_HEIGHT.most, placed.height * fitting(placed, room) + 2 * MARGIN),
+  );
   // Once a task is selected, the drawing stays where it is.
   const now = view ?? opening(placed, room, height, nodes, chosen);
   const zoom = (factor) => setView(zoomed(now, factor, room / 2, height / 2));
-  const keys = { "+": () => zoom(1.25), "-": () => zoom(0.8), 0: () => setView(null), ArrowLeft: () => setView({ ...now, x: now.x + 60 }), ArrowRight: () => setView({ ...now, x: now.x - 60 }), ArrowUp: () => setView({ ...now, y: now.y + 60 }), ArrowDown: () => setView({ ...now, y: now.y - 60 }) };
-  const press = (event) => { if (keys[event.key]) { event.preventDefault(); keys[event.key](); } };
+  const keys = {
+    "+": () => zoom(1.25),
+    "-": () => zoom(0.8),
+    0: () => setView(null),
+    ArrowLeft: () => setView({ ...now, x: now.x + 60 }),
+    ArrowRight: () => setView({ ...now, x: now.x - 60 }),
+    ArrowUp: () => setView({ ...now, y: now.y + 60 }),
+    ArrowDown: () => setView({ ...now, y: now.y - 60 }),
+  };
+  const press = (event) => {
+    if (keys[event.key]) {
+      event.preventDefault();
+      keys[event.key]();
+    }
+  };
   const drag = useDrag(now, setView);
   return html`<div class="canvas" ref=${box}>
-    ${room > 0 && html`<svg class="dag" role="group" tabindex="0" aria-label=${`${nodes.length} tasks, drawn from top to bottom; arrow keys move the drawing`} viewBox=${`0 0 ${room} ${height}`} height=${height} onKeyDown=${press} ...${drag}>
+    ${
+      room > 0 &&
+      html`<svg class="dag" role="group" tabindex="0" aria-label=${`${nodes.length} tasks, drawn from top to bottom; arrow keys move the drawing`} viewBox=${`0 0 ${room} ${height}`} height=${height} onKeyDown=${press} ...${drag}>
       <g transform=${`translate(${now.x} ${now.y}) scale(${now.scale})`}><${Drawing} ...${{ nodes, edges, placed, chosen, choose, now, room, height }} /></g>
-    </svg>`}
+    </svg>`
+    }
     <div class="tools"><div class="seg" role="group" aria-label="Zoom">
       <button onClick=${() => zoom(0.8)} aria-label="Zoom out"><svg class="icon" viewBox="0 0 16 16"><path d="M3 8H13" /></svg></button>
       <button onClick=${() => zoom(1.25)} aria-label="Zoom in"><svg class="icon" viewBox="0 0 16 16"><path d="M8 3V13M3 8H13" /></svg></button>
@@ -65,7 +86,10 @@ const fitting = (placed, room) => Math.max(FULL_ZOOM_MIN, Math.min(1, (room - 2 
 /** Fitted to the width, but not below where names are read, with the selected task, the first trouble or the running front in view. */
 function opening(placed, room, height, nodes, chosen) {
   const scale = fitting(placed, room);
-  const wanted = nodes.find((node) => node.id === chosen) ?? nodes.find((node) => node.tone === "bad") ?? nodes.find((node) => node.glyph === "RUNNING");
+  const wanted =
+    nodes.find((node) => node.id === chosen) ??
+    nodes.find((node) => node.tone === "bad") ??
+    nodes.find((node) => node.glyph === "RUNNING");
   const at = wanted && placed.at.get(wanted.id);
   const x = along(room, placed.width * scale, at && (at.x + NODE.width / 2) * scale);
   const y = along(height, placed.height * scale, at && at.y * scale, true);
@@ -87,22 +111,44 @@ function zoomed(view, factor, x, y) {
 function useDrag(view, setView) {
   const start = useRef(null);
   return {
-    onPointerDown: (event) => { if (event.button === 0 && !event.target.closest(".node")) { start.current = { x: event.clientX - view.x, y: event.clientY - view.y }; event.currentTarget.setPointerCapture(event.pointerId); } },
-    onPointerMove: (event) => { if (start.current) setView({ ...view, x: event.clientX - start.current.x, y: event.clientY - start.current.y }); },
-    onPointerUp: () => { start.current = null; },
-    onPointerCancel: () => { start.current = null; },
-    onWheel: (event) => { if (event.ctrlKey) { event.preventDefault(); setView(zoomed(view, event.deltaY < 0 ? 1.15 : 0.87, event.offsetX, event.offsetY)); } },
+    onPointerDown: (event) => {
+      if (event.button === 0 && !event.target.closest(".node")) {
+        start.current = { x: event.clientX - view.x, y: event.clientY - view.y };
+        event.currentTarget.setPointerCapture(event.pointerId);
+      }
+    },
+    onPointerMove: (event) => {
+      if (start.current) setView({ ...view, x: event.clientX - start.current.x, y: event.clientY - start.current.y });
+    },
+    onPointerUp: () => {
+      start.current = null;
+    },
+    onPointerCancel: () => {
+      start.current = null;
+    },
+    onWheel: (event) => {
+      if (event.ctrlKey) {
+        event.preventDefault();
+        setView(zoomed(view, event.deltaY < 0 ? 1.15 : 0.87, event.offsetX, event.offsetY));
+      }
+    },
   };
 }
 
 /** Only what is in view is drawn, and at most as much as stays smooth. */
 function Drawing({ nodes, edges, placed, chosen, choose, now, room, height }) {
-  const sees = ({ x, y }) => x * now.scale + now.x > -NODE.width * now.scale && x * now.scale + now.x < room && y * now.scale + now.y > -NODE.height * now.scale && y * now.scale + now.y < height;
+  const sees = ({ x, y }) =>
+    x * now.scale + now.x > -NODE.width * now.scale &&
+    x * now.scale + now.x < room &&
+    y * now.scale + now.y > -NODE.height * now.scale &&
+    y * now.scale + now.y < height;
   const shown = nodes.filter((node) => sees(placed.at.get(node.id))).slice(0, DRAWN_MAX);
   const byId = new Map(nodes.map((node) => [node.id, node]));
   const inView = new Set(shown.map((node) => node.id));
   const near = edges.filter(([from, to]) => inView.has(from) || inView.has(to)).slice(0, 2 * DRAWN_MAX);
-  const drawnEdges = near.map((edge) => ({ edge, isLit: edge.includes(chosen) })).sort((a, b) => Number(a.isLit) - Number(b.isLit));
+  const drawnEdges = near
+    .map((edge) => ({ edge, isLit: edge.includes(chosen) }))
+    .sort((a, b) => Number(a.isLit) - Number(b.isLit));
   return html`${drawnEdges.map(({ edge: [from, to], isLit }) => html`<${Edge} key=${`${from}>${to}`} kind=${kindOf(byId.get(from), byId.get(to), isLit)} from=${placed.at.get(from)} to=${placed.at.get(to)} />`)}
     ${shown.map((node) => html`<${Node} key=${node.id} node=${node} at=${placed.at.get(node.id)} isChosen=${node.id === chosen} choose=${choose} scale=${now.scale} />`)}`;
 }
@@ -120,14 +166,23 @@ function Edge({ from, to, kind }) {
 }
 
 function Node({ node, at, isChosen, choose, scale }) {
-  const classes = ["node", isChosen && "chosen", node.isToCome && "to-come", node.tone && `is-${node.tone}`].filter(Boolean).join(" ");
-  const press = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(node.id); } };
+  const classes = ["node", isChosen && "chosen", node.isToCome && "to-come", node.tone && `is-${node.tone}`]
+    .filter(Boolean)
+    .join(" ");
+  const press = (event) => {
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      choose(node.id);
+    }
+  };
   return html`<g class=${classes} transform=${`translate(${at.x} ${at.y})`} tabindex="0" role="button" aria-label=${`${line(node.id)}, ${wordOf(node.glyph)}, ${line(node.sub)}`} aria-pressed=${isChosen} onClick=${() => choose(node.id)} onKeyDown=${press}>
     ${isChosen && html`<rect class="halo" x="-3" y="-3" width=${NODE.width + 6} height=${NODE.height + 6} rx="8.5" />`}
     <rect class="box" width=${NODE.width} height=${NODE.height} rx="6" />
-    ${scale < NAMES_ZOOM_MIN
-      ? html`<rect class=${`fill is-${toneOf(node.glyph)}`} x="8" y="8" width=${NODE.width - 16} height=${NODE.height - 16} rx="4" />`
-      : html`<g class=${`sh is-${toneOf(node.glyph)}`} transform="translate(11 14)">${drawn(node.glyph)}</g><text class="name" x="36" y=${scale < FULL_ZOOM_MIN ? 27 : 18.5}>${cut(node.id, NAME_CHARS)}</text>`}
+    ${
+      scale < NAMES_ZOOM_MIN
+        ? html`<rect class=${`fill is-${toneOf(node.glyph)}`} x="8" y="8" width=${NODE.width - 16} height=${NODE.height - 16} rx="4" />`
+        : html`<g class=${`sh is-${toneOf(node.glyph)}`} transform="translate(11 14)">${drawn(node.glyph)}</g><text class="name" x="36" y=${scale < FULL_ZOOM_MIN ? 27 : 18.5}>${cut(node.id, NAME_CHARS)}</text>`
+    }
     ${scale >= FULL_ZOOM_MIN && html`<text class=${node.tone ? "sub loud" : "sub"} x="36" y="33.5">${cut(node.sub, SUB_CHARS)}</text>${node.signs.map((sign) => html`<${Sign} ...${sign} />`)}`}
   </g>`;
 }

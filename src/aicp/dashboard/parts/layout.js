@@ -8,7 +8,9 @@ const SWEEPS = 6;
  * @returns {{ranks: string[][]}} The tasks of each rank, from left to right.
  */
 export function layered(ids, edges) {
+  /** @type {Map<string, string[]>} */
   const above = new Map(ids.map((id) => [id, []]));
+  /** @type {Map<string, string[]>} */
   const below = new Map(ids.map((id) => [id, []]));
   for (const [from, to] of edges) {
     above.get(to)?.push(from);
@@ -43,8 +45,13 @@ function order(ranks, neighbours, isUpwards) {
   const walk = isUpwards ? [...ranks].reverse() : ranks;
   for (const rank of walk) {
     const middle = (id, index) => {
-      const places = neighbours.get(id).map((one) => place.get(one)).filter((one) => one !== undefined);
-      return places.length ? places.reduce((sum, one) => sum + one, 0) / places.length : index / Math.max(1, rank.length - 1) - 0.5;
+      const places = neighbours
+        .get(id)
+        .map((one) => place.get(one))
+        .filter((one) => one !== undefined);
+      return places.length
+        ? places.reduce((sum, one) => sum + one, 0) / places.length
+        : index / Math.max(1, rank.length - 1) - 0.5;
     };
     const wanted = new Map(rank.map((id, index) => [id, middle(id, index)]));
     rank.sort((a, b) => wanted.get(a) - wanted.get(b));

@@ -6,7 +6,12 @@ export function routeOf(hash) {
   const path = place.split("/").filter(Boolean).map(decoded);
   const [first = "overview", second] = path;
   const page = first === "runs" && second ? "run" : first;
-  return { page, path, query: Object.fromEntries(new URLSearchParams(query)), key: path.slice(0, 2).join("/") || "overview" };
+  return {
+    page,
+    path,
+    query: Object.fromEntries(new URLSearchParams(query)),
+    key: path.slice(0, 2).join("/") || "overview",
+  };
 }
 
 function decoded(part) {

@@ -25,7 +25,9 @@ export function underWay(before, event) {
   const task = event.task_id?.split(".").slice(1).join(".");
   if (!task || !["attempt_started", "attempt_ended", "task_ended"].includes(event.kind)) return before;
   const { [task]: _, ...others } = before;
-  return event.kind === "attempt_started" ? { ...others, [task]: { agentId: event.agent_id, number: event.attempt, at: event.at } } : others;
+  return event.kind === "attempt_started"
+    ? { ...others, [task]: { agentId: event.agent_id, number: event.attempt, at: event.at } }
+    : others;
 }
 
 /** What the graph draws of each task. */
@@ -79,13 +81,23 @@ function spansOf(run, id, task, attempt, at, nowS) {
   const spans = [];
   const sources = awaitedBy(run, id).map((from) => run.tasks[from]);
   const isReady = sources.every((one) => hasEnded(one));
-  let before = task.ready_at ? at(task.ready_at) : isReady ? Math.max(0, ...sources.map((one) => at(one.ended_at))) : null;
+  let before = task.ready_at
+    ? at(task.ready_at)
+    : isReady
+      ? Math.max(0, ...sources.map((one) => at(one.ended_at)))
+      : null;
   for (const one of task.attempts) {
-    if (before !== null && at(one.started_at) > before) spans.push({ kind: "wait", from: before, to: at(one.started_at) });
+    if (before !== null && at(one.started_at) > before)
+      spans.push({ kind: "wait", from: before, to: at(one.started_at) });
     before = at(one.ended_at);
     spans.push({ kind: one.outcome === "SUCCESS" ? "ok" : "failed", from: at(one.started_at), to: before });
   }
-  if (attempt) spans.push(...(before !== null ? [{ kind: "wait", from: before, to: at(attempt.at) }] : []), { kind: "now", from: at(attempt.at), to: nowS });
+  if (attempt)
+    spans.push(...(before !== null ? [{ kind: "wait", from: before, to: at(attempt.at) }] : []), {
+      kind: "now",
+      from: at(attempt.at),
+      to: nowS,
+    });
   else if (task.status === "RUNNING" && before !== null) spans.push({ kind: "wait", from: before, to: nowS });
   return spans;
 }

@@ -7,21 +7,28 @@ const [WIDTH, HEIGHT, DRAWN] = [100, 28, 60];
 function thin(values, count) {
   const step = values.length / count;
   return Array.from({ length: count }, (_, index) => {
-    const group = values.slice(Math.floor(index * step), Math.floor((index + 1) * step)).filter((value) => value !== null);
+    const group = values
+      .slice(Math.floor(index * step), Math.floor((index + 1) * step))
+      .filter((value) => value !== null);
     return group.length ? group.reduce((sum, value) => sum + value, 0) / group.length : null;
   });
 }
 
 /** The path of values that `place` puts somewhere; a null is a gap. */
 function path(values, place) {
-  return values.map((value, index) => (value === null ? "" : `${index && values[index - 1] !== null ? "L" : "M"}${place(value, index)}`)).join("");
+  return values
+    .map((value, index) =>
+      value === null ? "" : `${index && values[index - 1] !== null ? "L" : "M"}${place(value, index)}`,
+    )
+    .join("");
 }
 
 /** 15 minutes without axes, from 0 to the largest value, with a dot for now. */
 export function Spark({ values, isBad = false, top = 0 }) {
   const shown = thin(values, DRAWN);
   const max = Math.max(top, ...shown.filter((value) => value !== null)) || 1;
-  const place = (value, index) => `${((index / (DRAWN - 1)) * WIDTH).toFixed(1)} ${(HEIGHT - 2 - (value / max) * (HEIGHT - 4)).toFixed(1)}`;
+  const place = (value, index) =>
+    `${((index / (DRAWN - 1)) * WIDTH).toFixed(1)} ${(HEIGHT - 2 - (value / max) * (HEIGHT - 4)).toFixed(1)}`;
   const first = shown.findIndex((value) => value !== null);
   const last = shown.findLastIndex((value) => value !== null);
   if (first < 0) return html`<svg class="spark" viewBox="0 0 100 28" aria-hidden="true" />`;
@@ -38,7 +45,7 @@ const CHART_HEIGHT = 186;
 /** The next of 1, 2, 3, 5, 6 times a power of ten. */
 function ceiling(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return [1, 2, 3, 5, 6, 10].map((step) => step * power).find((step) => step >= value);
+  return [1, 2, 3, 5, 6, 10].map((step) => step * power).find((step) => step >= value) ?? value;
 }
 
 /**
@@ -65,8 +72,12 @@ function Lines({ series, unit, now, label, width }) {
   const ends = spread(series.map((one, index) => ({ ...one, index, at: y(one.values.at(-1) ?? 0) })));
   return html`<svg class="chart" role="img" aria-label=${label} viewBox=${`0 0 ${width} ${CHART_HEIGHT}`} height=${CHART_HEIGHT}>
     <text x="0" y="10">${unit}</text>
-    ${[0, 0.5, 1].map((part) => html`<line class=${part ? "grid" : "grid base"} x1=${ROOM.left} x2=${width - ROOM.right} y1=${Math.round(y(top * part)) + 0.5} y2=${Math.round(y(top * part)) + 0.5} />
-      <text x=${ROOM.left - 8} y=${y(top * part) + 4} text-anchor="end">${top * part}</text>`)}
+    ${[0, 0.5, 1].map(
+      (
+        part,
+      ) => html`<line class=${part ? "grid" : "grid base"} x1=${ROOM.left} x2=${width - ROOM.right} y1=${Math.round(y(top * part)) + 0.5} y2=${Math.round(y(top * part)) + 0.5} />
+      <text x=${ROOM.left - 8} y=${y(top * part) + 4} text-anchor="end">${top * part}</text>`,
+    )}
     ${times.map((part) => html`<text x=${ROOM.left + inner.width * part} y=${CHART_HEIGHT - 4} text-anchor=${part === 0 ? "start" : part === 1 ? "end" : "middle"}>${new Date(now - (1 - part) * 900_000).toISOString().slice(11, 16)}</text>`)}
     ${series.map((one, index) => html`<path class=${`line s${index + 1} ${one.tone ? `is-${one.tone}` : ""}`} d=${path(one.values, (value, at) => `${x(at, one.values.length).toFixed(1)} ${y(value).toFixed(1)}`)} />`)}
     ${ends.map((one) => html`<text class=${`end ${one.tone ? `is-${one.tone}` : ""}`} x=${width - ROOM.right + 8} y=${one.at + 4}>${one.name}</text>`)}
@@ -76,7 +87,9 @@ function Lines({ series, unit, now, label, width }) {
 /** The names at the ends of the lines, 14 px apart at least. */
 function spread(ends) {
   const sorted = [...ends].sort((a, b) => a.at - b.at);
-  sorted.forEach((end, index) => { if (index) end.at = Math.max(end.at, sorted[index - 1].at + 14); });
+  sorted.forEach((end, index) => {
+    if (index) end.at = Math.max(end.at, sorted[index - 1].at + 14);
+  });
   return sorted;
 }
 

@@ -4,7 +4,8 @@ import { html, useState } from "./view.js";
 
 /** Bars in the shape of rows, or what keeps the page from being read. */
 export function Loading({ trouble = "" }) {
-  if (trouble) return html`<${Trouble} what="This could not be read." why=${trouble} next="It is tried again by itself." />`;
+  if (trouble)
+    return html`<${Trouble} what="This could not be read." why=${trouble} next="It is tried again by itself." />`;
   return html`<div class="panel" aria-busy="true" aria-label="Loading"><div class="body stack tight"><span class="skeleton w60"></span><span class="skeleton w80"></span><span class="skeleton w60"></span></div></div>`;
 }
 

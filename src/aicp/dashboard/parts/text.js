@@ -12,7 +12,10 @@ export function line(text) {
 
 /** Text of several lines, without marks that hide or turn it. */
 export function lines(text) {
-  return String(text ?? "").split("\n").map((one) => one.replace(/\t/g, "  ").replace(MARKS, "�")).join("\n");
+  return String(text ?? "")
+    .split("\n")
+    .map((one) => one.replace(/\t/g, "  ").replace(MARKS, "�"))
+    .join("\n");
 }
 
 /** An id, cut in its middle: the first and the last four characters. */

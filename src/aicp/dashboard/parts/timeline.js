@@ -31,16 +31,18 @@ function Rows({ shown, nowS, isOver, chosen, choose, room }) {
   const left = room < 560 ? 84 : 120;
   const span = Math.max(nowS, 0.001) * (isOver ? 1 : 1.02);
   const x = (seconds) => left + ((room - left - RIGHT) * Math.min(seconds, span)) / span;
-  const step = STEPS_S.find((one) => span / one <= (room < 560 ? 3 : 6)) ?? STEPS_S.at(-1);
+  const step = STEPS_S.find((one) => span / one <= (room < 560 ? 3 : 6)) ?? STEPS_S[STEPS_S.length - 1];
   const marks = Array.from({ length: Math.floor(span / step) + 1 }, (_, index) => index * step);
   const height = TOP + shown.length * ROW + 4;
   return html`<svg role="group" aria-label=${`Timeline of ${shown.length} tasks over ${duration(nowS)}`} viewBox=${`0 0 ${room} ${height}`} height=${height}>
     <g class="g-axis">${marks.map((mark) => html`<line x1=${x(mark)} x2=${x(mark)} y1=${TOP - 4} y2=${height} />${(isOver || x(nowS) - x(mark) > 40) && html`<text x=${x(mark)} y="15" text-anchor="middle">${mark ? duration(mark) : "0 s"}</text>`}`)}</g>
-    ${shown.map((row, index) => html`<g key=${row.id} class="g-row" onClick=${() => choose(row.id)}>
+    ${shown.map(
+      (row, index) => html`<g key=${row.id} class="g-row" onClick=${() => choose(row.id)}>
       ${row.id === chosen && html`<rect class="g-hot" x="0" width=${room} y=${TOP + index * ROW} height=${ROW} /><rect x="0" y=${TOP + index * ROW} width="3" height=${ROW} fill="var(--accent)" />`}
       <text x="16" y=${TOP + index * ROW + 16}>${line(row.id).slice(0, left < 100 ? 9 : 15)}</text>
       ${row.spans.map((one) => html`<${Span} ...${{ kind: one.kind, from: x(one.from), to: x(one.to), y: TOP + index * ROW }} />`)}
-    </g>`)}
+    </g>`,
+    )}
     ${!isOver && html`<line class="g-now" x1=${x(nowS)} x2=${x(nowS)} y1="20" y2=${height} /><text class="g-now-text" x=${x(nowS)} y="15" text-anchor="middle">now</text>`}
   </svg>`;
 }
