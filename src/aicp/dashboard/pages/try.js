@@ -20,7 +20,7 @@ export function Try({ state, feed }) {
   if (!health || !agents) return html`<${Loading} trouble=${state.trouble.agents} />`;
   const names = capabilitiesOf(health);
   if (!names.length)
-    return html`<${Empty} title="Nothing to try yet">No agent offers a capability. <a class="link" href="#/overview">How to start one</a><//>`;
+    return html`<div class="head"><h1>Try it</h1></div><${Empty} title="Nothing to try yet">No agent offers a capability. <a class="link" href="#/overview">How to start one</a><//>`;
   const capability = names.includes(chosen) ? chosen : names[0];
   const schema = agents
     .flatMap((agent) => agent.capabilities)

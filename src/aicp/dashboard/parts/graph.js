@@ -12,7 +12,7 @@ const SUB_CHARS = 22;
 const FULL_ZOOM_MIN = 0.7;
 const NAMES_ZOOM_MIN = 0.35;
 const DRAWN_MAX = 1_200;
-const CANVAS_HEIGHT = { least: 260, most: 620 };
+const CANVAS_HEIGHT = { least: 160, most: 620 };
 
 /** Where each task of a run is drawn. Costs some milliseconds for a thousand: keep it while the edges are the same. */
 export function places(ids, edges) {

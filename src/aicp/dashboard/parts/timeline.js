@@ -7,7 +7,10 @@ const ROW = 24;
 const TOP = 26;
 const RIGHT = 28;
 const ROWS_MAX = 200;
-const STEPS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400];
+const STEPS_S = [
+  0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600,
+  86400,
+];
 
 /**
  * @param {{rows: {id: string, spans: {kind: "wait"|"ok"|"failed"|"now", from: number, to: number}[]}[], nowS: number, isOver: boolean,
