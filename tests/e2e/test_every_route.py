@@ -139,6 +139,7 @@ async def drive_the_rest(client: Client) -> None:
     made = await client.create_key(KeyRequest("test", (Scope.TASKS_READ,)))
     assert made.key.key_id in {key.key_id for key in await client.list_keys()}
     assert (await client.revoke_key(made.key.key_id)).revoked_at is not None
+    assert (await client.current_key()).tenant == "*"
     opened = await client.open_session((await client.create_session_code()).code)
     async with Client(client.url, opened.key) as page:
         assert (await page.info()).name == "aicp"

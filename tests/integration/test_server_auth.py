@@ -26,6 +26,7 @@ EXPECTED_ROUTES = {
     "GET /api/events",
     "GET /api/info",
     "GET /api/keys",
+    "GET /api/keys/current",
     "GET /api/scheduler/status",
     "GET /api/tasks",
     "GET /api/tasks/chain",
@@ -81,7 +82,10 @@ OPEN_ROUTES = {f"{method} {path}" for method in ("GET", "HEAD") for path in OPEN
 OPEN_ROUTES |= {"GET /", "POST /api/sessions"}
 # The bare address leads only a browser somewhere, which says that it takes pages; a session asks for a body.
 OPEN_BUT_NOT_FOR_ALL = {"GET /": 404, "POST /api/sessions": 415}
-ANY_KEY_ROUTES = {"GET /api/info", "GET /openapi.json", "POST /api/sessions/codes", "DELETE /api/sessions/current"}
+ANY_KEY_ROUTES = {
+    "GET /api/info", "GET /api/keys/current", "GET /openapi.json",
+    "POST /api/sessions/codes", "DELETE /api/sessions/current",
+}  # fmt: skip
 
 
 def scopes_of_routes() -> dict[str, Scope]:

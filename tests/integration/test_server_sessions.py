@@ -43,6 +43,21 @@ def test_client_opens_a_session_and_signs_out() -> None:
     with_api(test)
 
 
+def test_every_key_is_told_what_it_may_do() -> None:
+    async def test(api: Api) -> None:
+        reader = await api.make_key("acme", Scope.TASKS_READ, Scope.AGENTS_READ, expires_in_s=60.0)
+        async with Client(api.url, reader.secret) as client:
+            told = await client.current_key()
+        assert (told.key_id, told.tenant, told.expires_at) == (reader.key.key_id, "acme", reader.key.expires_at)
+        assert set(told.scopes) == {Scope.TASKS_READ, Scope.AGENTS_READ}
+        admin = (await api.get("/api/keys/current")).body
+        assert admin == {"key_id": "admin", "tenant": "*", "scopes": ["admin"], "expires_at": None}
+        session = (await api.get("/api/keys/current", key=await session_of(api, reader.secret))).body
+        assert (session["tenant"], set(session["scopes"])) == ("acme", {"tasks:read", "agents:read"})
+
+    with_api(test)
+
+
 def test_wrong_used_and_odd_codes_are_refused_alike() -> None:
     async def test(api: Api) -> None:
         code = (await api.post(CODES)).body["code"]

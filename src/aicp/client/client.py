@@ -13,7 +13,17 @@ from aicp.client.exchange import Exchange
 from aicp.client.following import follow
 from aicp.client.problems import ServerRefused
 from aicp.errors import AgentNotFound, ChainNotFound, KeyNotFound, NotFound, TaskNotFound
-from aicp.model.access import ApiKey, AuditPage, KeyList, KeyMade, KeyRequest, SessionCode, SessionMade, SessionRequest
+from aicp.model.access import (
+    ApiKey,
+    AuditPage,
+    CurrentKey,
+    KeyList,
+    KeyMade,
+    KeyRequest,
+    SessionCode,
+    SessionMade,
+    SessionRequest,
+)
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
 from aicp.model.converting import convert_in_pieces
@@ -424,6 +434,10 @@ class Client:
     async def list_keys(self) -> list[ApiKey]:
         """Every key, oldest first, those that ended in the last 30 days included."""
         return (await self._ask("GET", "/api/keys", KeyList)).keys
+
+    async def current_key(self) -> CurrentKey:
+        """What this client's key may do."""
+        return await self._ask("GET", "/api/keys/current", CurrentKey)
 
     async def revoke_key(self, key_id: str) -> ApiKey:
         """Have a key open nothing any more.

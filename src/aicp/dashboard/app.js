@@ -7,6 +7,7 @@ import { Agent } from "./pages/agent.js";
 import { Events } from "./pages/events.js";
 import { Failures } from "./pages/failures.js";
 import { Fleet } from "./pages/fleet.js";
+import { Keys } from "./pages/keys.js";
 import { Login } from "./pages/login.js";
 import { Overview } from "./pages/overview.js";
 import { Queues } from "./pages/queues.js";
@@ -28,6 +29,7 @@ const PAGES = {
   failures: Failures,
   events: Events,
   try: Try,
+  keys: Keys,
   about: About,
   more: More,
 };

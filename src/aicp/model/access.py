@@ -146,6 +146,22 @@ class KeyMade(msgspec.Struct, frozen=True):
         return f"KeyMade(key={self.key!r}, secret='***')"
 
 
+class CurrentKey(msgspec.Struct, frozen=True):
+    """What the key of a request may do, for whoever shows it.
+
+    Attributes:
+        key_id: `admin` for that of the data directory.
+        tenant: Whose objects it sees and makes; `*` for every tenant's.
+        scopes: What it may do.
+        expires_at: UTC; None for never.
+    """
+
+    key_id: str
+    tenant: str
+    scopes: tuple[Scope, ...]
+    expires_at: datetime | None = None
+
+
 class SessionCode(msgspec.Struct, frozen=True):
     """What a link to the dashboard carries, told once.
 

@@ -17,6 +17,7 @@ from aicp.model.access import (
     NO_LIMITS,
     OPERATOR_ID,
     ApiKey,
+    CurrentKey,
     Grant,
     KeyKind,
     KeyMade,
@@ -95,6 +96,14 @@ class KeyHolder:
         self.usage = usage
         self.key = key
         self.ended = asyncio.Event()
+
+
+def current_key(holder: KeyHolder) -> CurrentKey:
+    """What a key may do, for whoever shows it."""
+    caller = holder.caller
+    tenant = EVERY_TENANT if caller.sees is None else caller.tenant
+    expires_at = None if holder.key is None else holder.key.expires_at
+    return CurrentKey(caller.key_id, tenant, tuple(sorted(caller.scopes)), expires_at)
 
 
 class Keys:

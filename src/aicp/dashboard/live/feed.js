@@ -12,6 +12,7 @@ const WAITING_KEPT = 450;
 
 const PARTS = {
   info: "/api/info",
+  reader: "/api/keys/current",
   health: "/api/circuit-breaker/health",
   status: "/api/scheduler/status",
   failures: `/api/circuit-breaker/failures?limit=${FAILURES_SHOWN}`,

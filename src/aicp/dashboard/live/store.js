@@ -12,6 +12,7 @@ export const initial = () => ({
   connection: { state: "connecting", answeredAt: 0, triesAt: 0 },
   isOver: false,
   info: null,
+  reader: null,
   health: null,
   status: null,
   agents: null,

@@ -4,6 +4,7 @@ import { Confirm } from "../parts/dialog.js";
 import { duration, Figure, Moment, percent, UNKNOWN } from "../parts/figures.js";
 import { glyphOf, isReady, nextProbe, whyOut } from "../parts/fleet.js";
 import { Glyph, State, wordOf } from "../parts/glyphs.js";
+import { may } from "../parts/rights.js";
 import { Empty, Loading } from "../parts/states.js";
 import { line, plural } from "../parts/text.js";
 import { html, useState } from "../parts/view.js";
@@ -20,7 +21,7 @@ export function Agent({ state, feed, now, route }) {
     return html`<${Empty} title=${`No agent ${line(agentId)}`}>It was removed, or belongs to another tenant. <a class="link" href="#/fleet">All agents</a><//>`;
   const failures = (state.failures ?? []).filter((failure) => failure.agent_id === agentId);
   return html`<div class="head"><h1 class="id">${line(agentId)}</h1><${State} name=${known.draining ? "DRAINING" : agent.liveness} /><span class="mid small">${isReady(agent) ? "Ready for all that it offers" : line(whyOut(agent))}</span>
-      <${Actions} ...${{ agentId, ask }} /></div>
+      <${Actions} ...${{ state, ask }} /></div>
     ${asked && html`<${Confirm} ...${deeds(feed, agentId, agent)[asked]} close=${() => ask(null)} />`}
     <div class="two">
       <div class="stack"><${Circuits} ...${{ agent, readAt: state.readAt.health ?? now, now }} /><${Failures} failures=${failures} /></div>
@@ -28,13 +29,19 @@ export function Agent({ state, feed, now, route }) {
     </div>`;
 }
 
-function Actions({ ask }) {
+function Actions({ state, ask }) {
   return html`<div class="actions">
-    <button class="btn" onClick=${() => ask("reset")}>Reset circuits…</button>
+    ${
+      may(state, "breakers:write") &&
+      html`<button class="btn" onClick=${() => ask("reset")}>Reset circuits…</button>
     <button class="btn" onClick=${() => ask("open")}>Hold open…</button>
-    <button class="btn" onClick=${() => ask("disable")}>Disable…</button>
-    <button class="btn" onClick=${() => ask("drain")}>Drain…</button>
-    <button class="btn stop" onClick=${() => ask("remove")}>Remove…</button>
+    <button class="btn" onClick=${() => ask("disable")}>Disable…</button>`
+    }
+    ${
+      may(state, "agents:write") &&
+      html`<button class="btn" onClick=${() => ask("drain")}>Drain…</button>
+    <button class="btn stop" onClick=${() => ask("remove")}>Remove…</button>`
+    }
   </div>`;
 }
 

@@ -5,6 +5,7 @@ import { circuitsOf, glyphOf, nextProbe } from "../parts/fleet.js";
 import { Glyph, Icon, State, toneOf, wordOf } from "../parts/glyphs.js";
 import { Graph, places } from "../parts/graph.js";
 import { Json } from "../parts/json.js";
+import { may } from "../parts/rights.js";
 import { awaitedBy, hasEnded, nodesOf, rowsOf, underWay } from "../parts/run.js";
 import { Empty, Loading, Trouble } from "../parts/states.js";
 import { line, lines, plural, short, whole } from "../parts/text.js";
@@ -33,7 +34,7 @@ export function Run({ state, feed, now, route, go }) {
   const chosen = run.tasks[route.query.task] ? route.query.task : "";
   const nodes = nodesOf(run, live, state.health, now);
   const choose = (id) => go(`#/runs/${run.chain_id}${id && id !== chosen ? `?task=${encodeURIComponent(id)}` : ""}`);
-  return html`<${Head} ...${{ run, nowS, ask, go, feed }} />
+  return html`<${Head} ...${{ run, nowS, ask, go, feed, state }} />
     ${
       asked &&
       html`<${Confirm} question=${`Cancel ${line(run.name) || "this run"}?`} effects=${[`${plural(run.total_tasks - Object.values(run.tasks).filter(hasEnded).length, "task")} will not be done; those that run are cut off.`, "What is completed stays. Retry makes a new run of the rest."]} deed="Cancel run" act=${async () => {
@@ -95,7 +96,7 @@ function useRun(feed, chainId, connection) {
   return { ...found, live, read: () => reader.current() };
 }
 
-function Head({ run, nowS, ask, go, feed }) {
+function Head({ run, nowS, ask, go, feed, state }) {
   const [problem, setProblem] = useState("");
   const retry = async () => {
     try {
@@ -111,7 +112,7 @@ function Head({ run, nowS, ask, go, feed }) {
     );
   return html`<div class="head"><h1>${line(run.name) || "Task"}</h1><span class=${`tag is-${toneOf(run.status)}`}><${Glyph} name=${run.status} />${wordOf(run.status)}</span>
     <span class="mid small"><span class="id" title=${run.chain_id}>${short(run.chain_id)}</span> · ${duration(nowS)} · ${whole(run.completed_tasks)} of ${plural(run.total_tasks, "task")} completed${run.retry_of && html` · retry of <a class="id link" href=${`#/runs/${run.retry_of}`}>${short(run.retry_of)}</a>`}</span>
-    <div class="actions">${problem && html`<span class="wrong" role="alert">${problem}</span>`}<button class="btn narrow-hide" onClick=${copy}>Copy as curl</button>${hasEnded(run) ? html`<button class="btn" onClick=${retry}>Retry</button>` : html`<button class="btn stop" onClick=${() => ask(true)}>Cancel run…</button>`}</div></div>`;
+    <div class="actions">${problem && html`<span class="wrong" role="alert">${problem}</span>`}<button class="btn narrow-hide" onClick=${copy}>Copy as curl</button>${hasEnded(run) && may(state, "tasks:submit") && html`<button class="btn" onClick=${retry}>Retry</button>`}${!hasEnded(run) && may(state, "tasks:cancel") && html`<button class="btn stop" onClick=${() => ask(true)}>Cancel run…</button>`}</div></div>`;
 }
 
 function Task({ run, id, task, node, state, now, feed, close }) {

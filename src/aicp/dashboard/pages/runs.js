@@ -1,6 +1,7 @@
 // The newest runs: how they stand, with a filter by status; pages by cursor, never a list that grows.
 import { between, duration, Moment, UNKNOWN } from "../parts/figures.js";
 import { State } from "../parts/glyphs.js";
+import { may } from "../parts/rights.js";
 import { Empty, Loading, Trouble } from "../parts/states.js";
 import { line, tail } from "../parts/text.js";
 import { html, useEffect, useState } from "../parts/view.js";
@@ -25,7 +26,7 @@ export function Runs({ state, feed, now, route, go }) {
   const runs = isNewest ? state.runs?.slice(0, PAGE) : page?.chains;
   const next = isNewest ? state.runs?.[PAGE - 1]?.chain_id : page?.next_cursor;
   const running = state.runs?.filter((run) => run.status === "RUNNING").length ?? 0;
-  return html`<div class="head"><h1>Runs</h1><p class="mid">${running ? `${running} running among the newest ${state.runs.length}` : "none of the newest is running"}</p><div class="actions"><a class="btn first" href="#/try">Try a capability</a></div></div>
+  return html`<div class="head"><h1>Runs</h1><p class="mid">${running ? `${running} running among the newest ${state.runs.length}` : "none of the newest is running"}</p>${may(state, "tasks:submit") && html`<div class="actions"><a class="btn first" href="#/try">Try a capability</a></div>`}</div>
     <div class="filters" role="search"><select aria-label="Status" value=${status} onChange=${(event) => go(event.target.value ? `#/runs?status=${event.target.value}` : "#/runs")}><option value="">Any status</option>${STATUSES.map((name) => html`<option value=${name}>${name.charAt(0) + name.slice(1).toLowerCase()}</option>`)}</select></div>
     ${page?.trouble ? html`<${Trouble} what="The runs could not be read." why=${page.trouble} next="" />` : !runs ? html`<${Loading} trouble=${state.trouble.runs} />` : !runs.length ? html`<${Nothing} ...${{ status, go }} />` : html`<${List} ...${{ runs, now, next, status, cursor }} />`}`;
 }

@@ -3,6 +3,7 @@ import { between, duration } from "../parts/figures.js";
 import { capabilitiesOf } from "../parts/fleet.js";
 import { Glyph, State } from "../parts/glyphs.js";
 import { Json } from "../parts/json.js";
+import { may } from "../parts/rights.js";
 import { hasEnded } from "../parts/run.js";
 import { Code, Empty, Loading } from "../parts/states.js";
 import { line } from "../parts/text.js";
@@ -18,6 +19,8 @@ export function Try({ state, feed }) {
   const [problem, setProblem] = useState("");
   useTask(feed, task, setTask);
   if (!health || !agents) return html`<${Loading} trouble=${state.trouble.agents} />`;
+  if (state.reader && !may(state, "tasks:submit"))
+    return html`<div class="head"><h1>Try it</h1></div><${Empty} title="Not with this key">It may not submit tasks: that takes the scope <code>tasks:submit</code>.<//>`;
   const names = capabilitiesOf(health);
   if (!names.length)
     return html`<div class="head"><h1>Try it</h1></div><${Empty} title="Nothing to try yet">No agent offers a capability. <a class="link" href="#/overview">How to start one</a><//>`;

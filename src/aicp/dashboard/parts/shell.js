@@ -3,6 +3,8 @@
 import { duration } from "./figures.js";
 import { isReady } from "./fleet.js";
 import { Glyph, Icon } from "./glyphs.js";
+import { may, tenantOf } from "./rights.js";
+import { line } from "./text.js";
 import { html, useEffect } from "./view.js";
 
 const STALE_AFTER_MS = 5_000;
@@ -19,6 +21,7 @@ const PLACES = [
 const REST = [
   ["try", "Try it", "tryit"],
   ["events", "Events", "events"],
+  ["keys", "Keys and audit", "keys"],
   ["about", "About", "about"],
 ];
 const BELONGS = { agents: "fleet", run: "runs" };
@@ -41,8 +44,8 @@ export function Shell({ state, now, route, leave, children }) {
     <div class="shell" data-stale=${isStale ? "" : undefined}>
       <nav class="nav" aria-label="Main">
         <a class="brand" href="#/overview" aria-label="AICP, overview"><${Icon} name="brand" /><span class="word">AICP</span></a>
-        <div class="lists stack"><ul>${PLACES.map(item)}<li class="more"><a href="#/more" title="More" aria-current=${REST.some(([place]) => place === here) || here === "more" ? "page" : undefined}><${Icon} name="more" /><span class="word">More</span></a></li></ul><ul class="rest">${REST.map(item)}</ul></div>
-        <div class="foot"><ul><li><${ThemeSwitch} /></li><li><a href="#/overview" role="button" title="Sign out" onClick=${(
+        <div class="lists stack"><ul>${PLACES.map(item)}<li class="more"><a href="#/more" title="More" aria-current=${REST.some(([place]) => place === here) || here === "more" ? "page" : undefined}><${Icon} name="more" /><span class="word">More</span></a></li></ul><ul class="rest">${restOf(state).map(item)}</ul></div>
+        <div class="foot">${state.reader && html`<p class="tenant"><span class="strong cut">${line(tenantOf(state.reader))}</span><span class="soft small cut">${state.reader.scopes.includes("admin") ? "Admin key" : "Key"}${state.reader.expires_at ? `, ends in ${left(state.reader.expires_at, now)}` : ""}</span></p>`}<ul><li><${ThemeSwitch} /></li><li><a href="#/overview" role="button" title="Sign out" onClick=${(
           event,
         ) => {
           event.preventDefault();
@@ -55,11 +58,17 @@ export function Shell({ state, now, route, leave, children }) {
 }
 
 /** On a narrow screen, the places that have no room at its foot. */
-export function More({ leave }) {
-  const places = [...PLACES.filter(([place]) => place === "queues"), ...REST];
+export function More({ state, leave }) {
+  const places = [...PLACES.filter(([place]) => place === "queues"), ...restOf(state)];
   return html`<div class="head"><h1>More</h1></div><section class="panel narrow"><ul class="rows">${places.map(([place, word, icon]) => html`<li key=${place}><${Icon} name=${icon} /><a href=${`#/${place}`}>${word}</a></li>`)}</ul></section>
     <div class="row"><button class="btn" onClick=${turnTheme}>Switch theme</button><button class="btn" onClick=${leave}>Sign out</button></div>`;
 }
+
+/** How long a key is good, in its largest unit. */
+const left = (expiresAt, now) => duration(Math.max(0, (Date.parse(expiresAt) - now) / 1000)).split(" ")[0];
+
+/** Places that the reader may open. */
+const restOf = (state) => REST.filter(([place]) => place !== "keys" || may(state, "admin"));
 
 const titleOf = (place) => [...PLACES, ...REST].find(([name]) => name === place)?.[1] ?? "AICP";
 

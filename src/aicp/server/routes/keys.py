@@ -4,9 +4,10 @@ from litestar import Router, get, post
 from litestar.params import FromPath
 
 from aicp.errors import Fault, InvalidInput
-from aicp.model.access import ApiKey, AuditPage, KeyList, KeyMade, KeyRequest
+from aicp.model.access import ApiKey, AuditPage, CurrentKey, KeyList, KeyMade, KeyRequest
 from aicp.server.auth import Scope, needs, tell_object
 from aicp.server.body import BODY_BYTES_MAX, CallerRequest, read_as, read_document
+from aicp.server.keys import current_key
 from aicp.server.routes.parameters import LISTED, ListCursor, ListLimit, TheAuditing, TheKeys, TheNode
 
 NUMBER_DIGITS_MAX = 18
@@ -24,6 +25,12 @@ async def create_key(request: CallerRequest, keys: TheKeys) -> KeyMade:
 async def list_keys(request: CallerRequest, keys: TheKeys) -> KeyList:
     """Every key, oldest first, those that ended in the last 30 days included."""
     return KeyList(keys.list(request.user))
+
+
+@get("/keys/current", opt=needs(Scope.ANY_KEY))
+async def show_current_key(request: CallerRequest) -> CurrentKey:
+    """What the key of this request may do."""
+    return current_key(request.auth)
 
 
 @post("/keys/{key_id:str}/revoke", status_code=200, opt=needs(Scope.ADMIN))
@@ -49,7 +56,7 @@ async def list_audit(
 
 keys_router = Router(
     "/api",
-    route_handlers=[create_key, list_keys, revoke_key, list_audit],
+    route_handlers=[create_key, list_keys, show_current_key, revoke_key, list_audit],
     request_max_body_size=BODY_BYTES_MAX,
     tags=["access"],
 )
