@@ -105,6 +105,9 @@ async def drive_tasks(client: Client) -> None:
     assert (await client.run_parallel([ECHO, ECHO])).completed_tasks == 2
     chain = await client.run_chain(TWO)
     assert (await client.get_chain(chain.chain_id)).status is TaskStatus.COMPLETED
+    assert (
+        await client.follow_chain(chain.chain_id, since=(await client.follow_chain(chain.chain_id)).seq)
+    ).tasks == {}
     assert chain.chain_id in {listed.chain_id for listed in (await client.list_chains()).chains}
     assert "a" in await client.draw_chain(chain.chain_id)
     assert (await client.wait_chain(await client.retry_chain(chain.chain_id))).status is TaskStatus.COMPLETED

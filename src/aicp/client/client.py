@@ -36,6 +36,7 @@ from aicp.model.views import (
     AgentPage,
     AgentState,
     AgentView,
+    ChainChanges,
     ChainPage,
     ChainStanding,
     ChainView,
@@ -199,6 +200,19 @@ class Client:
             ChainNotFound: There is none.
         """
         return await self._ask("GET", _chain_path(chain_id), ChainView, wait_s=wait_s)
+
+    async def follow_chain(self, chain_id: str, *, since: int = 0, wait_s: float = 0.0) -> ChainChanges:
+        """A chain in short: without results, and only with the tasks that changed since an earlier answer.
+
+        Args:
+            chain_id: Its id.
+            since: `seq` of that answer; 0 for every task, and the edges.
+            wait_s: Answer once the chain has ended, or after so many seconds (at most 60).
+
+        Raises:
+            ChainNotFound: There is none.
+        """
+        return await self._ask("GET", _chain_path(chain_id), ChainChanges, results="false", since=since, wait_s=wait_s)
 
     async def list_tasks(
         self,

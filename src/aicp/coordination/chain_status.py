@@ -96,7 +96,7 @@ async def graph_in_parts(spec: ChainSpec) -> ChainGraph:
     dependencies: dict[str, tuple[str, ...]] = {}
     for first in range(0, len(spec.tasks), PART):
         dependencies.update(dependencies_of(spec.tasks[first : first + PART]))
-        await _give_way(len(spec.tasks))
+        await give_way(len(spec.tasks))
     return graph_with(spec, dependencies)
 
 
@@ -106,7 +106,7 @@ async def fold_in_parts(record: ChainRecord, graph: ChainGraph) -> Readiness:
     for first in range(0, len(record.facts), PART):
         for fact in record.facts[first : first + PART]:
             readiness.apply(fact)
-        await _give_way(len(record.facts))
+        await give_way(len(record.facts))
     return readiness
 
 
@@ -120,11 +120,12 @@ async def view_in_parts(
     for first in range(0, len(names), PART):
         for task in names[first : first + PART]:
             tasks[task] = view_task(submitted.chain_id, task, standing, in_flight)
-        await _give_way(len(names))
+        await give_way(len(names))
     return _view(submitted, standing, in_flight, tasks)
 
 
-async def _give_way(count: int) -> None:
+async def give_way(count: int) -> None:
+    """Let others have their turn, where there is more than one part."""
     if count > PART:
         await asyncio.sleep(0)
 

@@ -12,6 +12,7 @@ import msgspec
 
 from aicp import standstill
 from aicp.coordination.carrying import OUTCOME_UNKNOWN, Carrier
+from aicp.coordination.chain_changes import Mark, Marks, changed_by
 from aicp.coordination.chain_status import InFlight, facts_once
 from aicp.coordination.forecast import Forecast
 from aicp.coordination.readiness import Readiness
@@ -105,6 +106,7 @@ class ChainRun:
         self._ready_since: dict[str, datetime] = {}
         self._limit = TimeLimit(self._began, math.inf)
         self._news: asyncio.Event | None = None
+        self._marks: Marks | None = None
         self.is_recorded = asyncio.Event()
         self._on_over = on_over
         self.end: ChainEnded | None = None
@@ -149,6 +151,20 @@ class ChainRun:
     def in_flight(self) -> Mapping[str, InFlight]:
         """What is known of each task that runs now, or whose end is not on record yet; found out as it is looked up."""
         return _UnderWay(dict(self._ending), dict(self._works))
+
+    @property
+    def seq(self) -> int:
+        """How many facts are on record."""
+        return len(self._facts)
+
+    def changed_since(self, seq: int) -> set[str]:
+        """The tasks that changed since so many facts were on record. Costs those, and a look at each task in flight."""
+        # What nobody follows remembers nothing of it.
+        self._marks = self._marks or Marks()
+        now: dict[str, Mark] = {task: _mark_of(work) for task, work in self._works.items()}
+        now |= {task: (-1, None, len(known.attempts)) for task, known in self._ending.items()}
+        changed = set(self._marks.changed(now, self.seq, seq))
+        return changed | changed_by(self._facts[seq:], self.standing)
 
     @property
     def has_running(self) -> bool:
@@ -503,6 +519,10 @@ class _UnderWay(Mapping[str, InFlight]):
 
     def __contains__(self, task: object) -> bool:
         return task in self._works or task in self._ending
+
+
+def _mark_of(work: Work) -> Mark:
+    return work.number, work.agent_id, len(work.attempts)
 
 
 def _known_of(work: Work) -> InFlight:

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from aicp.coordination.acceptance import Acceptance
 from aicp.coordination.carrying import INTERNAL_ERROR, Carrier
+from aicp.coordination.chain_changes import changed_by, changes_in_parts
 from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.chain_status import (
     PART,
@@ -60,7 +61,7 @@ from aicp.model.request import cancel_request
 from aicp.model.run_id import chain_of, global_id, parse_run_id
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.model.validation import ChainGraph, check_tasks
-from aicp.model.views import ChainPage, ChainView, Explanation, TaskPage, TaskView
+from aicp.model.views import ChainChanges, ChainPage, ChainView, Explanation, TaskPage, TaskView
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary, Clock, Journal, Observer, Replicas, SubmitKey, SystemClock
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.telling import made_safe
@@ -329,6 +330,29 @@ class TaskCoordinator:
             return await view_in_parts(run.submitted, run.standing, run.in_flight())
         record = await self._read(chain_id, tenant)
         return await view_in_parts(record.submitted, await self._folded(record), {})
+
+    async def changes(self, chain_id: str, since: int = 0, tenant: str | None = None) -> ChainChanges:
+        """A chain in short, and those of its tasks that changed since so many facts of it were on record.
+
+        Costs those of a chain that runs here, else its tasks.
+
+        Args:
+            chain_id: Its id.
+            since: `seq` of an earlier answer; 0, and a number that the record has not reached, for every task.
+            tenant: Whose it must be; None for anybody's.
+
+        Raises:
+            ChainNotFound: There is none, or it is not of the tenant that was named.
+        """
+        run = self._running(chain_id, tenant)
+        if run is not None:
+            seq = run.seq
+            names = run.changed_since(since) if 0 < since <= seq else None
+            return await changes_in_parts(run.submitted, run.standing, run.in_flight(), names, seq)
+        record = await self._read(chain_id, tenant)
+        facts, standing = facts_once(record), await self._folded(record)
+        names = changed_by(facts[since:], standing) if 0 < since <= len(facts) else None
+        return await changes_in_parts(record.submitted, standing, {}, names, len(facts))
 
     async def status_of(self, chain_id: str, tenant: str | None = None) -> TaskStatus:
         """Where a chain stands; of one whose facts only a newer version reads, what its row says.

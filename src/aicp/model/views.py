@@ -265,6 +265,70 @@ class ChainView(msgspec.Struct, frozen=True):
     warning: str | msgspec.UnsetType = msgspec.UNSET
 
 
+class ShortTask(msgspec.Struct, frozen=True):
+    """A task of a chain in short: everything but its result.
+
+    Attributes:
+        task_id: Global id.
+        capability: What was asked for.
+        status: Where it stands.
+        error: Why there is no result.
+        agent_id: Who had it last.
+        attempts: What was tried.
+        timings: Where its time went.
+        ready_at: UTC.
+        started_at: UTC.
+        ended_at: UTC.
+        kind: What carries it out.
+        phase: What it waits for; None once it has ended, and where that is not known here.
+    """
+
+    task_id: str
+    capability: str
+    status: TaskStatus
+    error: TaskError | None
+    agent_id: str | None
+    attempts: tuple[Attempt, ...]
+    timings: Timings
+    ready_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    kind: TaskKind = TaskKind.AGENT
+    phase: Phase | None = None
+
+
+class ChainChanges(msgspec.Struct, frozen=True):
+    """A chain in short, and those of its tasks that changed.
+
+    Attributes:
+        chain_id: Its id.
+        name: What people call it.
+        status: Where it stands.
+        total_tasks: How many it has.
+        completed_tasks: Of those, how many are COMPLETED.
+        tasks: By local id: all of them, or those that changed.
+        error: Why it failed.
+        started_at: When it was submitted, UTC.
+        ended_at: UTC.
+        retry_of: The chain it repeats, or None.
+        seq: How many facts are on record of it: what to ask for the next changes with.
+        edges: Every (task, dependent), when all tasks are told.
+    """
+
+    chain_id: str
+    name: str
+    status: TaskStatus
+    total_tasks: int
+    completed_tasks: int
+    tasks: dict[str, ShortTask]
+    error: TaskError | None
+    started_at: datetime
+    ended_at: datetime | None
+    retry_of: str | None
+    seq: int
+    edges: list[tuple[str, str]] | msgspec.UnsetType = msgspec.UNSET
+
+
 class ListedTask(msgspec.Struct, frozen=True):
     """A task in a list: everything but its result.
 

@@ -6,7 +6,7 @@ import { Glyph, Icon, State, toneOf, wordOf } from "../parts/glyphs.js";
 import { Graph, places } from "../parts/graph.js";
 import { Json } from "../parts/json.js";
 import { may } from "../parts/rights.js";
-import { awaitedBy, hasEnded, nodesOf, rowsOf, underWay } from "../parts/run.js";
+import { awaitedBy, hasEnded, nodesOf, rowsOf, underWay, withChanges } from "../parts/run.js";
 import { Empty, Loading, Trouble } from "../parts/states.js";
 import { line, lines, plural, short, whole } from "../parts/text.js";
 import { Timeline } from "../parts/timeline.js";
@@ -51,7 +51,7 @@ export function Run({ state, feed, now, route, go }) {
     </div>`;
 }
 
-/** A run, read again when an event is about it, and now and then. */
+/** A run, of which what changed is read when an event is about it, and now and then. */
 function useRun(feed, chainId, connection) {
   /** @type {[any, (next: any) => void]} */
   const [found, setFound] = useState({ run: null, trouble: null });
@@ -60,18 +60,19 @@ function useRun(feed, chainId, connection) {
   useEffect(() => {
     const stop = new AbortController();
     let due = 0;
-    let isOver = false;
+    let known = null;
     let tookMs = 0;
     const read = async () => {
       clearTimeout(due);
       due = 0;
       const began = performance.now();
       try {
-        const run = await feed.api.get(`/api/tasks/chain/${encodeURIComponent(chainId)}`, stop.signal);
+        const since = known ? `&since=${known.seq}` : "";
+        const changes = await feed.api.get(`/api/tasks/chain/${encodeURIComponent(chainId)}?results=false${since}`, stop.signal);
         tookMs = performance.now() - began;
-        isOver = hasEnded(run);
-        if (isOver) setLive({});
-        setFound({ run, trouble: null });
+        known = withChanges(known, changes);
+        if (hasEnded(known)) setLive({});
+        setFound({ run: known, trouble: null });
       } catch (error) {
         if (!stop.signal.aborted) setFound((before) => ({ run: before.run, trouble: error }));
       }
@@ -85,7 +86,7 @@ function useRun(feed, chainId, connection) {
       setLive((before) => underWay(before, event));
       due ||= setTimeout(read, Math.max(READ_AGAIN_MS, REST_SHARE * tookMs));
     });
-    const every = setInterval(() => isOver || due || read(), READ_EVERY_MS);
+    const every = setInterval(() => (known && hasEnded(known)) || due || read(), READ_EVERY_MS);
     return () => {
       stop.abort();
       end();
@@ -117,9 +118,12 @@ function Head({ run, nowS, ask, go, feed, state }) {
 
 function Task({ run, id, task, node, state, now, feed, close }) {
   const [why, setWhy] = useState(null);
+  const [told, setTold] = useState(null);
   useEffect(() => {
     const stop = new AbortController();
-    feed.api.get(`/api/tasks/${encodeURIComponent(task.task_id)}/explain`, stop.signal).then(setWhy, () => {});
+    const path = `/api/tasks/${encodeURIComponent(task.task_id)}`;
+    feed.api.get(`${path}/explain`, stop.signal).then(setWhy, () => {});
+    if (task.status === "COMPLETED") feed.api.get(path, stop.signal).then(setTold, () => {});
     return () => stop.abort();
   }, [task.status, task.attempts.length]);
   return html`<section>
@@ -132,7 +136,7 @@ function Task({ run, id, task, node, state, now, feed, close }) {
     ${task.error && html`<section><h3>${task.status === "FAILED" ? "Why it failed" : "Why it ended"}</h3><p><span class="id">${line(task.error.code)}</span></p><pre class="json">${lines(task.error.message)}</pre></section>`}
     ${task.attempts.length > 0 && html`<section><h3>Attempts</h3><ol class="attempts">${task.attempts.map((one) => html`<li key=${one.number}><${Glyph} name=${one.outcome === "SUCCESS" ? "COMPLETED" : "FAILED"} label=${one.outcome} /><span><span class="id">${line(one.agent_id)}</span> <span class="soft">·</span> ${one.outcome}</span><span class="num" title=${exact(one.started_at)}>${duration(between(one.started_at, one.ended_at))}</span>${one.reason && html`<span class="second">${line(one.reason)}</span>`}</li>`)}</ol></section>`}
     ${why?.choices?.length > 0 && html`<${Why} choices=${why.choices} />`}
-    ${task.status === "COMPLETED" && html`<section><h3>Result</h3><${Json} value=${task.result} /></section>`}
+    ${told && html`<section><h3>Result</h3><${Json} value=${told.result} /></section>`}
     ${(task.ready_at || task.ended_at) && html`<section><p class="small soft">${task.ready_at && html`Ready <${Moment} at=${task.ready_at} />`}${task.ready_at && task.ended_at && ", "}${task.ended_at && html`ended <${Moment} at=${task.ended_at} />`} UTC</p></section>`}`;
 }
 

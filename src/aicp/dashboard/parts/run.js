@@ -9,13 +9,16 @@ export const hasEnded = (one) => ENDED.has(one.status);
 
 const awaited = new WeakMap();
 
-/** What each task of a run waits for, made once for what was read. */
+/** A run as it was known, with what changed since. The first answer has all, and the edges, which never change. */
+export const withChanges = (before, changes) => (changes.edges ? changes : { ...changes, edges: before.edges, tasks: { ...before.tasks, ...changes.tasks } });
+
+/** What each task of a run waits for, made once. */
 export function awaitedBy(run, id) {
-  let found = awaited.get(run);
+  let found = awaited.get(run.edges);
   if (!found) {
     found = new Map(Object.keys(run.tasks).map((task) => [task, []]));
     for (const [from, to] of run.edges) found.get(to)?.push(from);
-    awaited.set(run, found);
+    awaited.set(run.edges, found);
   }
   return found.get(id) ?? [];
 }

@@ -97,6 +97,9 @@ _TASK = views.TaskView(
     _BEGAN,
     _ENDED,
 )
+_SHORT = views.ShortTask(
+    TASK_ID, "image.label", TaskStatus.COMPLETED, None, AGENT_ID, _ATTEMPTS, _TIMINGS, _BEGAN, _BEGAN, _ENDED
+)
 _LISTED = views.ListedTask(
     TASK_ID, CHAIN_ID, "image.label", TaskStatus.COMPLETED, None, AGENT_ID, _ATTEMPTS[1:], _TIMINGS,
     _BEGAN, _BEGAN, _BEGAN, _ENDED,
@@ -147,6 +150,9 @@ _ANSWERS: tuple[Any, ...] = (
     views.TaskPage([_LISTED], None),
     views.ChainView(
         CHAIN_ID, "look at a picture", TaskStatus.COMPLETED, 1, 1, {"label": _TASK}, [], None, _BEGAN, _ENDED
+    ),
+    views.ChainChanges(
+        CHAIN_ID, "look at a picture", TaskStatus.COMPLETED, 1, 1, {"label": _SHORT}, None, _BEGAN, _ENDED, None, 3
     ),
     views.ChainPage(
         [views.ListedChain(CHAIN_ID, "look at a picture", TaskStatus.COMPLETED, 1, _BEGAN, _ENDED, None)], CURSOR

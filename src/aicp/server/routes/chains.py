@@ -1,14 +1,16 @@
 """Chains: submit, list, look, draw, cancel, retry."""
 
+from typing import Annotated
+
 from litestar import MediaType, Router, get, post
-from litestar.params import FromPath
+from litestar.params import FromPath, QueryParameter
 
 from aicp.coordination.chain_graph import mermaid
-from aicp.errors import ChainNotFound
+from aicp.errors import ChainNotFound, Fault, InvalidInput
 from aicp.model.task import TaskStatus
 from aicp.model.trace import parse_traceparent
 from aicp.model.validation import check_chain, parse_chain
-from aicp.model.views import ChainPage, ChainStanding, ChainView
+from aicp.model.views import ChainChanges, ChainPage, ChainStanding, ChainView
 from aicp.model.wire import TRACE_HEADER
 from aicp.ports import ChainQuery
 from aicp.scheduling.slices import in_slices
@@ -26,6 +28,17 @@ from aicp.server.routes.parameters import (
     WaitS,
     cursor_fault,
 )
+
+SEQ_MAX = 2**31 - 1
+Results = Annotated[
+    bool, QueryParameter(description="False for tasks in short, without results: those are asked for one by one.")
+]
+Since = Annotated[
+    int,
+    QueryParameter(
+        ge=0, le=SEQ_MAX, description="With `results=false`: only tasks that changed since the answer with this `seq`.",
+    ),
+]  # fmt: skip
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
@@ -59,11 +72,21 @@ async def list_chains(
 
 @get("/{chain_id:str}", opt=needs(Scope.TASKS_READ))
 async def show_chain(
-    request: CallerRequest, chain_id: FromPath[str], node_and_waits: TheNodeAndWaits, wait_s: WaitS = 0.0
-) -> ChainView:
-    """Where a chain and each of its tasks stand."""
+    request: CallerRequest,
+    chain_id: FromPath[str],
+    node_and_waits: TheNodeAndWaits,
+    wait_s: WaitS = 0.0,
+    results: Results = True,  # noqa: FBT002 - a parameter of the query
+    since: Since = 0,
+) -> ChainView | ChainChanges:
+    """Where a chain and each of its tasks stand; in short, and only what changed, for whoever follows a large one."""
     node, waits = node_and_waits
-    return await waits.for_end((chain_id,), lambda: node.coordinator.view(chain_id, request.user.sees), wait_s)
+    coordinator, sees = node.coordinator, request.user.sees
+    if results:
+        if since:
+            raise InvalidInput([Fault("?since", "tells changes in short: add results=false")])
+        return await waits.for_end((chain_id,), lambda: coordinator.view(chain_id, sees), wait_s)
+    return await waits.for_end((chain_id,), lambda: coordinator.changes(chain_id, since, sees), wait_s)
 
 
 @get("/{chain_id:str}/graph", media_type=MediaType.TEXT, opt=needs(Scope.TASKS_READ))
