@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from aicp.coordination.chain_changes import Marks
+from aicp.coordination.chain_changes import NOWHERE, Looks, Place, parse_place
 from aicp.coordination.chain_status import PART
 from aicp.errors import ChainNotFound
 from aicp.model.chain import ChainSpec, FailurePolicy
@@ -20,18 +20,24 @@ TASKS = 40
 SEEDS = range(30)
 
 
+def place_of(changes: ChainChanges) -> Place:
+    place = parse_place(changes.seq)
+    assert place is not None
+    return place
+
+
 class Follower:
     """Somebody who adds changes to what they know, and looks when they like."""
 
     def __init__(self) -> None:
-        self.seq = 0
+        self.seq = NOWHERE
         self.tasks: dict[str, ShortTask] = {}
         self.told = 0
 
     def take(self, changes: ChainChanges) -> None:
         self.tasks.update(changes.tasks)
         self.told += len(changes.tasks)
-        self.seq = changes.seq
+        self.seq = place_of(changes)
 
 
 def random_chain(rng: random.Random, policy: FailurePolicy) -> ChainSpec:
@@ -66,19 +72,19 @@ async def test_changes_add_up_to_the_whole_whenever_and_however_often_one_looks(
             follower = rng.choice(followers)
             changes = await coordinator.changes(chain_id, follower.seq)
             whole = await coordinator.changes(chain_id)
-            if changes.seq != whole.seq:
+            if place_of(changes).facts != place_of(whole).facts:
                 continue
             follower.take(changes)
             assert follower.tasks == whole.tasks, f"seed {seed}, look {look}"
             assert (changes.status, changes.completed_tasks) == (whole.status, whole.completed_tasks)
-            if whole.status.is_terminal and {each.seq for each in followers} == {whole.seq}:
+            if whole.status.is_terminal and {each.seq for each in followers} == {place_of(whole)}:
                 break
             if look == until_cancel:
                 await coordinator.cancel(chain_id)
             await asyncio.sleep(rng.choice((0.0, 0.05, 0.3)) if look < 300 else 1.0)
         else:
             raise AssertionError(f"seed {seed}: the chain has no end")
-        assert (await coordinator.changes(chain_id, whole.seq)).tasks == {}
+        assert (await coordinator.changes(chain_id, place_of(whole))).tasks == {}
 
 
 @virtual
@@ -90,13 +96,16 @@ async def test_first_look_is_whole_with_edges_and_the_second_is_not() -> None:
         await asyncio.sleep(1.0)
         first = await flow.coordinator.changes(chain_id)
         assert (first.edges, list(first.tasks), first.total_tasks) == ([("a", "b")], ["a", "b"], 2)
-        second = await flow.coordinator.changes(chain_id, first.seq)
+        second = await flow.coordinator.changes(chain_id, place_of(first))
         assert second.edges is msgspec.UNSET
-        assert "b" not in second.tasks
+        assert second.tasks == {}
+        # Another run of the chain, or another replica, knows nothing of what was in flight here.
+        elsewhere = Place(place_of(first).facts)
+        assert list((await flow.coordinator.changes(chain_id, elsewhere)).tasks) == ["a"]
         # A place that the record has not reached is another record's.
-        assert list((await flow.coordinator.changes(chain_id, 1_000)).tasks) == ["a", "b"]
+        assert list((await flow.coordinator.changes(chain_id, Place(1_000))).tasks) == ["a", "b"]
         with pytest.raises(ChainNotFound):
-            await flow.coordinator.changes(chain_id, 1, "another tenant")
+            await flow.coordinator.changes(chain_id, Place(1), "another tenant")
         await flow.coordinator.cancel(chain_id)
 
 
@@ -106,7 +115,7 @@ async def test_of_a_large_chain_only_what_changed_is_told() -> None:
     async with Flow(ScriptedAgent("a", otherwise=ok(1.0))) as flow:
         chain_id = await flow.coordinator.submit(ChainSpec(tasks))
         await asyncio.sleep(10.5)
-        seq = (await flow.coordinator.changes(chain_id)).seq
+        seq = place_of(await flow.coordinator.changes(chain_id))
         await asyncio.sleep(3.0)
         changes = await flow.coordinator.changes(chain_id, seq)
         assert sorted(changes.tasks) == ["t10", "t11", "t12", "t13"]
@@ -114,12 +123,27 @@ async def test_of_a_large_chain_only_what_changed_is_told() -> None:
         await flow.coordinator.cancel(chain_id)
 
 
-def test_mark_that_stays_is_told_once_and_is_forgotten_with_its_task() -> None:
-    marks = Marks()
-    assert set(marks.changed({"a": (1, None, 0), "b": (1, "x", 0)}, 5, 5)) == {"a", "b"}
-    assert set(marks.changed({"a": (1, None, 0), "b": (1, "x", 0)}, 6, 6)) == set()
-    assert set(marks.changed({"a": (1, "x", 0)}, 6, 6)) == {"a"}
-    assert set(marks.changed({"a": (1, "x", 0), "b": (1, "x", 0)}, 7, 7)) == {"b"}
+def test_what_stays_in_flight_as_it_is_is_told_once() -> None:
+    looks = Looks()
+    looks.look({"a": (1, None, 0), "b": (1, "x", 0)})
+    first = Place(5, looks.run, looks.last)
+    assert looks.changed_since(Place(5)) == looks.changed_since(Place(5, "0" * 8, 9)) == {"a", "b"}
+    looks.look({"a": (1, "x", 0), "b": (1, "x", 0)})
+    second = Place(5, looks.run, looks.last)
+    assert looks.changed_since(first) == {"a"}
+    looks.look({"a": (1, "x", 0)})
+    looks.look({"a": (1, "x", 0), "b": (1, "x", 0)})
+    assert looks.changed_since(second) == {"b"}
+
+
+@pytest.mark.parametrize("written", ["", "x", "-1", "1-", "1-00000000", "1-0000000G-1", "1" * 10, " 1", "\u0661"])
+def test_what_no_answer_gave_is_no_place(written: str) -> None:
+    assert parse_place(written) is None
+
+
+@pytest.mark.parametrize("place", [Place(3), Place(0), Place(10_000, "0123abcd", 77)])
+def test_place_is_read_as_it_is_written(place: Place) -> None:
+    assert parse_place(str(place)) == place
 
 
 @virtual
@@ -128,10 +152,11 @@ async def test_three_changes_of_five_thousand_tasks_cost_milliseconds_at_most() 
     async with Flow(ScriptedAgent("a", otherwise=ok(1.0))) as flow:
         chain_id = await flow.coordinator.submit(ChainSpec(tasks))
         await asyncio.sleep(5.5)
-        seq, best_s = flow.coordinator._runs[chain_id].seq, 1.0
+        seen = place_of(await flow.coordinator.changes(chain_id))
+        seen, best_s = Place(seen.facts - 3, seen.run, seen.look), 1.0
         for _ in range(5):
             began = time.thread_time()
-            changes = await flow.coordinator.changes(chain_id, seq - 3)
+            changes = await flow.coordinator.changes(chain_id, seen)
             best_s = min(best_s, time.thread_time() - began)
         assert len(changes.tasks) <= 5
         assert best_s < 0.02

@@ -201,16 +201,17 @@ class Client:
         """
         return await self._ask("GET", _chain_path(chain_id), ChainView, wait_s=wait_s)
 
-    async def follow_chain(self, chain_id: str, *, since: int = 0, wait_s: float = 0.0) -> ChainChanges:
+    async def follow_chain(self, chain_id: str, *, since: str = "", wait_s: float = 0.0) -> ChainChanges:
         """A chain in short: without results, and only with the tasks that changed since an earlier answer.
 
         Args:
             chain_id: Its id.
-            since: `seq` of that answer; 0 for every task, and the edges.
+            since: `seq` of that answer; empty for every task, and the edges.
             wait_s: Answer once the chain has ended, or after so many seconds (at most 60).
 
         Raises:
             ChainNotFound: There is none.
+            InvalidInput: `since` is nothing that an answer gave.
         """
         return await self._ask("GET", _chain_path(chain_id), ChainChanges, results="false", since=since, wait_s=wait_s)
 

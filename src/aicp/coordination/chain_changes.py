@@ -1,11 +1,13 @@
 """What changed of a chain since somebody looked, in short: for whoever follows one of thousands of tasks.
 
-What is on record changed with a fact, and facts have places. What only the owner of a chain knows (a task joined its
-line, an agent has it, an attempt failed) has none: it is compared with what was last told, and counts as changed at the
-place that the record has reached then. A place is good at every replica.
+What is on record changed with a fact, and facts have places, good at every replica. What only the owner of a chain
+knows (a task joined its line, an agent has it, an attempt failed) has none: at each look it is compared with the look
+before, and looks have numbers, good while that owner runs the chain. For others all in flight counts as changed.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -19,28 +21,64 @@ from aicp.model.views import ChainChanges, ShortTask, TaskView
 Mark = tuple[int, str | None, int]
 """What of a task in flight can change: the number of its attempt, who has it, and how many attempts ended."""
 
+RUN_BYTES = 4
+_PLACE = re.compile(r"([0-9]{1,9})(?:-([0-9a-f]{8})-([0-9]{1,9}))?")
 
-class Marks:
-    """What was last told of the tasks in flight of one run, and at which place of the record that was new."""
+
+class Place(msgspec.Struct, frozen=True):
+    """How much of a chain somebody has seen.
+
+    Attributes:
+        facts: How many facts were on record.
+        run: Which run of the chain was looked at; empty for its record alone.
+        look: The number of the look at what is in flight there.
+    """
+
+    facts: int = 0
+    run: str = ""
+    look: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.facts}-{self.run}-{self.look}" if self.run else str(self.facts)
+
+
+NOWHERE = Place()
+"""Of who has seen nothing."""
+
+
+def parse_place(written: str) -> Place | None:
+    """A place as it was told; None when it is none."""
+    found = _PLACE.fullmatch(written)
+    return Place(int(found[1]), found[2] or "", int(found[3] or 0)) if found else None
+
+
+class Looks:
+    """What was in flight of one run at the last look, and since which look each task is as it is.
+
+    Attributes:
+        run: Tells it from other runs.
+        last: The number of the last look at which something had changed.
+    """
 
     def __init__(self) -> None:
-        self._marks: dict[str, Mark] = {}
-        self._places: dict[str, int] = {}
+        self.run = secrets.token_hex(RUN_BYTES)
+        self.last = 0
+        self._seen: dict[str, tuple[Mark, int]] = {}
 
-    def changed(self, now: Mapping[str, Mark], place: int, since: int) -> Iterator[str]:
-        """Those that changed without a fact, at `since` or later.
+    def look(self, now: Mapping[str, Mark]) -> None:
+        """Take in what is in flight now. Costs a comparison for each."""
+        number, unseen = self.last + 1, (None, 0)
+        seen = self._seen
+        self._seen = {
+            task: before if (before := seen.get(task, unseen))[0] == mark else (mark, number)
+            for task, mark in now.items()
+        }
+        self.last = number
 
-        Args:
-            now: Of each task in flight.
-            place: That the record has reached.
-            since: As whoever asks was told before.
-        """
-        self._places = {task: self._place(task, mark, place) for task, mark in now.items()}
-        self._marks = dict(now)
-        return (task for task, changed_at in self._places.items() if changed_at >= since)
-
-    def _place(self, task: str, mark: Mark, place: int) -> int:
-        return self._places[task] if self._marks.get(task) == mark else place
+    def changed_since(self, place: Place) -> set[str]:
+        """Those in flight that changed since a place; all of them when it is one of another run."""
+        since = place.look if place.run == self.run else 0
+        return {task for task, (_, look) in self._seen.items() if look > since}
 
 
 def changed_by(facts: Sequence[Fact], standing: Readiness) -> set[str]:
@@ -74,7 +112,7 @@ async def changes_in_parts(
     standing: Readiness,
     in_flight: Mapping[str, InFlight],
     names: Iterable[str] | None,
-    seq: int,
+    seq: Place,
 ) -> ChainChanges:
     """What people see of these tasks; of all and the edges for None. The loop has its turn every 200 tasks."""
     graph, end, is_whole = standing.graph, standing.end, names is None
@@ -96,7 +134,7 @@ async def changes_in_parts(
         started_at=submitted.at,
         ended_at=end.at if end else None,
         retry_of=submitted.retry_of,
-        seq=seq,
+        seq=str(seq),
         edges=graph.edges if is_whole else msgspec.UNSET,
     )
 

@@ -12,7 +12,7 @@ import msgspec
 
 from aicp import standstill
 from aicp.coordination.carrying import OUTCOME_UNKNOWN, Carrier
-from aicp.coordination.chain_changes import Mark, Marks, changed_by
+from aicp.coordination.chain_changes import Looks, Mark, Place, changed_by
 from aicp.coordination.chain_status import InFlight, facts_once
 from aicp.coordination.forecast import Forecast
 from aicp.coordination.readiness import Readiness
@@ -106,7 +106,7 @@ class ChainRun:
         self._ready_since: dict[str, datetime] = {}
         self._limit = TimeLimit(self._began, math.inf)
         self._news: asyncio.Event | None = None
-        self._marks: Marks | None = None
+        self._looks: Looks | None = None
         self.is_recorded = asyncio.Event()
         self._on_over = on_over
         self.end: ChainEnded | None = None
@@ -152,19 +152,20 @@ class ChainRun:
         """What is known of each task that runs now, or whose end is not on record yet; found out as it is looked up."""
         return _UnderWay(dict(self._ending), dict(self._works))
 
-    @property
-    def seq(self) -> int:
-        """How many facts are on record."""
-        return len(self._facts)
+    def changed_since(self, place: Place) -> tuple[set[str] | None, Place]:
+        """The tasks that changed since a place, None for all, and the place that is reached.
 
-    def changed_since(self, seq: int) -> set[str]:
-        """The tasks that changed since so many facts were on record. Costs those, and a look at each task in flight."""
-        # What nobody follows remembers nothing of it.
-        self._marks = self._marks or Marks()
+        Costs those, and a look at each task in flight.
+        """
+        # What nobody follows remembers no looks.
+        self._looks = self._looks or Looks()
         now: dict[str, Mark] = {task: _mark_of(work) for task, work in self._works.items()}
         now |= {task: (-1, None, len(known.attempts)) for task, known in self._ending.items()}
-        changed = set(self._marks.changed(now, self.seq, seq))
-        return changed | changed_by(self._facts[seq:], self.standing)
+        self._looks.look(now)
+        reached = Place(len(self._facts), self._looks.run, self._looks.last)
+        if not 0 < place.facts <= reached.facts:
+            return None, reached
+        return self._looks.changed_since(place) | changed_by(self._facts[place.facts :], self.standing), reached
 
     @property
     def has_running(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 
 from aicp.coordination.acceptance import Acceptance
 from aicp.coordination.carrying import INTERNAL_ERROR, Carrier
-from aicp.coordination.chain_changes import changed_by, changes_in_parts
+from aicp.coordination.chain_changes import NOWHERE, Place, changed_by, changes_in_parts
 from aicp.coordination.chain_ids import ChainIds
 from aicp.coordination.chain_status import (
     PART,
@@ -331,14 +331,14 @@ class TaskCoordinator:
         record = await self._read(chain_id, tenant)
         return await view_in_parts(record.submitted, await self._folded(record), {})
 
-    async def changes(self, chain_id: str, since: int = 0, tenant: str | None = None) -> ChainChanges:
-        """A chain in short, and those of its tasks that changed since so many facts of it were on record.
+    async def changes(self, chain_id: str, since: Place = NOWHERE, tenant: str | None = None) -> ChainChanges:
+        """A chain in short, and those of its tasks that changed since an earlier answer.
 
         Costs those of a chain that runs here, else its tasks.
 
         Args:
             chain_id: Its id.
-            since: `seq` of an earlier answer; 0, and a number that the record has not reached, for every task.
+            since: `seq` of that answer; every task is told when the record has not reached it.
             tenant: Whose it must be; None for anybody's.
 
         Raises:
@@ -346,13 +346,12 @@ class TaskCoordinator:
         """
         run = self._running(chain_id, tenant)
         if run is not None:
-            seq = run.seq
-            names = run.changed_since(since) if 0 < since <= seq else None
-            return await changes_in_parts(run.submitted, run.standing, run.in_flight(), names, seq)
+            names, reached = run.changed_since(since)
+            return await changes_in_parts(run.submitted, run.standing, run.in_flight(), names, reached)
         record = await self._read(chain_id, tenant)
         facts, standing = facts_once(record), await self._folded(record)
-        names = changed_by(facts[since:], standing) if 0 < since <= len(facts) else None
-        return await changes_in_parts(record.submitted, standing, {}, names, len(facts))
+        names = changed_by(facts[since.facts :], standing) if 0 < since.facts <= len(facts) else None
+        return await changes_in_parts(record.submitted, standing, {}, names, Place(len(facts)))
 
     async def status_of(self, chain_id: str, tenant: str | None = None) -> TaskStatus:
         """Where a chain stands; of one whose facts only a newer version reads, what its row says.

@@ -311,7 +311,7 @@ class ChainChanges(msgspec.Struct, frozen=True):
         started_at: When it was submitted, UTC.
         ended_at: UTC.
         retry_of: The chain it repeats, or None.
-        seq: How many facts are on record of it: what to ask for the next changes with.
+        seq: How much of it is told: what to ask for the next changes with.
         edges: Every (task, dependent), when all tasks are told.
     """
 
@@ -325,7 +325,7 @@ class ChainChanges(msgspec.Struct, frozen=True):
     started_at: datetime
     ended_at: datetime | None
     retry_of: str | None
-    seq: int
+    seq: str
     edges: list[tuple[str, str]] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -60,6 +60,7 @@ function useRun(feed, chainId, connection) {
   useEffect(() => {
     const stop = new AbortController();
     let due = 0;
+    /** @type {any} */
     let known = null;
     let tookMs = 0;
     const read = async () => {
@@ -68,7 +69,10 @@ function useRun(feed, chainId, connection) {
       const began = performance.now();
       try {
         const since = known ? `&since=${known.seq}` : "";
-        const changes = await feed.api.get(`/api/tasks/chain/${encodeURIComponent(chainId)}?results=false${since}`, stop.signal);
+        const changes = await feed.api.get(
+          `/api/tasks/chain/${encodeURIComponent(chainId)}?results=false${since}`,
+          stop.signal,
+        );
         tookMs = performance.now() - began;
         known = withChanges(known, changes);
         if (hasEnded(known)) setLive({});

@@ -10,7 +10,8 @@ export const hasEnded = (one) => ENDED.has(one.status);
 const awaited = new WeakMap();
 
 /** A run as it was known, with what changed since. The first answer has all, and the edges, which never change. */
-export const withChanges = (before, changes) => (changes.edges ? changes : { ...changes, edges: before.edges, tasks: { ...before.tasks, ...changes.tasks } });
+export const withChanges = (before, changes) =>
+  changes.edges ? changes : { ...changes, edges: before.edges, tasks: { ...before.tasks, ...changes.tasks } };
 
 /** What each task of a run waits for, made once. */
 export function awaitedBy(run, id) {

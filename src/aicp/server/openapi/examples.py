@@ -152,7 +152,7 @@ _ANSWERS: tuple[Any, ...] = (
         CHAIN_ID, "look at a picture", TaskStatus.COMPLETED, 1, 1, {"label": _TASK}, [], None, _BEGAN, _ENDED
     ),
     views.ChainChanges(
-        CHAIN_ID, "look at a picture", TaskStatus.COMPLETED, 1, 1, {"label": _SHORT}, None, _BEGAN, _ENDED, None, 3
+        CHAIN_ID, "look at a picture", TaskStatus.COMPLETED, 1, 1, {"label": _SHORT}, None, _BEGAN, _ENDED, None, "3"
     ),
     views.ChainPage(
         [views.ListedChain(CHAIN_ID, "look at a picture", TaskStatus.COMPLETED, 1, _BEGAN, _ENDED, None)], CURSOR

@@ -5,6 +5,7 @@ from typing import Annotated
 from litestar import MediaType, Router, get, post
 from litestar.params import FromPath, QueryParameter
 
+from aicp.coordination.chain_changes import NOWHERE, Place, parse_place
 from aicp.coordination.chain_graph import mermaid
 from aicp.errors import ChainNotFound, Fault, InvalidInput
 from aicp.model.task import TaskStatus
@@ -29,16 +30,12 @@ from aicp.server.routes.parameters import (
     cursor_fault,
 )
 
-SEQ_MAX = 2**31 - 1
 Results = Annotated[
     bool, QueryParameter(description="False for tasks in short, without results: those are asked for one by one.")
 ]
 Since = Annotated[
-    int,
-    QueryParameter(
-        ge=0, le=SEQ_MAX, description="With `results=false`: only tasks that changed since the answer with this `seq`.",
-    ),
-]  # fmt: skip
+    str, QueryParameter(description="With `results=false`: only tasks that changed since the answer with this `seq`.")
+]
 
 
 @post("/", status_code=202, opt=needs(Scope.TASKS_SUBMIT))
@@ -77,7 +74,7 @@ async def show_chain(
     node_and_waits: TheNodeAndWaits,
     wait_s: WaitS = 0.0,
     results: Results = True,  # noqa: FBT002 - a parameter of the query
-    since: Since = 0,
+    since: Since = "",
 ) -> ChainView | ChainChanges:
     """Where a chain and each of its tasks stand; in short, and only what changed, for whoever follows a large one."""
     node, waits = node_and_waits
@@ -86,7 +83,8 @@ async def show_chain(
         if since:
             raise InvalidInput([Fault("?since", "tells changes in short: add results=false")])
         return await waits.for_end((chain_id,), lambda: coordinator.view(chain_id, sees), wait_s)
-    return await waits.for_end((chain_id,), lambda: coordinator.changes(chain_id, since, sees), wait_s)
+    place = _place(since)
+    return await waits.for_end((chain_id,), lambda: coordinator.changes(chain_id, place, sees), wait_s)
 
 
 @get("/{chain_id:str}/graph", media_type=MediaType.TEXT, opt=needs(Scope.TASKS_READ))
@@ -126,3 +124,11 @@ chains_router = Router(
     request_max_body_size=CHAIN_BYTES_MAX,
     tags=["chains"],
 )
+
+
+def _place(since: str) -> Place:
+    if not since:
+        return NOWHERE
+    if (place := parse_place(since)) is None:
+        raise InvalidInput([Fault("?since", "is no 'seq' that an answer gave: leave it out for every task")])
+    return place
