@@ -15,7 +15,7 @@
     │   └── AgentReplaced            a newer instance took the agent's place
     ├── AccessDenied            401  no valid key was shown
     │   └── Forbidden           403  the key is good, but not for this
-    │       └── CapabilityRefused    it may not submit tasks for the capability
+    │       └── CapabilityRefused    it may not submit tasks or register agents for the capability
     ├── RoutingError                 the public edge of a route that did not end in an answer
     │   ├── NoCapableAgent      422  nobody registered has ever offered the capability
     │   ├── NoAgentAvailable    503  every capable agent is out

@@ -199,6 +199,16 @@ def test_file_one_may_not_write_to_is_told(public_directory: Path) -> None:
     )
 
 
+def test_file_one_may_not_read_is_told(public_directory: Path) -> None:
+    path = public_directory / "a.db"
+    path.touch(0o200)
+    public_directory.chmod(0o777)
+    assert open_unprivileged(path) == (
+        f"settings_error The database {path} cannot be used: it cannot be read by this user (unable to open database "
+        "file): make the file, those beside it and their directory readable and writable for this user."
+    )
+
+
 def test_file_in_a_directory_one_may_not_write_to_names_the_directory(public_directory: Path) -> None:
     path = public_directory / "a.db"
 

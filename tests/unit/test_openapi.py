@@ -113,6 +113,11 @@ def test_route_names_its_scope_and_whether_it_is_open(handler: HTTPRouteHandler)
     assert scope in {Scope.OPEN, Scope.ANY_KEY} or f"`{scope}`" in operation["description"]
 
 
+def test_registering_may_be_refused_for_what_the_key_does_not_name() -> None:
+    [operation] = [each for name, each in operations() if name == "POST /ains/agents"]
+    assert "`capability_refused`" in operation["responses"]["403"]["description"]
+
+
 def test_every_code_is_answered_by_a_route_or_known_not_to_be() -> None:
     told = {
         code

@@ -111,10 +111,10 @@ def test_nothing_is_logged_when_all_is_private(tmp_path: Path, caplog: pytest.Lo
 def test_doctor_lists_what_others_can_reach(tmp_path: Path) -> None:
     path, agents = made(tmp_path / "aicp.db", 0o644), made(tmp_path / "agents.json", 0o666, "{}")
     tmp_path.chmod(0o777)
-    found = [each for each in check_machine({"AICP_DATA_DIR": str(tmp_path)}, agents) if each.check == "permissions"]
+    found = [each for each in check_machine({"AICP_DATA_DIR": str(tmp_path)}, agents) if "chmod" in each.advice]
     tmp_path.chmod(0o700)
     told = (
-        f"the data directory {tmp_path} can be written by other users (mode 0777)",
+        f"{tmp_path} can be written by anybody",
         f"the database {path} can be read by other users (mode 0644)",
         f"the agents file {agents} can be written by other users (mode 0666)",
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from aicp.model.agent import Capability
-from aicp.registry.naming import VERSION_PATTERN, offered_key, wanted_key
+from aicp.registry.naming import VERSION_PATTERN, offered_key, similar_name, wanted_key
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,33 @@ def test_an_agent_without_a_version_offers_1_0() -> None:
 @pytest.mark.parametrize("version", ["", "v1", "1.", ".1", "1.0.0.0", "1.x", "-1", "1234567", "\u0661"])
 def test_a_version_is_one_to_three_short_numbers(version: str) -> None:
     assert not VERSION_PATTERN.fullmatch(version)
+
+
+CROWD = dict.fromkeys([*(f"text.n{number}" for number in range(1_000)), "text.shout", "text.shout@2"])
+
+
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("text.shuot", "text.shout"),
+        ("text.shoout", "text.shout"),
+        ("text.shut", "text.shout"),
+        ("text.shoot", "text.shout"),
+        ("ext.shout", "text.shout"),
+        ("text.shouts", "text.shout"),
+        ("text.shuot@2", "text.shout@2"),
+        ("text_shout", "text.shout"),
+    ],
+)
+def test_a_slip_is_found_behind_a_thousand_names_of_the_same_length(slip: str, meant: str) -> None:
+    assert similar_name(slip, CROWD, CROWD.__contains__) == meant
+
+
+def test_what_is_further_away_is_found_among_the_first_names() -> None:
+    names = {"image.label": None, "text.shout": None}
+    assert similar_name("txt.shuot", names, names.__contains__) == "text.shout"
+    assert similar_name("audio.transcribe", names, names.__contains__) == ""
+
+
+def test_names_that_may_not_be_told_are_not_found() -> None:
+    assert similar_name("text.shuot", CROWD, lambda name: name in CROWD and name != "text.shout") != "text.shout"

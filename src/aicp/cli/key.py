@@ -33,7 +33,10 @@ def create(
     expires_in: Annotated[str | None, typer.Option(help="How long it is good, such as 90d, 12h, 30m or 60s.")] = None,
     capability: Annotated[
         list[str] | None,
-        typer.Option(help="What it may submit tasks for, once for each; any if left out.", autocompletion=capabilities),
+        typer.Option(
+            help="What it may submit tasks and register agents for, once for each; any if left out.",
+            autocompletion=capabilities,
+        ),
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests a second.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests at once.")] = None,

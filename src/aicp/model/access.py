@@ -86,7 +86,8 @@ class ApiKey(msgspec.Struct, frozen=True):
         scopes: What it may do.
         created_at: UTC.
         expires_at: UTC; from then on it is refused. None for never.
-        capabilities: What it may submit tasks for, each `name` or `name@major` as tasks name them; None for anything.
+        capabilities: What it may submit tasks and register agents for, each `name` or `name@major` as tasks name them;
+            None for anything.
         limits: How much.
         revoked_at: UTC; None while it is good.
         kind: `session` of a page that somebody has open, `key` of every other one.
@@ -119,7 +120,7 @@ class KeyRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         tenant: Whose objects it sees and makes; `*` for every tenant's, which only a key of every tenant can give.
             None for the tenant of whoever asks, `default` for a key of every tenant.
         expires_in_s: How long it is good, seconds, at most ten years; None for ever.
-        capabilities: What it may submit tasks for; None for anything.
+        capabilities: What it may submit tasks and register agents for; None for anything.
         limits: How much.
     """
 

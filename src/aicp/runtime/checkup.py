@@ -140,7 +140,7 @@ def _check_log(path: Path) -> Finding | None:
 
 
 def _check_permissions(env: Mapping[str, str], directory: Path, agents_file: Path | None) -> Iterator[Finding]:
-    """One finding for each file that others can reach; the keys have checks of their own."""
+    """One finding for each file that others can reach; the keys and their directory have checks of their own."""
     for exposure in find_exposures(_private_files(env, directory, agents_file)):
         verdict = Verdict.FAIL if exposure.is_open_to_all else Verdict.WARN
         yield Finding("permissions", verdict, exposure.message, exposure.advice)
@@ -152,8 +152,9 @@ def _private_files(env: Mapping[str, str], directory: Path, agents_file: Path | 
         database = settings.database
     except SettingsError:
         settings, database = Settings(data_dir=directory, agents_file=agents_file), None
-    yield from files_of_database(database)
-    yield from (file for file in files_of_server(settings) if file.path.name not in {ADMIN_KEY_FILE, SECRET_KEY_FILE})
+    checked = {directory, directory / ADMIN_KEY_FILE, directory / SECRET_KEY_FILE}
+    files = (*files_of_database(database), *files_of_server(settings))
+    yield from (file for file in files if file.path not in checked)
 
 
 def _is_there(path: Path) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 from aicp.errors import AgentNotFound, Fault, InvalidAgent
 from aicp.model.agent import CAPABILITIES_MAX, DEFAULT_TENANT, SLOTS_MAX, AgentProfile
 from aicp.model.task import Task
-from aicp.registry.naming import offered_key, wanted_key
+from aicp.registry.naming import offered_key, similar_name, wanted_key
 from aicp.scheduling.fleet import LOOKS, NOWHERE, Fleet, Label, Member, Pool, Seat
 from aicp.scheduling.input_schemas import Schema
 from aicp.scheduling.rows import Posting
@@ -121,6 +121,10 @@ class Roster:
         """True when somebody, present or gone, offered `name` or `name@major` to the tenant."""
         fleet = self.fleets.get(wanted_key(capability))
         return fleet is not None and bool(fleet.pools(tenant))
+
+    def similar(self, capability: str, tenant: str = DEFAULT_TENANT) -> str:
+        """A capability key that was offered to the tenant and is spelled like this one; empty when none is."""
+        return similar_name(capability, self.fleets, lambda key: key in self.fleets and self.knows(key, tenant))
 
     def candidates(self, task: Task, tenant: str = DEFAULT_TENANT) -> Iterator[Seat]:
         """Every seat the task may go to, whether it may be used now or not."""

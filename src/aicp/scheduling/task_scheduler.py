@@ -18,7 +18,7 @@ from aicp.model.task import DEFAULT_ATTEMPT_TIMEOUT_S, Priority, Task
 from aicp.model.views import Outlook, SchedulerStatus
 from aicp.ports import Clock, SystemClock
 from aicp.registry.leases import Liveness
-from aicp.registry.naming import similar_name, wanted_key
+from aicp.registry.naming import wanted_key
 from aicp.resilience.board import CircuitBoard
 from aicp.scheduling.explain import outlook, place_of
 from aicp.scheduling.fleet import AT_ONCE, NOWHERE, ON_TRIAL, Fleet, Member, Pool, Seat
@@ -377,7 +377,7 @@ class TaskScheduler:
 
     def similar(self, capability: str, tenant: str = DEFAULT_TENANT) -> str:
         """A capability that was offered to the tenant and is spelled like this one; empty when none is."""
-        return similar_name(capability, (key for key in self._roster.fleets if self._roster.knows(key, tenant)))
+        return self._roster.similar(capability, tenant)
 
     def has_candidate(self, task: Task, tenant: str = DEFAULT_TENANT) -> bool:
         """True when somebody offers what the task asks for, whether it may be used now or not."""

@@ -48,7 +48,7 @@ class Caller(msgspec.Struct, frozen=True):
         scopes: What it may do; `ADMIN` is everything.
         key_id: Of its key.
         sees: Whose objects it sees and touches; None for those of every tenant.
-        grant: What it may submit.
+        grant: What it may submit, and register agents for.
         parent: Of a session: the key that it came from.
     """
 

@@ -67,9 +67,9 @@ def storage_error(error: Exception, path: Path) -> AicpError:
 def opening_error(error: Exception, path: Path) -> AicpError:
     """What to raise for an error while the database was being opened: often it is the wrong one."""
     if primary_code(error) in _OF_RIGHTS or isinstance(error, OSError):
-        unwritable = _unwritable(path)
-        if unwritable is not None:
-            return SettingsError(_told_of_rights(error, path, unwritable))
+        closed = _closed(path)
+        if closed is not None:
+            return SettingsError(_told_of_rights(error, path, closed))
     if isinstance(error, OSError):
         told = error.strerror or str(error)
         return SettingsError(f"The database {path} cannot be used: {told}; choose a file in a directory of yours.")
@@ -77,18 +77,19 @@ def opening_error(error: Exception, path: Path) -> AicpError:
     return SettingsError(told) if primary_code(error) in _OF_SETTINGS else StorageError(told)
 
 
-def _unwritable(path: Path) -> Path | None:
-    """What of an existing database this user cannot write: the file, one beside it, or their directory."""
+def _closed(path: Path) -> Path | None:
+    """What of an existing database this user cannot read or write: the file, one beside it, or their directory."""
     beside = (path.with_name(path.name + suffix) for suffix in _BESIDE)
     places = (path, *beside, path.parent) if path.exists() else ()
-    return next((place for place in places if place.exists() and not os.access(place, os.W_OK)), None)
+    return next((place for place in places if place.exists() and not os.access(place, os.R_OK | os.W_OK)), None)
 
 
-def _told_of_rights(error: Exception, path: Path, unwritable: Path) -> str:
+def _told_of_rights(error: Exception, path: Path, closed: Path) -> str:
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    what = "it" if unwritable == path else str(unwritable)
-    mend = "make the file, those beside it and their directory writable for this user"
-    return f"The database {path} cannot be used: {what} cannot be written by this user ({why}): {mend}."
+    what = "it" if closed == path else str(closed)
+    lacks, needs = ("written", "writable") if os.access(closed, os.R_OK) else ("read", "readable and writable")
+    mend = f"make the file, those beside it and their directory {needs} for this user"
+    return f"The database {path} cannot be used: {what} cannot be {lacks} by this user ({why}): {mend}."
 
 
 def _told(error: Exception, path: Path) -> str:

@@ -89,7 +89,10 @@ _TOLD = {
     "show_chain": Told("", (NewerVersion, RecordDamaged, StorageError)),
     "draw_chain": Told("", (NewerVersion, RecordDamaged, StorageError)),
     "explain_task": Told("", (NewerVersion, RecordDamaged, StorageError)),
-    "register_agent": Told("Registration", (InvalidAgent, Forbidden, NotOwner, Conflict, SettingsError, StorageError)),
+    "register_agent": Told(
+        "Registration",
+        (InvalidAgent, Forbidden, CapabilityRefused, NotOwner, Conflict, SettingsError, StorageError),
+    ),
     "heartbeat": Told("Heartbeat", (NotOwner, AgentReplaced)),
     "drain_agent": Told("Drain", (NotOwner, StorageError), needs_body=False),
     "remove_agent": Told("", (NotOwner, StorageError)),
