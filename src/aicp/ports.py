@@ -100,6 +100,10 @@ class ChainQuery(msgspec.Struct, frozen=True):
             such chain.
         unfinished: True for only those without a recorded end.
         with_tasks: Only chains that may have tasks that ended so; all that have any are among them.
+        name: Only chains whose name begins so; None or empty for all.
+        submitted_from: Only chains submitted at this time or later; None for all. With this one or the next, the list
+            is sorted by the time of the submit, as the wall clock was then; without them, as they were recorded.
+        submitted_to: Only chains submitted before this time.
     """
 
     tenant: str | None = None
@@ -108,6 +112,9 @@ class ChainQuery(msgspec.Struct, frozen=True):
     before: str | None = None
     unfinished: bool = False
     with_tasks: TaskStatus | None = None
+    name: str | None = None
+    submitted_from: datetime | None = None
+    submitted_to: datetime | None = None
 
 
 class ChainSummary(msgspec.Struct, frozen=True):

@@ -309,6 +309,9 @@ def test_chains_and_tasks_are_listed_the_newest_first(fleet: Shell) -> None:
         (chains[1], "FAILED"), (chains[0], "COMPLETED"),
     ]  # fmt: skip
     assert "two steps" in fleet.call("chain", "list").out
+    assert "two steps" in fleet.call("chain", "list", "--name", "two", "--from", "2026-01-01", "--to", "2999-01-01").out
+    assert fleet.call("chain", "list", "--name", "wo", "-o", "jsonl").out == ""
+    assert fleet.call("chain", "list", "--to", "2026-01-01T00:00:00+0100", "-o", "jsonl").out == ""
     failed = fleet.call("chain", "list", "--status", "failed", "--limit", "1", "-o", "jsonl")
     assert json.loads(failed.out)["chain_id"] == chains[1]
     tasks = fleet.call("task", "list", "--limit", "3", "-o", "json")

@@ -5,6 +5,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,10 @@ async def drive_tasks(client: Client) -> None:
         await client.follow_chain(chain.chain_id, since=(await client.follow_chain(chain.chain_id)).seq)
     ).tasks == {}
     assert chain.chain_id in {listed.chain_id for listed in (await client.list_chains()).chains}
+    since = chain.started_at
+    named = await client.list_chains(name="tw", submitted_from=since, submitted_to=since + timedelta(days=1))
+    assert chain.chain_id in {listed.chain_id for listed in named.chains}
+    assert (await client.list_chains(submitted_to=since.replace(year=2000))).chains == []
     assert "a" in await client.draw_chain(chain.chain_id)
     assert (await client.wait_chain(await client.retry_chain(chain.chain_id))).status is TaskStatus.COMPLETED
     slow = await client.submit_task(Task("text.slow"))

@@ -6,7 +6,8 @@ import pytest
 from aicp.model.event import ChainCancelled, ChainEnded
 from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery
-from aicp.storage.postgres_reading import LIST_BY_FILTERS
+from aicp.storage.list_shapes import ListShape
+from aicp.storage.postgres_reading import LIST_BY_SHAPE
 from aicp.storage.task_ends import ENDS
 from tests.integration.postgres_kit import claim_all, opened, run, shared_server
 from tests.postgres_server import ask
@@ -70,7 +71,7 @@ def test_page_of_a_status_that_is_rare_among_100_000_tasks_answers_at_once(url: 
             await connection.execute("ANALYZE chains; SET plan_cache_mode = force_generic_plan")
             for status in ENDS[1:]:
                 for has_tenant in (False, True):
-                    sql = LIST_BY_FILTERS[has_tenant, False, False, status]
+                    sql = LIST_BY_SHAPE[ListShape(has_tenant, ends=status)]
                     rows = await connection.fetch(f"EXPLAIN {sql}", "default" if has_tenant else None, None, None, 50)
                     plan = "\n".join(row[0] for row in rows)
                     assert f"chains_with_{status.value.lower()}" in plan

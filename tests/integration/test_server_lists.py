@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -21,9 +22,9 @@ LISTED_TASK_FIELDS = {
 LISTED_CHAIN_FIELDS = {"chain_id", "name", "status", "total_tasks", "started_at", "ended_at", "retry_of"}
 
 
-async def submitted_chain(api: Api, *tasks: dict[str, Any], wait_s: float = 10, **request: Any) -> str:
+async def submitted_chain(api: Api, *tasks: dict[str, Any], wait_s: float = 10, name: str = "", **request: Any) -> str:
     """The id of a chain that was submitted; it has ended by then, unless `wait_s` is 0."""
-    accepted = await api.post("/api/tasks/chain", {"tasks": tasks}, **request)
+    accepted = await api.post("/api/tasks/chain", {"tasks": tasks, "name": name}, **request)
     chain_id = accepted.body["chain_id"]
     await api.get(f"/api/tasks/chain/{chain_id}?wait_s={wait_s}", **request)
     return str(chain_id)
@@ -107,6 +108,47 @@ def test_chains_are_listed_newest_first_by_status_and_page_by_page() -> None:
         assert newest.keys() == LISTED_CHAIN_FIELDS
         assert (newest["chain_id"], newest["retry_of"]) == (retried, ended[0])
         assert (await api.get(f"/api/tasks/chain/{retried}")).body["retry_of"] == ended[0]
+
+    with_api(test)
+
+
+def test_chains_are_listed_by_the_beginning_of_their_name_and_by_a_time() -> None:
+    async def test(api: Api) -> None:
+        named = ["image label", "image", "text", ""]
+        chains = {name: await submitted_chain(api, {**TASK, "id": "a"}, name=name) for name in named}
+        listed = (await api.get("/api/tasks/chain")).body["chains"]
+        first, *_, last = [quote(chain["started_at"]) for chain in reversed(listed)]
+        for query, expected in (
+            ("name=image", ["image", "image label"]), ("name=", named[::-1]), ("name=image%20", ["image label"]),
+            ("name=%25", []), (f"from={first}", named[::-1]), (f"to={first}", []), (f"from={last}", [""]),
+            (f"from={first}&to={last}", named[2::-1]), (f"name=i&to={last}", ["image", "image label"]),
+            (f"from={first}&status=RUNNING", []), (f"name=t&from={first}&status=COMPLETED", ["text"]),
+        ):  # fmt: skip
+            for limit in (1, 100):
+                found = await pages_of(api, f"/api/tasks/chain?limit={limit}&{query}", "chains")
+                assert [chain["chain_id"] for chain in found] == [chains[name] for name in expected], query
+
+    with_api(test)
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "told"),
+    [
+        ("from=yesterday", "?from", "'yesterday' is no time: write it like 2026-01-02T03:04:05Z"),
+        ("to=2026-01-02T03:04:05", "?to", "'2026-01-02T03:04:05' has no zone: end it with Z for UTC"),
+        ("to=2026-01-02T03:04:05+01:00", "?to", "and a + as %2B"),
+        ("from=0001-01-01T00:00:00%2B14:00", "?from", "is no time"),
+        ("from=2026-01-02T00:00:00Z&to=2026-01-02T00:00:00Z", "?to", "must be later than ?from"),
+        ("name=" + "n" * 257, "?name", "is longer than 256 characters"),
+        ("submitted_from=2026-01-02T00:00:00Z", "?submitted_from", "it takes cursor, from, limit, name, status, to"),
+    ],
+)
+def test_what_is_no_time_or_name_of_chains_is_refused_with_what_to_write(query: str, place: str, told: str) -> None:
+    async def test(api: Api) -> None:
+        refused = await api.get(f"/api/tasks/chain?{query}")
+        (fault,) = refused.body["faults"]
+        assert (refused.status, fault["place"]) == (422, place)
+        assert told in fault["message"]
 
     with_api(test)
 

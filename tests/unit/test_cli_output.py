@@ -149,6 +149,7 @@ def test_group_without_a_command_shows_its_help(group: list[str], capsys: pytest
         (["task", "list", "--limit", "0"], "--limit"),
         (["task", "list", "--status", "odd"], "odd"),
         (["chain", "list", "--limit", "many"], "--limit"),
+        (["chain", "list", "--from", "yesterday"], "--from"),
         (["chain", "list", "--capability", "x"], "--capability"),
         (["chain", "graph"], "Missing argument 'chain_id'"),
         (["agent", "run", "nonsense"], "'nonsense' names no agent"),

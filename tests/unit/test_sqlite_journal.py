@@ -6,7 +6,7 @@ import stat
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ from aicp.errors import ChainNotFound, Conflict, IdempotencyConflict, OwnershipL
 from aicp.model.event import ChainCancelled, Fact, TaskStarted
 from aicp.model.task import TaskStatus
 from aicp.ports import KEYS_KEPT, ChainQuery, Journal, SubmitKey
+from aicp.storage import sqlite_reading
+from aicp.storage.list_shapes import SHAPES, ListShape
 from aicp.storage.sqlite import SqliteJournal
-from aicp.storage.sqlite_reading import LIST_BY_FILTERS
+from aicp.storage.sqlite_reading import list_parameters, list_statement
 from aicp.testing.journal_contract import JournalContract
 from tests.unit.sqlite_kit import (
     AT,
@@ -387,16 +389,14 @@ class TestList:
 
         run(main())
 
-    @pytest.mark.parametrize("filters", LIST_BY_FILTERS)
-    def test_list_walks_an_index_and_sorts_nothing(
-        self, tmp_path: Path, filters: tuple[bool, bool, bool, TaskStatus | None]
-    ) -> None:
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_list_walks_an_index_and_sorts_nothing(self, tmp_path: Path, shape: ListShape) -> None:
         async def main() -> None:
             async with opened(tmp_path / "a.db"):
                 pass
             connection = sqlite3.connect(tmp_path / "a.db")
-            params = {"tenant": "t", "status": "FAILED", "limit": 50, "before": "c"}
-            plan = connection.execute(f"EXPLAIN QUERY PLAN {LIST_BY_FILTERS[filters]}", params).fetchall()
+            params = list_parameters(ChainQuery("t", TaskStatus.FAILED, before="c"))
+            plan = connection.execute(f"EXPLAIN QUERY PLAN {list_statement(shape)}", params).fetchall()
             connection.close()
             steps = [step for *_, step in plan]
             assert not [step for step in steps if "TEMP B-TREE" in step or step == "SCAN chains"]
@@ -404,11 +404,28 @@ class TestList:
                 (False, False): "INTEGER PRIMARY KEY", (True, False): "chains_of_tenant ",
                 (False, True): "chains_by_status", (True, True): "chains_of_tenant_by_status",
             }  # fmt: skip
-            has_tenant, has_status, unfinished, ends = filters
-            index = "chains_unfinished" if unfinished else expected[has_tenant, has_status]
-            if ends is not None:
-                index = f"chains_with_{ends.value.lower()}"
+            index = "chains_unfinished" if shape.unfinished else expected[shape.has_tenant, shape.has_status]
+            if shape.ends is not None:
+                index = f"chains_with_{shape.ends.value.lower()}"
+            if shape.has_times:
+                index = "chains_of_tenant_by_submit" if shape.has_tenant else "chains_by_submit"
             assert [step for step in steps if index in step]
+
+        run(main())
+
+    @pytest.mark.parametrize("since", [None, AT])
+    @pytest.mark.parametrize("few", [0, 1, 3])
+    def test_names_of_few_chains_are_found_by_their_index_and_those_of_many_by_a_look_at_the_newest(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int, since: datetime | None
+    ) -> None:
+        monkeypatch.setattr(sqlite_reading, "FEW_NAMED", few)
+
+        async def main() -> None:
+            async with opened(tmp_path / "a.db") as journal:
+                for number, name in enumerate(["one", "two", "once", "", "on"]):
+                    await journal.submit(submitted(f"c{number}", name=name))
+                assert await ids(journal, ChainQuery(name="on", submitted_from=since)) == ["c4", "c2", "c0"]
+                assert await ids(journal, ChainQuery(name="on", limit=1, before="c4", submitted_from=since)) == ["c2"]
 
         run(main())
 

@@ -17,8 +17,9 @@ from aicp.model.event import ChainCancelled, ChainEnded, ChainSubmitted, Fact, T
 from aicp.model.outcome import TaskError
 from aicp.model.task import Task, TaskResult, TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, Journal
+from aicp.storage.list_shapes import ListShape
 from aicp.storage.memory import MemoryJournal
-from aicp.storage.sqlite_reading import LIST_BY_FILTERS
+from aicp.storage.sqlite_reading import list_statement
 from aicp.storage.task_ends import ENDS
 from tests.unit.sqlite_kit import AT, chain_ended, opened, submitted, task_ended
 
@@ -196,7 +197,7 @@ def test_list_of_chains_with_such_tasks_walks_their_index(tmp_path: Path, status
     asyncio.run(main())
     with closing(sqlite3.connect(path)) as connection:
         for has_tenant in (False, True):
-            sql = LIST_BY_FILTERS[has_tenant, False, False, status]
+            sql = list_statement(ListShape(has_tenant, ends=status))
             named = {"tenant": "t", "status": None, "before": None, "limit": 1}
             plan = " ".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", named))
             assert f"chains_with_{status.value.lower()}" in plan

@@ -1,5 +1,6 @@
 """`aicp chain …`."""
 
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ import typer
 
 from aicp.cli.completion import chain_ids
 from aicp.cli.connection import ask, run_to_end
-from aicp.cli.lists import LIMIT, Limit, Status, show_chains
+from aicp.cli.lists import LIMIT, TIMES, ChainFilters, Limit, Status, show_chains
 from aicp.cli.output import Format, Output, facts, write, write_plain
 
 app = typer.Typer(help="Chains of tasks.", no_args_is_help=True)
@@ -58,9 +59,21 @@ def show(chain_id: ChainId, wait: Wait = False, output: Output = Format.TABLE) -
 
 
 @app.command("list")
-def list_chains(status: Status = None, limit: Limit = LIMIT, output: Output = Format.TABLE) -> None:
+def list_chains(
+    status: Status = None,
+    name: Annotated[str, typer.Option("--name", help="Only those whose name begins so.")] = "",
+    submitted_from: Annotated[
+        datetime | None,
+        typer.Option("--from", formats=TIMES, help="Only those submitted then or later; local time without a zone."),
+    ] = None,
+    submitted_to: Annotated[
+        datetime | None, typer.Option("--to", formats=TIMES, help="Only those submitted before then.")
+    ] = None,
+    limit: Limit = LIMIT,
+    output: Output = Format.TABLE,
+) -> None:
     """Show the newest chains."""
-    show_chains(status, limit, output)
+    show_chains(ChainFilters(status, name, submitted_from, submitted_to), limit, output)
 
 
 @app.command()

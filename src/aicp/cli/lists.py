@@ -1,7 +1,8 @@
 """What `aicp task list` and `aicp chain list` show: the newest first, from as many pages as it takes."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -19,8 +20,19 @@ Status = Annotated[
     TaskStatus | None, typer.Option("--status", case_sensitive=False, help="Only those that stand here.")
 ]
 LIMIT = 50
+TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+"""How a time may be written."""
 T = TypeVar("T")
 Page = tuple[Sequence[T], str | None]
+
+
+class ChainFilters(NamedTuple):
+    """Which chains to show; the names are those of `Client.list_chains`."""
+
+    status: TaskStatus | None
+    name: str
+    submitted_from: datetime | None
+    submitted_to: datetime | None
 
 
 def show_tasks(
@@ -37,11 +49,11 @@ def show_tasks(
     write(tasks, output, Sheet(columns, [_task_row(task) for task in tasks]))
 
 
-def show_chains(status: TaskStatus | None, limit: int, output: Format) -> None:
+def show_chains(filters: ChainFilters, limit: int, output: Format) -> None:
     """Write the newest chains."""
 
     async def page(client: Any, count: int, cursor: str | None) -> Page[ListedChain]:
-        found = await client.list_chains(status=status, limit=count, cursor=cursor)
+        found = await client.list_chains(**filters._asdict(), limit=count, cursor=cursor)
         return found.chains, found.next_cursor
 
     chains = _newest("chains", page, limit)

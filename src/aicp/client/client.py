@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -242,10 +243,33 @@ class Client:
         )
 
     async def list_chains(
-        self, *, status: TaskStatus | None = None, limit: int = LISTED, cursor: str | None = None
+        self,
+        *,
+        status: TaskStatus | None = None,
+        name: str = "",
+        submitted_from: datetime | None = None,
+        submitted_to: datetime | None = None,
+        limit: int = LISTED,
+        cursor: str | None = None,
     ) -> ChainPage:
-        """One page of chains, newest first; arguments and errors are those of `list_tasks`."""
-        return await self._ask("GET", "/api/tasks/chain", ChainPage, status=status, limit=limit, cursor=cursor)
+        """One page of chains, newest first.
+
+        Args:
+            status: Only those that stand here.
+            name: Only those whose name begins so.
+            submitted_from: Only those submitted at this time or later; one without a zone is local time.
+            submitted_to: Only those submitted before this time.
+            limit: At most this many, 1 to 1,000; a page may have fewer, and yet a `next_cursor`.
+            cursor: `next_cursor` of the page before.
+
+        Raises:
+            InvalidInput: No time lies between the two, or the cursor's place is forgotten: begin again without it.
+        """
+        times = {"from": submitted_from, "to": submitted_to}
+        told = {place: at.astimezone(UTC).isoformat() for place, at in times.items() if at is not None}
+        return await self._ask(
+            "GET", "/api/tasks/chain", ChainPage, status=status, name=name, limit=limit, cursor=cursor, **told
+        )
 
     async def draw_chain(self, chain_id: str) -> str:
         """A chain as text that Mermaid draws.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.params import QueryParameter
 from litestar.types import AnyCallable
 
 from aicp.errors import Fault, InvalidInput
@@ -37,6 +38,12 @@ def path_parameters(handler: BaseRouteHandler) -> list[str]:
     return list(dict.fromkeys(part[1:-1].partition(":")[0] for part in parts))
 
 
+def query_name(argument: str, annotation: Any) -> str:
+    """What an argument of a route is called in the query: another name where that one is a word of Python."""
+    told = (each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, QueryParameter))
+    return next((each.name for each in told if each.name), argument)
+
+
 def query_guard(injected: Collection[str]) -> Guard:
     """The guard that refuses parameters which a route does not take, which stand twice, or are none of a few words.
 
@@ -55,7 +62,9 @@ def query_guard(injected: Collection[str]) -> Guard:
             arguments = inspect.signature(handler.fn).parameters.values()
             others = no_parameters.union(path_parameters(handler))
             taken = [argument for argument in arguments if argument.name not in others]
-            known[handler.fn] = {argument.name: _parameter(argument.annotation) for argument in taken}
+            known[handler.fn] = {
+                query_name(argument.name, argument.annotation): _parameter(argument.annotation) for argument in taken
+            }
         return known[handler.fn]
 
     async def check_query(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

@@ -12,6 +12,7 @@ from aicp.model.event import ChainEnded, ChainSubmitted, Fact, TaskEnded
 from aicp.model.request import Request, answered_by
 from aicp.model.task import TaskStatus
 from aicp.ports import KEYS_KEPT, ChainQuery, ChainRecord, ChainSummary, Clock, SubmitKey, SystemClock
+from aicp.storage.list_shapes import shape_of, times_from_to
 from aicp.storage.request_rows import refuse_other
 from aicp.storage.task_ends import added, bits_of, bits_with
 
@@ -215,6 +216,10 @@ class MemoryJournal:
     def _found(self, query: ChainQuery) -> Iterator[_Chain]:
         """Newest first, one page of them from behind `before`, which must be one of the tenant's."""
         found: Iterator[_Chain] = reversed(self._chains.values())
+        is_by_time = shape_of(query).has_times
+        if is_by_time:
+            # Stable: of those of one time the last one recorded stays first.
+            found = iter(sorted(found, key=lambda chain: chain.submitted.at, reverse=True))
         if query.tenant is not None:
             found = (chain for chain in found if chain.submitted.tenant == query.tenant)
         if query.before is not None:
@@ -225,6 +230,11 @@ class MemoryJournal:
         if query.with_tasks is not None:
             bit = bits_with(query.with_tasks)
             found = (chain for chain in found if chain.ends & bit)
+        if query.name:
+            found = (chain for chain in found if chain.submitted.spec.name.startswith(query.name))
+        if is_by_time:
+            first, last = times_from_to(query)
+            found = (chain for chain in found if first <= chain.submitted.at < last)
         return found if query.status is None else (chain for chain in found if chain.status is query.status)
 
     def _take(self, chain_id: str, facts: Sequence[Fact]) -> None:

@@ -2,23 +2,22 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from itertools import product
 from typing import Any
 
 from aicp.errors import RecordDamaged
 from aicp.model.document_desk import DocumentDesk
 from aicp.model.event import Fact
 from aicp.model.level import LEVEL
-from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
 from aicp.storage.damage import checked, decoded, is_utf8
+from aicp.storage.list_shapes import SHAPES, ListShape, names_from_to, shape_of, times_from_to
 from aicp.storage.postgres_batch import storable
 from aicp.storage.postgres_server import Connection, Rows
 from aicp.storage.postgres_sessions import Sessions
 from aicp.storage.row_checksums import described
 from aicp.storage.rows import FACT_COLUMNS, StoredChain, decode_record, outline_fact, read_in_pieces, timestamp
-from aicp.storage.task_ends import ENDS, may_have
+from aicp.storage.task_ends import may_have
 
 Ask = Callable[..., Awaitable[Rows]]
 """Reads the rows of a statement with its parameters."""
@@ -59,25 +58,34 @@ _LIST = """
             SELECT number FROM chains WHERE chain_id = $3 AND ($1::text IS NULL OR tenant = $1)) END
     ORDER BY number DESC LIMIT $4
 """
+_LIST_BY_TIME = """
+    SELECT {columns} FROM chains
+    WHERE ($1::text IS NULL OR $1 = tenant) AND ($2::text IS NULL OR $2 = status) AND {filters}
+        (submitted_at, number) < (
+            SELECT 'infinity'::timestamptz, 0 WHERE $3::text IS NULL
+            UNION ALL
+            SELECT submitted_at, number FROM chains WHERE chain_id = $3 AND ($1::text IS NULL OR tenant = $1))
+    ORDER BY submitted_at DESC, number DESC LIMIT $4
+"""
+_NAMES = "name <> '' AND name ~>=~ {} AND name ~<~ {}"
+_TIMES = "submitted_at >= {} AND submitted_at < {}"
+_PLACES = ("$5", "$6", "$7", "$8")
 
 
-def _list(*, has_tenant: bool, has_status: bool, unfinished: bool, ends: TaskStatus | None) -> str:
-    filters = [("tenant = $1", has_tenant), ("status = $2", has_status), ("ended_at IS NULL", unfinished)]
-    if ends is not None:
-        filters.append((may_have(ends), True))
+def _list(shape: ListShape) -> str:
+    filters = [
+        ("tenant = $1", shape.has_tenant), ("status = $2", shape.has_status), ("ended_at IS NULL", shape.unfinished),
+        (_NAMES, shape.has_name), (_TIMES, shape.has_times),
+    ]  # fmt: skip
+    if shape.ends is not None:
+        filters.append((may_have(shape.ends), True))
     conditions = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
-    return _LIST.format(columns=SUMMARY_COLUMNS, filters=conditions)
+    statement = _LIST_BY_TIME if shape.has_times else _LIST
+    return statement.format(columns=SUMMARY_COLUMNS, filters=conditions.format(*_PLACES))
 
 
-LIST_BY_FILTERS = {
-    (has_tenant, has_status, unfinished, ends): _list(
-        has_tenant=has_tenant, has_status=has_status, unfinished=unfinished, ends=ends
-    )
-    for has_tenant, has_status, unfinished in product((False, True), repeat=3)
-    for ends in (None, *ENDS)
-}
-"""The statement for whether a query names a tenant and a status, wants unfinished chains only, and for how tasks of
-them must have ended."""
+LIST_BY_SHAPE = {shape: _list(shape) for shape in SHAPES}
+"""The statement for a query: the index that leads to the fewest is the planner's to choose, by what each holds."""
 
 
 async def read_record(
@@ -123,12 +131,22 @@ async def read_summaries(sessions: Sessions, query: ChainQuery) -> list[ChainSum
     Raises:
         StorageError: They could not be read.
     """
-    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished, query.with_tasks]
-    status = None if query.status is None else query.status.value
-    before = None if query.before is None else storable(query.before)
-    rows = await sessions.read(sql, query.tenant, status, before, max(0, query.limit))
+    shape = shape_of(query)
+    rows = await sessions.read(LIST_BY_SHAPE[shape], *list_parameters(query, shape))
     found = await check_summaries(sessions.read, rows)
     return [each if isinstance(each, RecordDamaged) else decoded(each.summary) for each in found]
+
+
+def list_parameters(query: ChainQuery, shape: ListShape) -> list[object]:
+    """What the statement for a query takes."""
+    status = None if query.status is None else query.status.value
+    before = None if query.before is None else storable(query.before)
+    parameters: list[object] = [query.tenant, status, before, max(0, query.limit)]
+    if shape.has_name:
+        parameters += names_from_to(storable(query.name or ""))
+    if shape.has_times:
+        parameters += times_from_to(query)
+    return parameters
 
 
 async def read_summary(sessions: Sessions, chain_id: str) -> ChainSummary | RecordDamaged | None:

@@ -2,22 +2,19 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import product
 from typing import Any
-
-import msgspec
 
 from aicp.errors import NewerVersion, RecordDamaged
 from aicp.model.level import LEVEL
-from aicp.model.task import TaskStatus
 from aicp.ports import ChainQuery, ChainRecord, ChainSummary
 from aicp.storage.chain_summaries import SUMMARY_COLUMNS, StoredSummary
 from aicp.storage.damage import decoded
+from aicp.storage.list_shapes import ListShape, names_from_to, shape_of, times_from_to
 from aicp.storage.row_checksums import described
-from aicp.storage.rows import FACT_COLUMNS, Unreadable, decode_outlines, decode_record, decode_records
-from aicp.storage.task_ends import ENDS, may_have
+from aicp.storage.rows import FACT_COLUMNS, Unreadable, decode_outlines, decode_record, decode_records, timestamp
+from aicp.storage.task_ends import may_have
 
 # Bytes, as JSON is decoded from; and what is no UTF-8 any more does not fail the statement.
 _FACT = f"{FACT_COLUMNS}, CAST(facts.fact AS BLOB)"
@@ -52,29 +49,54 @@ _LIST = """
         SELECT number FROM chains WHERE chain_id = :before AND (:tenant IS NULL OR tenant = :tenant)) END
     ORDER BY number DESC LIMIT :limit
 """
+_LIST_BY_TIME = """
+    SELECT {columns} FROM chains {index}
+    WHERE {filters} (submitted_at, number) < (
+        SELECT '~', 0 WHERE :before IS NULL
+        UNION ALL
+        SELECT submitted_at, number FROM chains WHERE chain_id = :before AND (:tenant IS NULL OR tenant = :tenant))
+    ORDER BY submitted_at DESC, number DESC LIMIT :limit
+"""
+_NAMES = "name <> '' AND name >= :name_from AND name < :name_to"
+_TIMES = "submitted_at >= :submitted_from AND submitted_at < :submitted_to"
+_NAMED = f"SELECT count(*) FROM (SELECT 1 FROM chains INDEXED BY chains_by_name WHERE {_NAMES} LIMIT :limit)"  # noqa: S608 - constants
+FEW_NAMED = 1_000
+"""Chains with a beginning of their names are found and sorted when they are less than this many. Where there are more,
+a look at the newest chains finds some soon."""
 
 
-def _list(*, has_tenant: bool, has_status: bool, unfinished: bool, ends: TaskStatus | None) -> str:
-    filters = [("tenant = :tenant", has_tenant), ("status = :status", has_status), ("ended_at IS NULL", unfinished)]
-    told = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
-    # Named, since there may be a million finished chains of the tenant between two unfinished ones.
-    index = "INDEXED BY chains_unfinished" if unfinished else ""
-    if ends is not None:
-        told += f"{may_have(ends)} AND "
-        index = f"INDEXED BY chains_with_{ends.value.lower()}"
-    return _LIST.format(columns=SUMMARY_COLUMNS, filters=told, index=index)
+def list_statement(shape: ListShape, *, few_named: bool = False) -> str:
+    """The statement for a query; each walks an index, and sorts nothing but what is named by few.
+
+    Args:
+        shape: Of the query.
+        few_named: True when few chains have a name that begins as the query says.
+    """
+    filters = [
+        ("tenant = :tenant", shape.has_tenant), ("status = :status", shape.has_status),
+        ("ended_at IS NULL", shape.unfinished), (_NAMES, shape.has_name), (_TIMES, shape.has_times),
+    ]  # fmt: skip
+    if shape.ends is not None:
+        filters.append((may_have(shape.ends), True))
+    conditions = "".join(f"{condition} AND " for condition, is_meant in filters if is_meant)
+    statement = _LIST_BY_TIME if shape.has_times else _LIST
+    return statement.format(columns=SUMMARY_COLUMNS, filters=conditions, index=_index(shape, few_named=few_named))
 
 
-LIST_BY_FILTERS = {
-    (has_tenant, has_status, unfinished, ends): _list(
-        has_tenant=has_tenant, has_status=has_status, unfinished=unfinished, ends=ends
-    )
-    for has_tenant, has_status, unfinished in product((False, True), repeat=3)
-    for ends in (None, *ENDS)
-}
-"""The statement for whether a query names a tenant and a status, wants unfinished chains only, and for how tasks of
-them must have ended; each walks an index
-and sorts nothing. Among the unfinished, those of other tenants are looked at too."""
+def _index(shape: ListShape, *, few_named: bool) -> str:
+    """The index to walk, named: SQLite does not count what each holds."""
+    if few_named:
+        return "INDEXED BY chains_by_name"
+    of_tenant = "_of_tenant" if shape.has_tenant else ""
+    if shape.has_times:
+        return f"INDEXED BY chains{of_tenant}_by_submit"
+    if shape.ends is not None:
+        return f"INDEXED BY chains_with_{shape.ends.value.lower()}"
+    if shape.unfinished:
+        return "INDEXED BY chains_unfinished"
+    if shape.has_status:
+        return f"INDEXED BY chains{of_tenant}_by_status"
+    return f"INDEXED BY chains{of_tenant}" if of_tenant else "NOT INDEXED"
 
 
 def read_record(connection: sqlite3.Connection, chain_id: str, level: int = LEVEL) -> ChainRecord | None:
@@ -134,9 +156,25 @@ def read_summaries(connection: sqlite3.Connection, query: ChainQuery) -> list[Ch
     Raises:
         sqlite3.Error: They could not be read.
     """
-    sql = LIST_BY_FILTERS[query.tenant is not None, query.status is not None, query.unfinished, query.with_tasks]
-    params = {**msgspec.structs.asdict(query), "limit": max(0, query.limit)}
-    return [_summary(connection, row) for row in connection.execute(sql, params).fetchall()]
+    shape, parameters = shape_of(query), list_parameters(query)
+    few_named = shape.has_name and _are_few_named(connection, parameters)
+    rows = connection.execute(list_statement(shape, few_named=few_named), parameters).fetchall()
+    return [_summary(connection, row) for row in rows]
+
+
+def list_parameters(query: ChainQuery) -> dict[str, Any]:
+    """What the statement for a query takes, by name."""
+    name_from, name_to = names_from_to(query.name or "")
+    submitted_from, submitted_to = map(timestamp, times_from_to(query))
+    return {
+        "tenant": query.tenant, "status": query.status, "before": query.before, "limit": max(0, query.limit),
+        "name_from": name_from, "name_to": name_to, "submitted_from": submitted_from, "submitted_to": submitted_to,
+    }  # fmt: skip
+
+
+def _are_few_named(connection: sqlite3.Connection, parameters: Mapping[str, Any]) -> bool:
+    (count,) = connection.execute(_NAMED, {**parameters, "limit": FEW_NAMED}).fetchone()
+    return bool(count < FEW_NAMED)
 
 
 def check_summary(connection: sqlite3.Connection, row: tuple[Any, ...]) -> StoredSummary:

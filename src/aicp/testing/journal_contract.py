@@ -387,6 +387,52 @@ class JournalContract(abc.ABC):
             _expect(found == expected, f"{query} found {found}")
 
     @_rule
+    async def test_a_list_may_be_of_names_that_begin_so(self, journal: Journal) -> None:
+        """By their characters, whatever these mean elsewhere; together with other filters."""
+        names = ["image label", "Image", "image_label", "image%", "", "i", "imagé \U0010ffff", "imag"]
+        for number, name in enumerate(names):
+            spec = ChainSpec((Task("text.echo", id="t0"),), name)
+            await journal.submit(chain(f"chain-{number}", tenant="ab"[number % 2], spec=spec))
+        await journal.append([ChainEnded("chain-2", TaskStatus.COMPLETED, AT)])
+        for query, expected in (
+            (ChainQuery(name="image"), [3, 2, 0]),
+            (ChainQuery(name="imag"), [7, 6, 3, 2, 0]),
+            (ChainQuery(name="image_"), [2]),
+            (ChainQuery(name="image%"), [3]),
+            (ChainQuery(name="imagé"), [6]),
+            (ChainQuery(name="'\0"), []),
+            (ChainQuery(name=""), [7, 6, 5, 4, 3, 2, 1, 0]),
+            (ChainQuery("a", name="imag"), [6, 2, 0]),
+            (ChainQuery(name="imag", before="chain-6", limit=2), [3, 2]),
+            (ChainQuery(name="imag", status=TaskStatus.COMPLETED), [2]),
+            (ChainQuery(name="imag", unfinished=True, limit=3), [7, 6, 3]),
+        ):
+            found = [summary.chain_id for summary in await journal.list_chains(query)]
+            _expect(found == [f"chain-{number}" for number in expected], f"{query} found {found}")
+
+    @_rule
+    async def test_a_list_may_be_of_a_time(self, journal: Journal) -> None:
+        """From one time on and before another, sorted by the time of the submit, and then as they were recorded."""
+        for number, second in enumerate((0, 3, 1, 3, 2)):
+            await journal.submit(chain(f"chain-{number}", tenant="ab"[number % 2], after_s=second))
+        await journal.append([ChainEnded("chain-3", TaskStatus.COMPLETED, AT)])
+        at = [AT + timedelta(seconds=second) for second in range(5)]
+        for query, expected in (
+            (ChainQuery(submitted_from=at[0]), [3, 1, 4, 2, 0]),
+            (ChainQuery(submitted_from=at[1], submitted_to=at[3]), [4, 2]),
+            (ChainQuery(submitted_to=at[1]), [0]),
+            (ChainQuery(submitted_from=at[4]), []),
+            (ChainQuery(submitted_from=at[0], before="chain-3", limit=2), [1, 4]),
+            (ChainQuery(submitted_from=at[0], before="never-submitted"), []),
+            (ChainQuery("a", submitted_from=at[1]), [4, 2]),
+            (ChainQuery("a", submitted_from=at[0], before="chain-1"), []),
+            (ChainQuery(submitted_to=at[4], status=TaskStatus.COMPLETED), [3]),
+            (ChainQuery(submitted_to=at[4], unfinished=True, limit=2), [1, 4]),
+        ):
+            found = [summary.chain_id for summary in await journal.list_chains(query)]
+            _expect(found == [f"chain-{number}" for number in expected], f"{query} found {found}")
+
+    @_rule
     async def test_outlines_are_the_records_without_results(self, journal: Journal) -> None:
         """Small results and large ones, in the order asked for; what is not there is left out."""
         await journal.submit(chain("first", tenant="ours", retry_of="earlier", spec=_full_spec()))

@@ -16,6 +16,7 @@ from aicp.model.agent import AGENT_ID_PATTERN, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KINDS, LiveEvent
 from aicp.model.run_id import CHAIN_ID_PATTERN, RUN_ID_PATTERN, TASK_ID_PATTERN
+from aicp.model.validation import NAME_CHARS_MAX
 from aicp.server.answers import Written
 from aicp.server.auth import Scope, declared_routes, scope_of
 from aicp.server.openapi.examples import BODIES, PARAMETERS, example_of
@@ -83,6 +84,9 @@ _QUERY: dict[str, Schema] = {
     "capability": CAPABILITY_REF,
     "chain_id": {"pattern": f"^(?:{TASK_ID_PATTERN.pattern})?$"},
     "agent_id": {"pattern": f"^(?:{AGENT_ID_PATTERN.pattern})?$"},
+    "name": {"maxLength": NAME_CHARS_MAX},
+    "from": {"format": "date-time"},
+    "to": {"format": "date-time"},
     "kind": {"type": "array", "items": {"type": "string", "enum": list(KINDS)}},
     "label": {"items": {"type": "string", "pattern": "^[^=]+=."}, "uniqueItems": True},
 }
@@ -159,7 +163,7 @@ def _parameters(handler: HTTPRouteHandler, headers: Iterable[str]) -> Iterable[d
             schema = {"type": "string", "minLength": 1, **_PATH_SCHEMAS.get(name, {})}
             yield _parameter(name, "path", schema, _PATH.get(name, ""), required=True)
         elif isinstance(told, QueryParameter):
-            yield _query_parameter(name, field.annotation, field.default, told)
+            yield _query_parameter(told.name or name, field.annotation, field.default, told)
     for name in headers:
         description, schema = _HEADERS[name]
         yield _parameter(name, "header", schema, description)

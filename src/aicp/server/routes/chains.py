@@ -22,12 +22,17 @@ from aicp.server.routes.parameters import (
     LISTED,
     ListCursor,
     ListLimit,
+    NamePrefix,
     Status,
+    SubmittedFrom,
+    SubmittedTo,
     SubmitWaitS,
     TheNode,
     TheNodeAndWaits,
     WaitS,
+    check_name_prefix,
     cursor_fault,
+    times_between,
 )
 
 Results = Annotated[
@@ -58,11 +63,23 @@ async def submit_chain(
 
 @get("/", opt=needs(Scope.TASKS_READ))
 async def list_chains(
-    request: CallerRequest, node: TheNode, status: Status = None, limit: ListLimit = LISTED, cursor: ListCursor = ""
+    request: CallerRequest,
+    node: TheNode,
+    status: Status = None,
+    name: NamePrefix = "",
+    submitted_from: SubmittedFrom = "",
+    submitted_to: SubmittedTo = "",
+    limit: ListLimit = LISTED,
+    cursor: ListCursor = "",
 ) -> ChainPage:
     """Chains, newest first; a page may have fewer than `limit`, and yet a `next_cursor`."""
+    check_name_prefix(name)
+    first, last = times_between(submitted_from, submitted_to)
+    query = ChainQuery(
+        request.user.sees, status, limit, cursor or None, name=name, submitted_from=first, submitted_to=last
+    )
     try:
-        return await node.coordinator.list_chains(ChainQuery(request.user.sees, status, limit, cursor or None))
+        return await node.coordinator.list_chains(query)
     except ChainNotFound as error:
         raise cursor_fault(error) from None
 

@@ -90,7 +90,9 @@ CREATE INDEX chains_with_completed ON chains (number, tenant) WHERE (task_ends I
 CREATE INDEX chains_with_failed ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 2) <> 0);
 CREATE INDEX chains_with_cancelled ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 4) <> 0);
 CREATE INDEX chains_with_skipped ON chains (number, tenant) WHERE (task_ends IS NULL OR task_ends / 16 <> epoch OR (task_ends & 8) <> 0);
-CREATE INDEX chains_by_name ON chains (tenant, name, number) WHERE name <> '';
+CREATE INDEX chains_by_submit ON chains (submitted_at, number);
+CREATE INDEX chains_of_tenant_by_submit ON chains (tenant, submitted_at, number);
+CREATE INDEX chains_by_name ON chains (name, tenant, number) WHERE name <> '';
 CREATE INDEX chains_by_context ON chains (tenant, context, changed_at) WHERE context IS NOT NULL;
 CREATE INDEX chains_by_parent ON chains (parent) WHERE parent IS NOT NULL;
 CREATE INDEX chains_parked ON chains (wake_at) WHERE wake_at IS NOT NULL;

@@ -40,9 +40,11 @@ def _add_columns() -> None:
 
 
 def _index_chains() -> None:
-    """Partial indexes: a chain without a name, a context, a parent and a time to wake costs none of them an entry."""
+    """For lists by time; and partial ones: a chain without a name, a context, a parent, a time to wake has no entry."""
+    op.create_index("chains_by_submit", "chains", ["submitted_at", "number"])
+    op.create_index("chains_of_tenant_by_submit", "chains", ["tenant", "submitted_at", "number"])
     indexes = {
-        "chains_by_name": (["tenant", "name", "number"], "name <> ''"),
+        "chains_by_name": (["name", "tenant", "number"], "name <> ''"),
         "chains_by_context": (["tenant", "context", "changed_at"], "context IS NOT NULL"),
         "chains_by_parent": (["parent"], "parent IS NOT NULL"),
         "chains_parked": (["wake_at"], "wake_at IS NOT NULL"),
