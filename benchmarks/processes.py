@@ -79,6 +79,12 @@ class Server:
         names: list[str] = json.loads(self._process.stdout.readline())
         return names
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU time that it has used so far; Linux."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
