@@ -21,7 +21,7 @@ from playwright.async_api import Browser, CDPSession, Page
 
 from aicp import Task, TaskChain
 from aicp.client import Client
-from aicp.model.chain import ChainTask
+from aicp.model.reference import ChainTask
 from benchmarks.measure import AIMS, Row, at_least, at_most, quantile, report
 from benchmarks.processes import AgentProcess, Server, fleet, register, serving
 from tests.browser.browser_kit import browser, opened_page, sign_in
@@ -40,7 +40,8 @@ CATCH_UP_S = 3.0
 WATCH_FRAMES = """
 selector => {
   window.framesAt = [];
-  const note = () => requestAnimationFrame(() => setTimeout(() => framesAt.push(performance.timeOrigin + performance.now())));
+  const shownNow = () => framesAt.push(performance.timeOrigin + performance.now());
+  const note = () => requestAnimationFrame(() => setTimeout(shownNow));
   let shown = document.querySelector(selector).textContent;
   new MutationObserver(() => {
     const now = document.querySelector(selector)?.textContent ?? shown;
@@ -190,7 +191,8 @@ async def panned(page: Page) -> float:
         await page.mouse.move(middle[0] - 4 * (step % 100), middle[1] - 20 - 3 * (step % 80))
         await asyncio.sleep(1 / 60)
     await page.mouse.up()
-    return await counted
+    frames: float = await counted
+    return frames
 
 
 async def cpu_of_pages(bench: Bench, seconds: float) -> float:

@@ -43,6 +43,8 @@ export class Feed {
     this.rates = new Rates(Date.now());
     this.stop = new AbortController();
     this.due = new Map();
+    /** When each part may be read again, in milliseconds of `performance.now()`. */
+    this.rests = new Map();
     this.listeners = new Set();
     api.whenAnswered = () => this.#answered();
   }
@@ -70,20 +72,19 @@ export class Feed {
     return () => this.listeners.delete(listener);
   }
 
-  /** Read a part again, soon and once, however often it is asked for. */
+  /** Read a part again: at once when it was not read lately, else once after a while, however often it is asked for. */
   soon(part) {
     if (this.due.has(part)) return;
-    this.due.set(
-      part,
-      setTimeout(() => {
-        this.due.delete(part);
-        this.read(part);
-      }, READ_AGAIN_MS),
-    );
+    const read = () => {
+      this.due.delete(part);
+      this.read(part);
+    };
+    this.due.set(part, setTimeout(read, Math.max(0, (this.rests.get(part) ?? 0) - performance.now())));
   }
 
   /** Read a part of what is shown. */
   async read(part) {
+    this.#rest(part);
     try {
       const found = part === "agents" ? await this.#agents() : await this.api.get(PARTS[part], this.stop.signal);
       const { [part]: _, ...trouble } = this.store.state.trouble;
@@ -94,7 +95,13 @@ export class Feed {
       if (this.stop.signal.aborted) return;
       this.#refused(error);
       this.store.set({ trouble: { ...this.store.state.trouble, [part]: error.message } });
+    } finally {
+      this.#rest(part);
     }
+  }
+
+  #rest(part) {
+    this.rests.set(part, performance.now() + READ_AGAIN_MS);
   }
 
   async #agents() {
