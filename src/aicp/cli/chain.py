@@ -61,7 +61,7 @@ def show(chain_id: ChainId, wait: Wait = False, output: Output = Format.TABLE) -
 @app.command("list")
 def list_chains(
     status: Status = None,
-    name: Annotated[str, typer.Option("--name", help="Only those whose name begins so.")] = "",
+    name: Annotated[str | None, typer.Option("--name", help="Only those whose name begins so.")] = None,
     submitted_from: Annotated[
         datetime | None,
         typer.Option("--from", formats=TIMES, help="Only those submitted then or later; local time without a zone."),

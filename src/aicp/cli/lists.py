@@ -30,7 +30,7 @@ class ChainFilters(NamedTuple):
     """Which chains to show; the names are those of `Client.list_chains`."""
 
     status: TaskStatus | None
-    name: str
+    name: str | None
     submitted_from: datetime | None
     submitted_to: datetime | None
 

@@ -246,7 +246,7 @@ class Client:
         self,
         *,
         status: TaskStatus | None = None,
-        name: str = "",
+        name: str | None = None,
         submitted_from: datetime | None = None,
         submitted_to: datetime | None = None,
         limit: int = LISTED,
