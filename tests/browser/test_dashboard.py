@@ -263,6 +263,51 @@ def test_operator_holds_a_circuit_open_and_resets_it() -> None:
     run(main())
 
 
+LAYOUTS = """async ([seeds, size]) => {
+  const { layout } = await import("/dashboard/parts/layout.js");
+  const node = { width: 164, height: 44 }, gap = { x: 28, y: 38 }, row = 82, wrong = [];
+  const random = (seed) => () => ((seed = (seed * 1103515245 + 12345) % 2147483648) / 2147483648);
+  for (let seed = 1; seed <= seeds; seed += 1) {
+    const next = random(seed), ids = Array.from({ length: size }, (_, i) => `t${i}`), edges = [];
+    for (let i = 1; i < size; i += 1) {
+      const awaited = [0, 1, 2].map(() => Math.floor(next() * i)).slice(next() * 4);
+      for (const from of new Set(awaited)) edges.push([`t${from}`, `t${i}`]);
+    }
+    const { at, bends, width, height } = layout(ids, edges, node, gap);
+    const boxes = ids.map((id) => ({ id, ...at.get(id) }));
+    const fits = ({ x, y }) => x >= 0 && y >= 0 && x + node.width <= width + 0.01 && y + node.height <= height;
+    const near = (a, b) => a.y === b.y && Math.abs(a.x - b.x) < node.width + gap.x - 0.01;
+    for (const one of boxes) if (!fits(one)) wrong.push([seed, one.id, "outside"]);
+    for (const one of boxes)
+      for (const two of boxes) if (one.id < two.id && near(one, two)) wrong.push([seed, one.id, two.id, "overlap"]);
+    for (const [from, to] of edges) {
+      const passed = (at.get(to).y - at.get(from).y) / row - 1, way = bends.get(`${from}>${to}`) ?? [];
+      if (passed < 0 || way.length !== passed) wrong.push([seed, from, to, "no lane in every rank"]);
+      way.forEach((lane, i) => {
+        const y = at.get(from).y + (i + 1) * row;
+        const covers = (box) => box.y === y && lane > box.x && lane < box.x + node.width;
+        for (const box of boxes) if (covers(box)) wrong.push([seed, from, to, box.id, "behind"]);
+      });
+    }
+  }
+  return wrong.slice(0, 10);
+}"""
+
+
+def test_no_task_covers_another_and_no_edge_runs_behind_a_task() -> None:
+    async def main() -> None:
+        async with asking() as api, browser() as chromium:
+            page, _ = await opened_page(chromium, api.url)
+            for seeds, size in ((40, 8), (20, 40), (2, 300)):
+                assert await page.evaluate(LAYOUTS, [seeds, size]) == []
+            one = "import('/dashboard/parts/layout.js').then(({ layout }) => layout"
+            sizes = "{ width: 164, height: 44 }, { x: 28, y: 38 }))"
+            assert (await page.evaluate(f"{one}([], [], {sizes}"))["width"] == 164
+            assert (await page.evaluate(f"{one}(['a'], [], {sizes}"))["height"] == 44
+
+    run(main())
+
+
 def test_newcomer_tries_a_capability_and_sees_its_result() -> None:
     async def main() -> None:
         async with asking() as api, signed_in(api) as (page, _):

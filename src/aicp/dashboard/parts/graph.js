@@ -1,12 +1,14 @@
 // A run as a graph: tasks as boxes from top to bottom, edges below them. Pan by drag or arrow keys, zoom by buttons, + and -.
 import { drawn, toneOf, wordOf } from "./glyphs.js";
-import { layered } from "./layout.js";
+import { layout } from "./layout.js";
 import { line } from "./text.js";
 import { html, useLayoutEffect, useRef, useState } from "./view.js";
 
 const NODE = { width: 164, height: 44 };
 const MARGIN = 24;
 const GAP = { x: 28, y: 38 };
+/** @type {number[]} */
+const NO_BENDS = [];
 const NAME_CHARS = 14;
 const SUB_CHARS = 22;
 const FULL_ZOOM_MIN = 0.7;
@@ -14,20 +16,8 @@ const NAMES_ZOOM_MIN = 0.35;
 const DRAWN_MAX = 1_200;
 const CANVAS_HEIGHT = { least: 160, most: 620 };
 
-/** Where each task of a run is drawn. Costs some milliseconds for a thousand: keep it while the edges are the same. */
-export function places(ids, edges) {
-  const { ranks } = layered(ids, edges);
-  const widest = Math.max(...ranks.map((rank) => rank.length), 1);
-  const width = widest * (NODE.width + GAP.x) - GAP.x;
-  const at = new Map();
-  ranks.forEach((rank, row) =>
-    rank.forEach((id, column) => {
-      const left = (width - (rank.length * (NODE.width + GAP.x) - GAP.x)) / 2;
-      at.set(id, { x: left + column * (NODE.width + GAP.x), y: row * (NODE.height + GAP.y) });
-    }),
-  );
-  return { at, width, height: ranks.length * (NODE.height + GAP.y) - GAP.y };
-}
+/** Where each task of a run is drawn, and how long edges go. */
+export const places = (ids, edges) => layout(ids, edges, NODE, GAP);
 
 /**
  * @param {{nodes: {id: string, glyph: string, sub: string, tone: string, signs: {name: string, words: string}[], isToCome: boolean}[],
@@ -149,7 +139,7 @@ function Drawing({ nodes, edges, placed, chosen, choose, now, room, height }) {
   const drawnEdges = near
     .map((edge) => ({ edge, isLit: edge.includes(chosen) }))
     .sort((a, b) => Number(a.isLit) - Number(b.isLit));
-  return html`${drawnEdges.map(({ edge: [from, to], isLit }) => html`<${Edge} key=${`${from}>${to}`} kind=${kindOf(byId.get(from), byId.get(to), isLit)} from=${placed.at.get(from)} to=${placed.at.get(to)} />`)}
+  return html`${drawnEdges.map(({ edge: [from, to], isLit }) => html`<${Edge} key=${`${from}>${to}`} kind=${kindOf(byId.get(from), byId.get(to), isLit)} from=${placed.at.get(from)} to=${placed.at.get(to)} bends=${placed.bends.get(`${from}>${to}`) ?? NO_BENDS} />`)}
     ${shown.map((node) => html`<${Node} key=${node.id} node=${node} at=${placed.at.get(node.id)} isChosen=${node.id === chosen} choose=${choose} scale=${now.scale} />`)}`;
 }
 
@@ -159,10 +149,24 @@ function kindOf(from, to, isLit) {
   return to.isToCome || from.isToCome ? "to-come" : "";
 }
 
-function Edge({ from, to, kind }) {
-  const [x1, y1, x2, y2] = [from.x + NODE.width / 2, from.y + NODE.height, to.x + NODE.width / 2, to.y];
-  const bend = Math.min(60, (y2 - y1) * 0.6);
-  return html`<path class=${`edge ${kind}`} d=${`M${x1} ${y1}C${x1} ${y1 + bend} ${x2} ${y2 - bend} ${x2} ${y2}`} />`;
+/** From the foot of a task to the head of another, straight through its lane in each rank between them. */
+function Edge({ from, to, bends, kind }) {
+  const row = NODE.height + GAP.y;
+  let x = from.x + NODE.width / 2;
+  let y = from.y + NODE.height;
+  let path = `M${x} ${y}`;
+  const curve = (toX, toY) => {
+    const bend = Math.min(60, (toY - y) * 0.6);
+    path += `C${x} ${y + bend} ${toX} ${toY - bend} ${toX} ${toY}`;
+    [x, y] = [toX, toY];
+  };
+  bends.forEach((lane, index) => {
+    curve(lane, from.y + (index + 1) * row);
+    y += NODE.height;
+    path += `V${y}`;
+  });
+  curve(to.x + NODE.width / 2, to.y);
+  return html`<path class=${`edge ${kind}`} d=${path} />`;
 }
 
 function Node({ node, at, isChosen, choose, scale }) {
