@@ -147,7 +147,7 @@ class TestAcceptedAndAsked:
         readiness = chain({"a": ""})
         for fact in (asked("a"), answered("a"), answered("a", value="other"), asked("a")):
             readiness.apply(fact)
-        opened = readiness.open_runs.get("a")
+        opened = readiness.open_runs.runs.get("a")
         assert opened is not None
         assert opened.answers[1, "q"].value == "this"
         assert opened.asked == ()

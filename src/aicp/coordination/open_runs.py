@@ -55,36 +55,36 @@ class OpenRun(msgspec.Struct, frozen=True):
 
 
 class OpenRuns:
-    """Runs that have not ended, by their ids inside the chain. False when there are none."""
+    """Runs that have not ended. False when there are none.
+
+    Attributes:
+        runs: By their ids inside the chain; to be read only. Nearly every chain has none, and looks at this often.
+    """
 
     def __init__(self) -> None:
-        self._runs: dict[str, OpenRun] = {}
+        self.runs: dict[str, OpenRun] = {}
         self._of_task: dict[str, int] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._runs)
+        return bool(self.runs)
 
     def snapshot(self) -> "OpenRuns":
         """The same runs: what happens later does not change it."""
         still = OpenRuns()
-        still._runs, still._of_task = dict(self._runs), dict(self._of_task)
+        still.runs, still._of_task = dict(self.runs), dict(self._of_task)
         return still
-
-    def get(self, run: str) -> OpenRun | None:
-        """What is on record of a run; None for nothing."""
-        return self._runs.get(run)
 
     def apply(self, fact: OfRun) -> None:
         """Take in a fact about a run that has not ended."""
-        opened = self._runs.get(fact.task)
+        opened = self.runs.get(fact.task)
         if opened is None:
             opened, task = OpenRun(), task_of(fact.task)
             self._of_task[task] = self._of_task.get(task, 0) + 1
-        self._runs[fact.task] = opened.with_fact(fact)
+        self.runs[fact.task] = opened.with_fact(fact)
 
     def end(self, run: str) -> None:
         """A run has ended."""
-        if self._runs.pop(run, None) is None:
+        if self.runs.pop(run, None) is None:
             return
         task = task_of(run)
         self._of_task[task] -= 1
@@ -97,20 +97,15 @@ class OpenRuns:
 
     def started(self) -> list[str]:
         """Those with a send on record that no agent has accepted."""
-        return [run for run, opened in self._runs.items() if opened.is_started and opened.accepted is None]
+        return [run for run, opened in self.runs.items() if opened.is_started and opened.accepted is None]
 
     def accepted(self) -> list[AttemptAccepted]:
         """What agents have accepted."""
-        return [opened.accepted for opened in self._runs.values() if opened.accepted is not None]
-
-    def number_of(self, run: str) -> int:
-        """The highest number of an attempt of a run on record; 0 for none."""
-        opened = self._runs.get(run)
-        return 0 if opened is None else opened.number
+        return [opened.accepted for opened in self.runs.values() if opened.accepted is not None]
 
     def phase_of(self, run: str) -> Phase | None:
         """What a run waits for; None when that is not on record."""
-        opened = self._runs.get(run)
+        opened = self.runs.get(run)
         if opened is None:
             return None
         if opened.asked:

@@ -161,7 +161,8 @@ class Readiness:
 
     def attempts_on_record(self, run: str) -> int:
         """The highest number of an attempt of a run on record: the numbers of later ones go on from there."""
-        return self.open_runs.number_of(run)
+        opened = self.open_runs.runs.get(run)
+        return 0 if opened is None else opened.number
 
     def output_of(self, task: str) -> Any:
         """What dependents read: the result, or the default of a task that failed."""
@@ -176,7 +177,7 @@ class Readiness:
             return []
         if run in self.ended:
             return []
-        if self.open_runs:
+        if self.open_runs.runs:
             self.open_runs.end(run)
         return self._task_ended(run, result)
 
@@ -227,7 +228,7 @@ class Readiness:
 
     def _may_be_sent(self, run: str) -> bool:
         """False when a later owner must not send it: it is at its agent, or was to be sent once only."""
-        opened = self.open_runs.get(run)
+        opened = self.open_runs.runs.get(run)
         return opened is None or (opened.accepted is None and not (opened.is_started and not self._is_idempotent(run)))
 
     def _ready_items(self, task: str) -> list[str]:
