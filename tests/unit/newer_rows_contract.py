@@ -32,7 +32,7 @@ class NewerRowsContract(abc.ABC):
 
     @abc.abstractmethod
     def place(self, number: int) -> str:
-        """A parameter of a statement."""
+        """A parameter of a statement; they stand in it in the order of their numbers."""
 
     def _with_rows(self, use: Callable[[DiskStores], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:

@@ -178,7 +178,7 @@ class RowDamageContract(abc.ABC):
 
     @abc.abstractmethod
     def place(self, number: int) -> str:
-        """A parameter of a statement."""
+        """A parameter of a statement; they stand in it in the order of their numbers."""
 
     @abc.abstractmethod
     def not_utf8(self, column: str) -> str:

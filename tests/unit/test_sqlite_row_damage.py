@@ -26,7 +26,7 @@ class TestSqliteDamage(NewerRowsContract, RowDamageContract):
         run(main)
 
     def place(self, number: int) -> str:
-        return f"?{number}"
+        return "?"
 
     def not_utf8(self, column: str) -> str:
         return f"CAST(x'ff' || substr({column}, 2) AS TEXT)"
