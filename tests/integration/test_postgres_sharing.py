@@ -70,7 +70,7 @@ class Replica:
         self.told: list[LiveEvent] = []
         self.missed_times = 0
 
-    def relayed(self, event: LiveEvent, _tenant: str | None) -> None:
+    def relayed(self, event: LiveEvent, _tenant: str | None, _body: bytes) -> None:
         self.told.append(event)
 
     def missed(self) -> None:
@@ -480,7 +480,7 @@ def test_notices_are_read_once_and_forgotten_after_a_minute() -> None:
             bulletin = one.node.stores.bulletin
             assert bulletin is not None
             event = LiveEvent("agent_changed", datetime.now(UTC), agent_id="eyes", change="registered")
-            await bulletin.post(Notice(events=(Relayed(event, None),)))
+            await bulletin.post(Notice(events=(Relayed.of(event, None),)))
             await until(lambda: len(other.told) == 1)
             assert [event.agent_id for event in other.told] == ["eyes"]
             assert not one.told
@@ -515,7 +515,7 @@ async def _relay(replica: Replica, agent_id: str) -> None:
     async with asyncio.timeout(30):
         while True:
             try:
-                await bulletin.post(Notice(events=(Relayed(event, None),)))
+                await bulletin.post(Notice(events=(Relayed.of(event, None),)))
             except StorageError:
                 await asyncio.sleep(0.05)
             else:

@@ -121,14 +121,25 @@ def test_filter_tells_only_what_was_asked_for() -> None:
     with_api(test)
 
 
-def test_kind_that_there_is_none_of_is_refused() -> None:
+def test_what_can_be_no_kind_is_refused() -> None:
     async def test(api: Api) -> None:
-        refused = await api.get("/api/events?kind=task_ended,nonsense")
+        refused = await api.get("/api/events?kind=task_ended,Nonsense")
         assert (refused.status, refused.code) == (422, "invalid_input")
-        assert "'nonsense'" in refused.faults["?kind"]
+        assert "'Nonsense'" in refused.faults["?kind"]
         async with client_of(api) as client:
             with pytest.raises(InvalidInput):
-                await anext(client.events(kinds=["nonsense"]))
+                await anext(client.events(kinds=["Nonsense"]))
+
+    with_api(test)
+
+
+def test_kind_that_only_a_later_version_tells_may_be_asked_for() -> None:
+    async def test(api: Api) -> None:
+        async with client_of(api) as client, aclosing(client.events(kinds=["moon_risen", "chain_ended"])) as events:
+            following = asyncio.create_task(until_kind(events, "chain_ended"))
+            await until(lambda: readers_of(api) == 1)
+            await client.submit_task(Task("text.echo"))
+            assert [event.kind for event in await following] == ["chain_ended"]
 
     with_api(test)
 

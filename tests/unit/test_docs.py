@@ -24,7 +24,7 @@ from aicp.model import views
 from aicp.model.access import ApiKey, AuditRecord, KeyRequest
 from aicp.model.agent import Capability, Registration
 from aicp.model.chain import ChainSpec
-from aicp.model.live import KINDS, LiveEvent
+from aicp.model.live import TOLD_KINDS, TOLD_LATER, LiveEvent
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, Task
 from aicp.model.wire import AgentDescription, Invocation
@@ -413,8 +413,10 @@ def test_every_outcome_is_explained() -> None:
 
 def test_every_kind_of_live_event_is_told_with_its_fields() -> None:
     rows = [cells for heading, cells in tables_of(DOCS / "reference/events.md") if heading == "Kinds"]
-    assert [names_in(cells[0])[0] for cells in rows] == list(KINDS)
+    assert [names_in(cells[0])[0] for cells in rows] == list(TOLD_KINDS)
     assert {name for cells in rows for name in names_in(cells[2])} <= set(fields_of(LiveEvent))
+    later = [cells for heading, cells in tables_of(DOCS / "reference/events.md") if heading == "Kinds to come"]
+    assert [name for cells in later for name in names_in(cells[1])] == list(TOLD_LATER)
 
 
 def test_every_metric_is_told_with_its_kind_and_labels() -> None:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from aicp.model.event import AgentChanged, CircuitChanged, JournalCommitted
-from aicp.model.live import KINDS, LiveEvent
+from aicp.model.live import NEVER_KEPT, TOLD_KINDS, LiveEvent
 from aicp.model.outcome import TaskError
 from aicp.model.task import TaskStatus
 from aicp.observability.feed import STREAMS_MAX, Batch, Feed, Reader, Wanted
@@ -65,9 +65,35 @@ async def test_reader_gets_every_kind_of_event_in_order() -> None:
         feed.notify(event)
     batch = await reader.next_batch(QUIET_S)
     assert batch is not None
-    assert sorted(kinds(batch)) == sorted(KINDS)
-    assert [number_of(event.id) for event in bodies(batch)] == list(range(1, len(KINDS) + 1))
+    assert sorted(kinds(batch)) == sorted(TOLD_KINDS)
+    assert [number_of(event.id) for event in bodies(batch)] == list(range(1, len(TOLD_KINDS) + 1))
     assert batch.last_id == bodies(batch)[-1].id
+
+
+@virtual
+async def test_event_of_a_newer_replica_is_told_as_it_was_told_there_to_who_wants_its_kind() -> None:
+    feed = make_feed()
+    readers = [begin(feed), begin(feed, wanted=Wanted(CHAIN, kinds=frozenset({"moon_risen"})))]
+    body = b'{"kind":"moon_risen","at":"2026-01-02T03:04:05Z","share":0.25,"replica":"there"}'
+    feed.notify(ended())
+    feed.relayed(LiveEvent("moon_risen", AT, chain_id=CHAIN), "default", body)
+    batches = [await reader.next_batch(QUIET_S) for reader in readers]
+    assert [kinds(batch) for batch in batches] == [["task_ended", "moon_risen"], ["moon_risen"]]
+    for batch in batches:
+        assert batch is not None
+        assert batch.frames.endswith(b"-2\ndata: " + body + b"\n\n")
+
+
+@virtual
+async def test_progress_is_never_kept() -> None:
+    feed = make_feed()
+    reader = begin(feed)
+    for kind in NEVER_KEPT:
+        feed.relayed(LiveEvent(kind, AT, chain_id=CHAIN), "default", b"{}")
+    feed.notify(ended())
+    batch = await reader.next_batch(QUIET_S)
+    assert batch is not None
+    assert (kinds(batch), number_of(batch.last_id)) == (["task_ended"], 1)
 
 
 @virtual

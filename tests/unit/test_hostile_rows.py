@@ -43,7 +43,7 @@ FACTS = (
 )
 PROFILE = AgentProfile("eyes", (Capability("text.echo"),), 1, endpoint="http://127.0.0.1:9", labels={"a": "b"})
 EVENT = LiveEvent("task_ended", NOW, chain_id="c", status=TaskStatus.FAILED, error=ERROR, waited_s=0.5)
-NOTICE = Notice({"eyes": "1"}, (Opening("eyes", "text.echo", 1.5),), {}, (Relayed(EVENT, None),), 3)
+NOTICE = Notice({"eyes": "1"}, (Opening("eyes", "text.echo", 1.5),), {}, (Relayed.of(EVENT, None),), 3)
 KEY = ApiKey("k", "name", "default", (Scope.TASKS_READ,), NOW)
 
 

@@ -1,5 +1,6 @@
 """What a replica has to tell: bounded, told once, and told again if it could not be."""
 
+import msgspec
 import pytest
 
 from aicp.model.event import AgentChanged, CircuitChanged
@@ -27,6 +28,9 @@ class Sender(Stage):
 
     def opened(self) -> list[str]:
         return [opening.agent_id for opening in self.outbox.take_all().openings]
+
+
+_decode = msgspec.json.Decoder(LiveEvent).decode
 
 
 def _event(number: int = 0, **fields: object) -> LiveEvent:
@@ -106,7 +110,9 @@ async def test_events_beyond_two_thousand_are_counted() -> None:
         for number in range(EVENTS_MAX + 3):
             sender.outbox.relay(_event(number), None)
         notice = sender.outbox.take_events()
-        assert [relayed.event.task_id for relayed in notice.events] == [f"t{number}" for number in range(EVENTS_MAX)]
+        assert [_decode(relayed.event).task_id for relayed in notice.events] == [
+            f"t{number}" for number in range(EVENTS_MAX)
+        ]
         assert notice.lost == 3
         assert sender.outbox.take_events() == Notice()
 

@@ -3,6 +3,9 @@
 import asyncio
 from typing import Any
 
+import msgspec
+import pytest
+
 from aicp.model.live import LiveEvent
 from aicp.model.notice import Notice, Opening, Order, Relayed
 from aicp.ports import News, Ordered, Posted, Replica
@@ -25,13 +28,15 @@ class Here(Registry):
         super().__init__()
         self.obeyed: list[tuple[str, Order]] = []
         self.told: list[tuple[LiveEvent, str | None]] = []
+        self.bodies: list[bytes] = []
         self.missed_times = 0
         self.peers = Peers(self.ains, self.board, self.scheduler, Orders(self._obey))
         self.peers.meet([HERE, THERE])
         self.stop_listening = self.peers.listen(self)
 
-    def relayed(self, event: LiveEvent, tenant: str | None) -> None:
+    def relayed(self, event: LiveEvent, tenant: str | None, body: bytes) -> None:
         self.told.append((event, tenant))
+        self.bodies.append(body)
 
     def missed(self) -> None:
         self.missed_times += 1
@@ -116,12 +121,37 @@ async def test_heartbeat_elsewhere_counts_for_the_same_instance_only() -> None:
 async def test_events_are_told_with_the_name_of_the_replica_until_nobody_listens() -> None:
     async with Here() as here:
         event = LiveEvent("task_ended", AT, task_id="t")
-        await here.hear(events=(Relayed(event, "ours"),))
+        await here.hear(events=(Relayed.of(event, "ours"),))
         (heard, tenant) = here.told[0]
         assert (heard.task_id, heard.replica, tenant) == ("t", "there", "ours")
         here.stop_listening()
-        await here.hear(events=(Relayed(event, "ours"),))
+        await here.hear(events=(Relayed.of(event, "ours"),))
         assert len(here.told) == 1
+
+
+@virtual
+async def test_event_of_a_newer_replica_is_passed_on_with_all_that_it_told() -> None:
+    async with Here() as here:
+        told = {"kind": "moon_risen", "at": "2026-01-02T03:04:05Z", "chain_id": "c", "phase": {"share": 0.25}}
+        await here.hear(events=(Relayed(msgspec.Raw(msgspec.json.encode(told)), "ours"),))
+        (heard, tenant) = here.told[0]
+        assert (heard.kind, heard.chain_id, heard.replica, tenant) == ("moon_risen", "c", "there", "ours")
+        assert msgspec.json.decode(here.bodies[0]) == {**told, "replica": "there"}
+
+
+@pytest.mark.parametrize(
+    "body", ["{}", "7", '{"kind":7}', '{"kind":"task_ended","at":"2026-01-02T03:04:05Z","status":"MELTED"}']
+)
+def test_event_that_is_none_to_this_version_is_told_as_a_gap_and_the_next_is_told(body: str) -> None:
+    @virtual
+    async def main() -> None:
+        async with Here() as here:
+            event = LiveEvent("task_ended", AT, task_id="t")
+            await here.hear(events=(Relayed(msgspec.Raw(body), None), Relayed.of(event, None)))
+            assert here.missed_times == 1
+            assert [heard.task_id for heard, _ in here.told] == ["t"]
+
+    main()
 
 
 @virtual

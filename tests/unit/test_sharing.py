@@ -93,7 +93,7 @@ class Here(Registry):
         peers.listen(self)
         self.sharing = Sharing(self.bulletin, self, self.outbox, peers)
 
-    def relayed(self, event: LiveEvent, tenant: str | None) -> None:
+    def relayed(self, event: LiveEvent, tenant: str | None, _body: bytes) -> None:
         raise AssertionError((event, tenant))
 
     def missed(self) -> None:

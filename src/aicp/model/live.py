@@ -1,5 +1,6 @@
 """A live event: what `GET /api/events` tells of something that happened, without the params and results of tasks."""
 
+import re
 from datetime import datetime
 
 import msgspec
@@ -8,7 +9,7 @@ from aicp.model.outcome import Outcome, TaskError
 from aicp.model.task import TaskStatus
 
 GAP = "gap"
-KINDS = (
+TOLD_KINDS = (
     "chain_submitted",
     "chain_warned",
     "task_started",
@@ -21,14 +22,38 @@ KINDS = (
     "agent_changed",
     "capability_changed",
 )
+"""What this version tells, besides gaps."""
+TOLD_LATER = (
+    "task_phase",
+    "task_expanded",
+    "template_changed",
+    "schedule_changed",
+    "schedule_fired",
+    "schedule_refused",
+    "task_progress",
+    "attempt_accepted",
+    "question_asked",
+    "answer_given",
+    "charged",
+    "budget_changed",
+    "price_changed",
+    "channel_changed",
+    "webhook_changed",
+)
+"""What later versions tell. Their replicas may run beside one of this version, which passes on what they tell."""
+KINDS = TOLD_KINDS + TOLD_LATER
 """What a live event can be, besides a gap."""
+KIND_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,63}")
+"""How every kind is written, those of later versions too."""
+NEVER_KEPT = frozenset({"task_progress"})
+"""Kinds of which only the last one counts: they come often, and would drive what matters out of the events kept."""
 
 
 class LiveEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Something that happened. Fields that say nothing about its kind are left out of the JSON, and None here.
 
     Attributes:
-        kind: One of `KINDS`, or `gap`: events were lost on the way to this reader.
+        kind: One of `KINDS`, or `gap`: events were lost on the way to this reader. A newer server may tell others, too.
         at: UTC; when it happened.
         id: `<boot>-<n>`, to go on after it; it travels beside the JSON. Numbers rise by one within a boot.
         chain_id: The chain it is about.

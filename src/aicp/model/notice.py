@@ -1,11 +1,14 @@
 """What replicas tell each other of what each of them alone knows: once a second, and losing some of it harms nobody."""
 
 from enum import StrEnum
+from typing import Self
 
 import msgspec
 
 from aicp.model.live import LiveEvent
 from aicp.model.views import AgentHealth
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Order(StrEnum):
@@ -40,12 +43,17 @@ class Relayed(msgspec.Struct, frozen=True):
     """Something that happened at a replica.
 
     Attributes:
-        event: As it tells its own readers.
+        event: A `LiveEvent` in JSON, as that replica tells its own readers; of a newer one it may have more fields.
         tenant: Whose it is; None for every tenant's.
     """
 
-    event: LiveEvent
+    event: msgspec.Raw
     tenant: str | None
+
+    @classmethod
+    def of(cls, event: LiveEvent, tenant: str | None) -> Self:
+        """What this replica tells the others of an event."""
+        return cls(msgspec.Raw(_encode(event)), tenant)
 
 
 class Notice(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -18,7 +18,7 @@ from typing import Self
 import msgspec
 
 from aicp.model.event import Event
-from aicp.model.live import GAP, LiveEvent
+from aicp.model.live import GAP, NEVER_KEPT, LiveEvent
 from aicp.observability.telling import Submitted, tell
 
 Relay = Callable[[LiveEvent, str | None], None]
@@ -80,6 +80,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 class _Kept(msgspec.Struct, gc=False):
     event: LiveEvent
+    body: bytes = b""
     frame: bytes = b""
 
 
@@ -101,9 +102,9 @@ class _Stream:
         """The number of the oldest event that is kept; one more than the last when none is."""
         return self.last - len(self._kept) + 1
 
-    def keep(self, event: LiveEvent) -> None:
+    def keep(self, event: LiveEvent, body: bytes) -> None:
         self.last += 1
-        kept = _Kept(event)
+        kept = _Kept(event, body)
         if len(self._kept) < self._kept_max:
             self._kept.append(kept)
         else:
@@ -117,11 +118,12 @@ class _Stream:
         """An event as every reader gets it: made once."""
         kept = self._at(number)
         if not kept.frame:
-            kept.frame = self.write(number, kept.event)
+            kept.frame = self.write(number, kept.body or _encode(kept.event))
+            kept.body = b""
         return kept.frame
 
-    def write(self, number: int, event: LiveEvent) -> bytes:
-        return b"id: %b-%d\ndata: %b\n\n" % (self.boot.encode(), number, _encode(event))
+    def write(self, number: int, body: bytes) -> bytes:
+        return b"id: %b-%d\ndata: %b\n\n" % (self.boot.encode(), number, body)
 
     def id_of(self, number: int) -> str:
         return f"{self.boot}-{number}"
@@ -172,12 +174,17 @@ class Feed:
         if self._relay is not None:
             self._relay(told.event, told.tenant)
 
-    def relayed(self, event: LiveEvent, tenant: str | None) -> None:
-        """It happened, here or at another replica: tell a tenant's readers, or everybody's when it is None."""
+    def relayed(self, event: LiveEvent, tenant: str | None, body: bytes = b"") -> None:
+        """It happened, here or at another replica: tell a tenant's readers, or everybody's when it is None.
+
+        `body` is how another replica told it, and how it is told here; empty for what happened here.
+        """
+        if event.kind in NEVER_KEPT:
+            return
         streams = self._streams.values() if tenant is None else self._streams_of(tenant)
         for stream in streams:
             if stream is not None:
-                stream.keep(event)
+                stream.keep(event, body)
 
     def missed(self) -> None:
         """Tell every reader that events of other replicas may be missing, nobody knows how many."""
@@ -319,7 +326,7 @@ class Reader:
                     return
 
     def _gap(self, lost: int | None) -> bytes:
-        return self._stream.write(self._next - 1, self._feed.gap(lost))
+        return self._stream.write(self._next - 1, _encode(self._feed.gap(lost)))
 
     async def _wait_until(self, ends_at: float) -> None:
         """Return when there is something to look at, or the time is over."""

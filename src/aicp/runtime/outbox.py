@@ -83,7 +83,7 @@ class Outbox:
         if len(self._events) >= EVENTS_MAX:
             self._lost += 1
         else:
-            self._events.append(Relayed(event, tenant))
+            self._events.append(Relayed.of(event, tenant))
 
     def touch_all(self) -> None:
         """Somebody is new: tell how every agent fares that was ever used."""

@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from aicp.model.live import LiveEvent
-from aicp.model.notice import Opening
+from aicp.model.notice import Opening, Relayed
 from aicp.model.views import AgentHealth
 from aicp.ports import News, Posted, Replica
 from aicp.resilience.board import CircuitBoard
@@ -15,12 +15,17 @@ from aicp.runtime.orders import Orders
 from aicp.runtime.turns import in_turns
 from aicp.scheduling.task_scheduler import TaskScheduler
 
+_decode = msgspec.json.Decoder(LiveEvent).decode
+
 
 class Listener(Protocol):
     """Hears what happened at other replicas."""
 
-    def relayed(self, event: LiveEvent, tenant: str | None) -> None:
-        """It happened; `tenant` is whose it is, None for every tenant's."""
+    def relayed(self, event: LiveEvent, tenant: str | None, body: bytes) -> None:
+        """It happened; `tenant` is whose it is, None for every tenant's.
+
+        `body` is the event in JSON with everything that its replica told, which may be newer and tell more.
+        """
 
     def missed(self) -> None:
         """Something may have happened that nobody will tell."""
@@ -97,11 +102,21 @@ class Peers:
         if posted.replica in self._names:
             self._learn(posted.replica, notice.health)
         for relayed in notice.events:
-            event = msgspec.structs.replace(relayed.event, replica=self._names.get(posted.replica))
-            for listener in self._listeners:
-                listener.relayed(event, relayed.tenant)
+            self._retell(relayed, self._names.get(posted.replica))
         if notice.lost:
             self.missed()
+
+    def _retell(self, relayed: Relayed, replica: str | None) -> None:
+        """Tell of an event as its replica told it, and which one that is."""
+        try:
+            event = msgspec.structs.replace(_decode(relayed.event), replica=replica)
+        except (ValueError, RecursionError):
+            self.missed()
+            return
+        told = bytes(relayed.event)
+        body = told if replica is None else b'%b,"replica":%b}' % (told[:-1], msgspec.json.encode(replica))
+        for listener in self._listeners:
+            listener.relayed(event, relayed.tenant, body)
 
     def _learn(self, replica: int, health: Mapping[str, AgentHealth]) -> None:
         """How agents fare there, of those that are here: nothing would ever end what is kept of others."""

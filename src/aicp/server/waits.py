@@ -53,7 +53,7 @@ class Waits:
         elif isinstance(event, ChainEnded):
             self._wake(event.chain_id)
 
-    def relayed(self, event: LiveEvent, _tenant: str | None) -> None:
+    def relayed(self, event: LiveEvent, _tenant: str | None, _body: bytes) -> None:
         """As `notify`, of something that happened at another replica."""
         if event.kind in _ENDS:
             self._wake(event.task_id or event.chain_id or "")

@@ -14,7 +14,7 @@ from aicp.errors import AicpError
 from aicp.model.access import KeyRequest, SessionRequest
 from aicp.model.agent import AGENT_ID_PATTERN, Registration
 from aicp.model.chain import ChainSpec
-from aicp.model.live import KINDS, LiveEvent
+from aicp.model.live import KIND_PATTERN, KINDS, LiveEvent
 from aicp.model.run_id import CHAIN_ID_PATTERN, RUN_ID_PATTERN, TASK_ID_PATTERN
 from aicp.model.validation import NAME_CHARS_MAX
 from aicp.server.answers import Written
@@ -87,7 +87,10 @@ _QUERY: dict[str, Schema] = {
     "name": {"maxLength": NAME_CHARS_MAX},
     "from": {"format": "date-time"},
     "to": {"format": "date-time"},
-    "kind": {"type": "array", "items": {"type": "string", "enum": list(KINDS)}},
+    "kind": {
+        "type": "array",
+        "items": {"type": "string", "pattern": f"^{KIND_PATTERN.pattern}$", "examples": list(KINDS)},
+    },
     "label": {"items": {"type": "string", "pattern": "^[^=]+=."}, "uniqueItems": True},
 }
 _QUERY_TOLD = {"capability": "`name` or `name@major`."}

@@ -31,7 +31,7 @@ from aicp.model.agent import (
 )
 from aicp.model.agent import NAME_CHARS_MAX as AGENT_NAME_CHARS_MAX
 from aicp.model.chain import FailurePolicy
-from aicp.model.live import KINDS
+from aicp.model.live import GAP, KIND_PATTERN, KINDS
 from aicp.model.outcome import Outcome
 from aicp.model.run_id import TASK_ID_PATTERN
 from aicp.model.task import DEADLINE_S_MAX, Phase, Priority, TaskKind, TaskStatus
@@ -119,7 +119,7 @@ _BOUNDS: dict[str, dict[str, Schema]] = {
     "CapabilityHealth": {"state": _CIRCUIT},
     "AgentState": {"state": _CIRCUIT},
     "Candidate": {"standing": {"enum": ["free", "busy", "silent", "out", "left_out"]}},
-    "LiveEvent": {"kind": {"enum": [*KINDS, "gap"]}},
+    "LiveEvent": {"kind": {"pattern": f"^{KIND_PATTERN.pattern}$", "examples": [*KINDS, GAP]}},
 }
 
 
