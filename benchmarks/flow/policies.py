@@ -3,9 +3,11 @@
 Every policy sees the same arrivals, sizes and faults. Those that bind early send a task as soon as it arrives, and it
 queues inside the agent; the others keep it until an agent has a free slot. All of them try again elsewhere, at once,
 until the deadline (six attempts that may have executed something; refusals are free), and give each attempt the same
-time. AICP is the real node with only the wire to the agents scripted. Aims are printed beside what was reached.
+time. AICP is the real node with only the wire to the agents scripted. Aims are printed beside what was reached. So they
+are for situations in which AICP has no rival: equal agents, a shared backend that is down, bad tasks, large chains.
 
     python -m benchmarks.flow.policies [--quick] [--scenario NAME]... [--policy NAME]... [--worst N] [--workers N]
+    python -m benchmarks.flow.policies --situation NAME|all...
 """
 
 import argparse
@@ -19,10 +21,12 @@ from benchmarks.flow.simulated.figures import Figures, story, sum_up, worst
 from benchmarks.flow.simulated.plot import draw
 from benchmarks.flow.simulated.race import POLICIES, race
 from benchmarks.flow.simulated.scenarios import scenarios
-from benchmarks.measure import RESULTS, report
+from benchmarks.flow.simulated.situations import SITUATIONS, judge
+from benchmarks.measure import AIMS, RESULTS, Row, report
 
 AGENTS = 30
 AGENTS_WHEN_QUICK = 6
+ALL = "all"
 LEFT_OUT_WHEN_QUICK = {"random", "round robin", "least outstanding", "original score"}
 Raced = tuple[Figures, list[str]]
 
@@ -50,6 +54,16 @@ def run_all(pairs: Sequence[tuple[str, str]], agents: int, stories: int, workers
             future.result()
             print(f"{number} of {len(pairs)} raced: {', '.join(running[future])}", file=sys.stderr, flush=True)
         return {pair: future.result() for future, pair in running.items()}
+
+
+def judge_all(names: Sequence[str], workers: int) -> None:
+    """Run the situations, and report their aims."""
+    judged: list[Row] = []
+    with ProcessPoolExecutor(workers) as pool:
+        for name, found in zip(names, pool.map(judge, names), strict=True):
+            print(f"judged: {name}", file=sys.stderr, flush=True)
+            judged.extend(found)
+    report("flow/policies_situations", AIMS, judged, ["msgspec"])
 
 
 def rows(table: Table) -> Iterable[list[object]]:
@@ -83,10 +97,18 @@ def main() -> None:
         "--quick", action="store_true", help="six agents, half of the policies: a smoke test, without aims"
     )
     parser.add_argument("--scenario", action="append", choices=list(scenarios()), help="only this one; may be repeated")
+    parser.add_argument(
+        "--situation", action="append", choices=[*SITUATIONS, ALL], help="no race, but this one; may be repeated"
+    )
     parser.add_argument("--policy", action="append", choices=list(POLICIES), help="only this one; may be repeated")
     parser.add_argument("--worst", type=int, default=0, help="tell the stories of so many of the slowest tasks")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     asked = parser.parse_args()
+    if not (asked.scenario or asked.quick):
+        chosen = asked.situation or [ALL]
+        judge_all(list(SITUATIONS) if ALL in chosen else chosen, asked.workers)
+    if asked.situation:
+        return
     names = asked.scenario or list(scenarios())
     policies = asked.policy or [name for name in POLICIES if not (asked.quick and name in LEFT_OUT_WHEN_QUICK)]
     pairs = [(scenario, policy) for scenario in names for policy in policies]

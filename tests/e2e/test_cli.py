@@ -237,6 +237,10 @@ def test_submit_that_will_probably_be_late_is_warned_of_on_stderr(fleet: Shell) 
     (fleet.where / "late.json").write_text('{"tasks": [{"id": "a", "capability": "text.echo", "deadline_s": 1e-6}]}')
     chain = fleet.run("chain", "run", "late.json")
     assert "\nWarning: At the present rate this takes about" in chain.err
+    (newest,) = fleet.call("chain", "list", "--limit", "1", "-o", "json").data
+    retried = fleet.run("chain", "retry", newest["chain_id"], "-o", "json")
+    assert retried.err == f"Warning: {retried.data['warning']}\n"
+    assert retried.data["expected_s"] > 1e-6
 
 
 def test_task_explains_where_it_went(fleet: Shell) -> None:

@@ -75,6 +75,10 @@ def test_whole_answer_to_a_submit_has_the_warning_that_it_will_probably_be_late(
         for answer in answers:
             assert (answer.expected_s or 0.0) > 1e-6
             assert "longer than its deadline" in (answer.warning or "")
+        ended = await client.wait_chain(answers[1].chain_id)
+        again = await client.accept_retry(ended.chain_id)
+        assert again.chain_id != ended.chain_id
+        assert "longer than its deadline" in (again.warning or "")
         for fine in (await client.accept_task(ECHO), await client.run_task(ECHO)):
             assert not fine.expected_s
             assert not fine.warning

@@ -10,7 +10,7 @@ import typer
 from aicp.cli.completion import chain_ids
 from aicp.cli.connection import ask, run_to_end
 from aicp.cli.lists import LIMIT, TIMES, ChainFilters, Limit, Status, show_chains
-from aicp.cli.output import Format, Output, facts, write, write_plain
+from aicp.cli.output import Format, Output, facts, tell_warning, write, write_plain
 
 app = typer.Typer(help="Chains of tasks.", no_args_is_help=True)
 
@@ -95,11 +95,16 @@ def cancel(chain_id: ChainId, output: Output = Format.TABLE) -> None:
 
 @app.command()
 def retry(chain_id: ChainId, wait: Wait = False, output: Output = Format.TABLE) -> None:
-    """Run a chain that has ended again, as a new one: only what has no good result yet is done."""
-    retried = ask(lambda client: client.retry_chain(chain_id))
+    """Run a chain that has ended again, as a new one: only what has no good result yet is done.
+
+    If it will probably outlast its deadline, a warning on stderr says so.
+    """
+    accepted = ask(lambda client: client.accept_retry(chain_id))
+    retried = accepted.chain_id
+    warned = tell_warning(accepted)
     if wait:
         _show_end(retried, output)
-    write({"chain_id": retried, "retry_of": chain_id}, output, facts(chain=retried, retry_of=chain_id))
+    write({"chain_id": retried, "retry_of": chain_id, **warned}, output, facts(chain=retried, retry_of=chain_id))
 
 
 def _show_end(chain_id: str, output: Format) -> None:

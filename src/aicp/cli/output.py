@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from aicp.cli.exits import PIPE_CLOSED, UNWRITTEN, printable, say
+from aicp.model.views import ChainStanding, TaskStanding
 
 WIDTH_WHEN_PIPED = 400
 CELL_CHARS_MAX = 1_000
@@ -64,6 +65,14 @@ def write_plain(text: str) -> None:
 def facts(**named: Any) -> Sheet:
     """A sheet that shows one thing: a row for each of its facts."""
     return Sheet(("", ""), [(name.replace("_", " "), value) for name, value in named.items()])
+
+
+def tell_warning(accepted: TaskStanding | ChainStanding) -> dict[str, Any]:
+    """Say on stderr that what was accepted will probably be late, if it will; the same as fields of the data."""
+    if not accepted.warning:
+        return {}
+    say(f"Warning: {accepted.warning}")
+    return {"expected_s": accepted.expected_s, "warning": accepted.warning}
 
 
 def seconds(value: float | None) -> str | None:

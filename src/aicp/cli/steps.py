@@ -6,7 +6,7 @@ import typer
 
 from aicp.cli.connection import ask
 from aicp.cli.exits import OK, WORK_FAILED, say
-from aicp.cli.output import Format, Sheet, seconds, write, write_plain
+from aicp.cli.output import Format, Sheet, seconds, tell_warning, write, write_plain
 from aicp.cli.progress import follow
 from aicp.cli.waits import waiting_for
 from aicp.client import Client
@@ -23,8 +23,7 @@ def run_at_server(spec: ChainSpec) -> ChainView:
     """Submit a chain to the server and follow it to its end; interrupted, it goes on there."""
     accepted = ask(lambda client: client.accept_chain(spec))
     say(f"Chain {accepted.chain_id} is accepted.")
-    if accepted.warning:
-        say(f"Warning: {accepted.warning}")
+    tell_warning(accepted)
     return follow_at_server(accepted.chain_id)
 
 

@@ -9,9 +9,9 @@ import typer
 
 from aicp.cli.completion import capabilities, task_ids
 from aicp.cli.connection import ask
-from aicp.cli.exits import OK, WORK_FAILED, say
+from aicp.cli.exits import OK, WORK_FAILED
 from aicp.cli.lists import LIMIT, Limit, Status, show_tasks
-from aicp.cli.output import Format, Output, Sheet, facts, seconds, write
+from aicp.cli.output import Format, Output, Sheet, facts, seconds, tell_warning, write
 from aicp.errors import Fault, InvalidTask, SettingsError
 from aicp.model.task import Phase, Priority, Task, TaskStatus
 from aicp.model.views import Candidate, Choice, LinePlace
@@ -45,11 +45,9 @@ def run(
         capability, _params(params, params_option), priority=priority, timeout_s=timeout_s, deadline_s=deadline_s
     )
     accepted = ask(lambda client: client.accept_task(task))
-    if accepted.warning:
-        say(f"Warning: {accepted.warning}")
+    warned = tell_warning(accepted)
     if wait:
         _show_end(accepted.task_id, output)
-    warned = {"expected_s": accepted.expected_s, "warning": accepted.warning} if accepted.warning else {}
     write({"task_id": accepted.task_id, **warned}, output, facts(task=accepted.task_id))
 
 

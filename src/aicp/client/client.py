@@ -323,8 +323,11 @@ class Client:
             QueueFull: Too much accepted work is unfinished, even after some waiting.
             IdempotencyConflict: The key was used with another body.
         """
-        path = f"{_chain_path(chain_id)}/retry"
-        return (await self._submit(path, msgspec.UNSET, key, ChainStanding)).chain_id
+        return (await self.accept_retry(chain_id, key=key)).chain_id
+
+    async def accept_retry(self, chain_id: str, *, key: str | None = None) -> ChainStanding:
+        """As `retry_chain`, with the whole answer: its `warning` when it will probably outlast its deadline."""
+        return await self._submit(f"{_chain_path(chain_id)}/retry", msgspec.UNSET, key, ChainStanding)
 
     async def register_agent(self, registration: Registration) -> Registered:
         """Make an agent known; what the registration leaves out the server asks the agent.
