@@ -187,9 +187,9 @@ async def never_answers() -> list[Row]:
     ]
 
 
-async def shared_backend(agents: int = 2) -> list[Row]:
-    """The backend that all agents share is down from 20 s to 23 s; 60 tasks a second."""
-    down_s, up_s = 20.0, 23.0
+async def shared_backend(agents: int, down_for_s: float, per_s: float, closed_within_s: float) -> list[Row]:
+    """The backend that all agents share is down from 20 s on, for so long."""
+    down_s, up_s = 20.0, 20.0 + down_for_s
     step = choosing(lambda _call: down_s <= elapsed_s() < up_s)
     fleet_agents = [
         ScriptedAgent(f"a{n}", otherwise=step, latency_s=0.05, max_concurrent_tasks=8) for n in range(agents)
@@ -200,14 +200,18 @@ async def shared_backend(agents: int = 2) -> list[Row]:
         async def come(_number: int) -> None:
             done.append(await fleet.route(Task(WORK, deadline_s=120.0)))
 
-        await arrivals(60.0, 60.0, random.Random(SEED), come)
+        await arrivals(per_s, up_s + 37.0, random.Random(SEED), come)
         states = {fleet.node.board.get_state(agent.profile.agent_id, WORK) for agent in fleet_agents}
     closed = [change.at_s for change in fleet.seen.changes if change.state == CircuitState.CLOSED]
     under_way_s = 0.01
-    told = f"shared backend down 3 s, {agents} agents"
+    told = f"shared backend down {down_for_s:g} s, agents: {agents}"
     return [
         at_most(f"{told}: share of accepted tasks lost", 0.01, done.count(False) / len(done)),
-        at_most(f"{told}: all circuits closed, s after", 5.0, closed[-1] - up_s if states == {"CLOSED"} else None),
+        at_most(
+            f"{told}: all circuits closed, s after",
+            closed_within_s,
+            closed[-1] - up_s if states == {"CLOSED"} else None,
+        ),
         at_most(f"{told}: openings after its return", 0, fleet.seen.openings(up_s + under_way_s)),
     ]
 
@@ -265,6 +269,33 @@ async def poison_among_good() -> list[Row]:
     return [
         at_most(f"{ended[True, False]} bad tasks among {ended[False, True]:,}: good ones lost", 0, ended[False, False]),
         at_most("the same: circuits that opened", 0, fleet.seen.openings()),
+    ]
+
+
+async def bad_row_beside_good(agents: int) -> list[Row]:
+    """20 bad tasks at once, accepted, in the midst of 10 good ones a second."""
+    step = choosing(lambda call: call.params["bad"])
+    picky = [ScriptedAgent(f"a{n}", otherwise=step, max_concurrent_tasks=4) for n in range(agents)]
+    good_s, lost = list[float](), 0
+    async with fleet_of(*picky) as fleet:
+
+        async def bad_ones() -> None:
+            await asyncio.sleep(5.0)
+            await asyncio.gather(*(fleet.route(Task(WORK, {"bad": True})) for _ in range(20)))
+
+        async def come(_number: int) -> None:
+            nonlocal lost
+            began_s = elapsed_s()
+            lost += not await fleet.route(Task(WORK, {"bad": False}))
+            good_s.append(elapsed_s() - began_s)
+
+        bad = asyncio.create_task(bad_ones())
+        await arrivals(10.0, 60.0, random.Random(SEED), come)
+        await bad
+    told = f"20 bad tasks at once, {agents} agent{'s' if agents > 1 else ''}"
+    return [
+        at_most(f"{told}: longest that a good one takes, s (first wait + 0.5)", 1.6, max(good_s)),
+        at_most(f"{told}: good ones lost", 0, lost),
     ]
 
 
@@ -368,11 +399,15 @@ Situation = Callable[[], Awaitable[list[Row]]]
 SITUATIONS: dict[str, Situation] = {
     "equal agents": equal_agents,
     "never answers": never_answers,
-    "shared backend": shared_backend,
+    "shared backend": partial(shared_backend, 2, 3.0, 60.0, 5.0),
+    "long outage": partial(shared_backend, 1, 60.0, 20.0, 5.5),
     "black hole": black_hole,
     "poison, 1 agent": partial(poison, 1),
     "poison, 2 agents": partial(poison, 2),
     "poison, 3 agents": partial(poison, 3),
+    "20 bad, 1 agent": partial(bad_row_beside_good, 1),
+    "20 bad, 2 agents": partial(bad_row_beside_good, 2),
+    "20 bad, 3 agents": partial(bad_row_beside_good, 3),
     "poison among good": poison_among_good,
     "high behind low": high_behind_low,
     "low beside normal": low_beside_normal,

@@ -150,7 +150,7 @@ class FailoverRouter:
         while True:
             asked_at = self._clock.monotonic()
             lease = await self._scheduler.schedule_task(
-                work.task, ready_at=work.ready_at, deadline=work.limit, tried=work.tried, wait=work.accepted,
+                work.task, ready_at=work.asks_from, deadline=work.limit, tried=work.tried, wait=work.accepted,
                 tenant=work.tenant, chain=work.chain, is_begun=work.dispatches > 0,
             )  # fmt: skip
             if self._starts_no_more:
@@ -385,6 +385,7 @@ class FailoverRouter:
         work.rounds += 1
         work.tried = frozenset()
         await self._sleep(work, self._growing_wait_s(work.rounds))
+        work.stand_behind(self._clock.monotonic())
         return None
 
     def _succeeded(self, work: Work, reply: Reply) -> TaskResult:

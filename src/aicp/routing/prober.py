@@ -52,6 +52,12 @@ class Prober:
             for agent_id in agents:
                 self._scheduler.refresh(agent_id)
 
+    def circuit_opened(self, agent_id: str, key: str) -> None:
+        """The same for one that opens while its capability is out already: a failed probe must not lengthen that."""
+        if self._scheduler.is_out(agent_id, key):
+            self._board.cap_waits([agent_id], key, WAIT_S_MAX_WHILE_OUT)
+            self._scheduler.refresh(agent_id)
+
     async def close(self) -> None:
         """Stop every probe, and begin no more."""
         self._is_closed = True

@@ -40,6 +40,8 @@ class Work:
         dispatches: How often it was sent; an attempt whose agent would not take the params is not.
         real_attempts: Of those, how many count against the limit.
         tried: Agents of this round.
+        asks_from: From when its place in line counts, monotonic seconds: `ready_at`, or the begin of a round after
+            failures that may be its own.
         rounds: Rounds that began after every usable agent had been tried.
         held: The lease of the first doubted failure at each agent, in the last generation of its circuit, by agent id.
         timed_out: Agents whose circuit counted a timeout of this task.
@@ -57,8 +59,8 @@ class Work:
     """
 
     __slots__ = (
-        "_last_fault", "accepted", "agent_id", "alike", "announce", "attempts", "chain", "choices", "dispatches",
-        "epoch", "full_timeouts", "given_s", "held", "is_lost", "is_refused", "limit", "number", "parent",
+        "_last_fault", "accepted", "agent_id", "alike", "announce", "asks_from", "attempts", "chain", "choices",
+        "dispatches", "epoch", "full_timeouts", "given_s", "held", "is_lost", "is_refused", "limit", "number", "parent",
         "ready_at", "ready_at_utc", "real_attempts", "refusal", "rounds", "since", "symptoms", "task", "task_id",
         "tenant", "timed_out", "tried",
     )  # fmt: skip
@@ -82,7 +84,7 @@ class Work:
         self.task_id = task_id
         self.tenant = tenant
         self.epoch = epoch
-        self.ready_at = ready_at
+        self.ready_at = self.asks_from = ready_at
         self.ready_at_utc = ready_at_utc
         self.limit = TimeLimit(ready_at, deadline)
         self.accepted = accepted
@@ -138,6 +140,14 @@ class Work:
         fault = (lease.agent.agent_id, reply.symptom) if reply.symptom and not reply.transient else None
         self.alike = 0 if fault is None else 1 + (self.alike if fault == self._last_fault else 0)
         self._last_fault = fault
+
+    def stand_behind(self, now: float) -> None:
+        """Let its next round stand behind the tasks that wait, where a failure may be its own, and out of its chain.
+
+        Else bad tasks, which came earlier, would be all that is tried when a circuit admits a probe.
+        """
+        if any(self.symptoms.values()):
+            self.asks_from, self.chain = now, None
 
     @property
     def failed_alike_everywhere(self) -> bool:

@@ -29,7 +29,7 @@ from aicp.registry.directory import Directory
 from aicp.registry.leases import Leases
 from aicp.registry.schemas import Schemas
 from aicp.resilience.board import CircuitBoard
-from aicp.resilience.circuit_breaker import BreakerPolicy, Transition
+from aicp.resilience.circuit_breaker import BreakerPolicy, CircuitState, Transition
 from aicp.routing.failover_router import FailoverRouter
 from aicp.routing.health import agents_health, fleet_of, merged, written_health
 from aicp.routing.prober import Prober
@@ -435,6 +435,8 @@ class Node:
 
     def _circuit_changed(self, agent_id: str, transition: Transition) -> None:
         self.scheduler.refresh(agent_id)
+        if transition.new is CircuitState.OPEN:
+            self._prober.circuit_opened(agent_id, transition.name)
         self._observers.notify(
             CircuitChanged(
                 agent_id, transition.name, transition.new, transition.retry_after_s, self._clock.utcnow(),
