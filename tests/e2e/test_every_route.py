@@ -18,6 +18,7 @@ from aicp.client.exchange import Exchange
 from aicp.model.access import KeyRequest, Scope
 from aicp.model.agent import Capability, Registration
 from aicp.model.chain import ChainSpec
+from aicp.model.history import HistoryMetric
 from aicp.model.task import Task, TaskStatus
 from tests.e2e.cli_kit import Shell, line_of, running_fleet
 
@@ -143,6 +144,8 @@ async def drive_the_rest(client: Client) -> None:
     assert (await client.health()).agents["eyes-1"].state == "CLOSED"
     assert isinstance(await client.failures(), list)
     assert (await client.scheduler_status()).agents_count >= 1
+    history = await client.history(capability="text.echo", metric=HistoryMetric.COMPLETED)
+    assert [series.capability for series in history.series] == ["text.echo"]
     assert (await client.info()).durable
     made = await client.create_key(KeyRequest("test", (Scope.TASKS_READ,)))
     assert made.key.key_id in {key.key_id for key in await client.list_keys()}

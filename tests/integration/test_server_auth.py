@@ -24,6 +24,7 @@ EXPECTED_ROUTES = {
     "GET /api/circuit-breaker/failures",
     "GET /api/circuit-breaker/health",
     "GET /api/events",
+    "GET /api/history",
     "GET /api/info",
     "GET /api/keys",
     "GET /api/keys/current",

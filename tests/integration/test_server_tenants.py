@@ -42,6 +42,7 @@ OF_MANY = {
     "GET /ains/search": ("?capability=theirs.echo", "?name=theirs-agent", "?label=whose=theirs"),
     "GET /api/circuit-breaker/failures": ("", "?limit=1000"),
     "GET /api/circuit-breaker/health": ("",),
+    "GET /api/history": ("", "?capability=theirs.echo", "?agent_id=theirs-agent"),
     "GET /api/scheduler/status": ("",),
     "GET /api/tasks": ("", "?capability=theirs.echo", "?status=COMPLETED", "?status=RUNNING", "?limit=1000"),
     "GET /api/tasks/chain": ("", "?status=RUNNING", "?limit=1000"),

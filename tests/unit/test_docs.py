@@ -24,6 +24,7 @@ from aicp.model import views
 from aicp.model.access import ApiKey, AuditRecord, KeyRequest
 from aicp.model.agent import Capability, Registration
 from aicp.model.chain import ChainSpec
+from aicp.model.history import History
 from aicp.model.live import TOLD_KINDS, TOLD_LATER, LiveEvent
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, Task
@@ -75,6 +76,7 @@ FIELDS = [
     ("reference/http-api.md", "A candidate", views.Candidate),
     ("reference/http-api.md", "Status of the scheduler", views.SchedulerStatus),
     ("reference/http-api.md", "Status of a capability", views.CapabilityStatus),
+    ("reference/http-api.md", "History", History),
     ("reference/http-api.md", "The server itself", views.Info),
     ("reference/http-api.md", "A request for a key", KeyRequest),
     ("reference/http-api.md", "A key", ApiKey),

@@ -28,6 +28,7 @@ from aicp.model.access import (
 from aicp.model.agent import Registration
 from aicp.model.chain import ChainSpec, TaskChain
 from aicp.model.converting import convert_in_pieces
+from aicp.model.history import History, HistoryMetric
 from aicp.model.live import LiveEvent
 from aicp.model.nesting import NESTING_MAX
 from aicp.model.pieces import decode_in_pieces, is_large
@@ -431,6 +432,21 @@ class Client:
             AgentNotFound: There is none.
         """
         return await self._ask("POST", f"/api/circuit-breaker/disable/{_agent_step(agent_id)}", AgentState)
+
+    async def history(
+        self, *, capability: str = "", agent_id: str = "", metric: HistoryMetric | None = None
+    ) -> History:
+        """The last 15 minutes of the server in buckets of 5 s, as rates of each capability and each agent.
+
+        Args:
+            capability: Only of this one, `name` or `name@major`; empty, without `agent_id`, for everything.
+            agent_id: Only of this agent; empty, without `capability`, for everything.
+            metric: Only this one; None for all.
+
+        Raises:
+            InvalidInput: What can be no capability, agent or metric.
+        """
+        return await self._ask("GET", "/api/history", History, capability=capability, agent_id=agent_id, metric=metric)
 
     async def scheduler_status(self) -> SchedulerStatus:
         """Capacity, load and lines."""

@@ -1,18 +1,21 @@
-"""Who looks on at a node that serves: its metrics, its live events, and its log."""
+"""Who looks on at a node that serves: its metrics, its history, its live events, and its log."""
 
 import asyncio
 import sys
 from collections import Counter
 from collections.abc import Callable
 
+from aicp.model.history import HistoryMetric
 from aicp.model.task import Priority
 from aicp.observability.feed import Feed, Reader, Wanted
+from aicp.observability.history import LiveHistory
 from aicp.observability.logs import EventLog, set_up_json, set_up_text
 from aicp.observability.metrics import AGENTS_MAX, CONTENT_TYPE, AgentReading, Metrics, Reading
 from aicp.ports import Observer, SystemClock
 from aicp.resilience.circuit_breaker import CircuitState
 from aicp.runtime.node import Node
 from aicp.runtime.settings import LogFormat
+from aicp.scheduling.slices import in_slices
 from aicp.standstill import standstills_of
 from aicp.version import __version__
 
@@ -22,7 +25,7 @@ STATES = tuple(state.value for state in CircuitState)
 
 
 class Onlookers:
-    """The metrics and live events of a node, from `begin` to `end`.
+    """The metrics, history and live events of a node, from `begin` to `end`.
 
     Args:
         node: What to look at.
@@ -33,8 +36,9 @@ class Onlookers:
         self._node = node
         submitted = node.coordinator.running
         self._metrics = Metrics(submitted, __version__)
+        self._history = LiveHistory(submitted, SystemClock())
         self._feed = Feed(submitted, SystemClock().utcnow, relay=node.relay)
-        self._observers: list[Observer] = [self._metrics, self._feed]
+        self._observers: list[Observer] = [self._metrics, self._history, self._feed]
         if log_events:
             self._observers.append(EventLog(submitted))
         self._stops: list[Callable[[], None]] = []
@@ -61,6 +65,12 @@ class Onlookers:
     ) -> Reader | None:
         """Begin to read live events of a tenant, or of everybody for None, as `Feed.read` does."""
         return self._feed.read(tenant, Wanted(chain_id, agent_id, kinds), after)
+
+    async def history(
+        self, tenant: str | None, capability: str | None, agent_id: str | None, metric: HistoryMetric | None
+    ) -> list[bytes]:
+        """The last 15 minutes, as `LiveHistory.written` tells them; other work of the loop goes on meanwhile."""
+        return await in_slices(self._history.written(tenant, capability, agent_id, metric))
 
     async def metrics(self) -> bytes:
         """The page that Prometheus reads. It costs a look at every agent, with turns for others in between."""

@@ -26,6 +26,7 @@ from aicp.server.routes.circuit_breakers import circuit_breakers_router
 from aicp.server.routes.dashboard import dashboard_router
 from aicp.server.routes.documentation import documentation_router
 from aicp.server.routes.events import events_router
+from aicp.server.routes.history import history_router
 from aicp.server.routes.keys import keys_router
 from aicp.server.routes.parameters import NodeAndWaits
 from aicp.server.routes.sessions import sessions_router
@@ -40,6 +41,7 @@ ROUTERS = (
     tasks_router,
     circuit_breakers_router,
     events_router,
+    history_router,
     status_router,
     documentation_router,
     dashboard_router,

@@ -42,7 +42,7 @@ TAGS = {
     "chains": "Tasks that wait for one another: submit, follow, draw, cancel, do again.",
     "agents": "AINS, the registry: agents register, send heartbeats, are found, leave.",
     "circuit breakers": "How well the agents do, what failed lately, and an operator's commands.",
-    "events": "What happens, as it happens.",
+    "events": "What happens, as it happens, and what happened lately.",
     "access": "Keys that open this API, sessions of the dashboard, and who changed what with them.",
     "status": "The server itself: alive, ready, busy, measured.",
 }

@@ -19,6 +19,7 @@ from aicp.model.access import (
     SessionMade,
 )
 from aicp.model.agent import Capability
+from aicp.model.history import History, HistoryMetric, HistorySeries
 from aicp.model.outcome import Outcome
 from aicp.model.task import Attempt, TaskStatus
 
@@ -43,6 +44,7 @@ PARAMETERS: dict[str, Any] = {
     "from": "2026-01-02T00:00:00Z",
     "to": "2026-01-03T00:00:00Z",
     "limit": 50,
+    "metric": "completed_per_s",
     "kind": ["task_ended", "chain_ended"],
     "Idempotency-Key": IDEMPOTENCY_KEY,
     "traceparent": TRACEPARENT,
@@ -171,6 +173,7 @@ _ANSWERS: tuple[Any, ...] = (
     views.SchedulerStatus(
         2, 8, 1, 12.5, 0, 0.0, {"image.label": views.CapabilityStatus(2, 1, 1, 3, 0, {}, 0.0, 0.0, 0)}
     ),
+    History(_BEGAN, 5.0, [HistorySeries({HistoryMetric.COMPLETED: [0.2, 1.4]}, capability="image.label")]),
     KeyMade(_KEY, "aicp_5zXo0N8hPnQ2c1bWmKk7vYtR3sLdJgFaEiUuOqHxTyA"),
     KeyList([_KEY]),
     CurrentKey(KEY_ID, "acme", (Scope.TASKS_READ, Scope.TASKS_SUBMIT), _ENDED),

@@ -31,6 +31,7 @@ from aicp.model.agent import (
 )
 from aicp.model.agent import NAME_CHARS_MAX as AGENT_NAME_CHARS_MAX
 from aicp.model.chain import FailurePolicy
+from aicp.model.history import HistoryMetric
 from aicp.model.live import GAP, KIND_PATTERN, KINDS
 from aicp.model.outcome import Outcome
 from aicp.model.run_id import TASK_ID_PATTERN
@@ -47,7 +48,7 @@ PREFIX = "#/components/schemas/"
 CAPABILITY_REF = {"pattern": f"^{CAPABILITY_PATTERN.pattern}(?:@[0-9]{{1,6}})?$", "maxLength": CAPABILITY_CHARS_MAX}
 CHAIN_FIELDS_OF_TASK = ("id", "depends_on", "on_failure")
 
-_ENUMS: tuple[type[StrEnum], ...] = (TaskStatus, TaskKind, Phase, Priority, FailurePolicy, Outcome)
+_ENUMS: tuple[type[StrEnum], ...] = (TaskStatus, TaskKind, Phase, Priority, FailurePolicy, Outcome, HistoryMetric)
 _FIELD = re.compile(r"^ {4}(\w+): (.*(?:\n {8,}.*)*)", re.MULTILINE)
 _JSON_WORDS = {"None": "`null`", "True": "`true`", "False": "`false`"}
 _PYTHON_WORD = re.compile(rf"\b(?:{'|'.join(_JSON_WORDS)})\b")
