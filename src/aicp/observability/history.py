@@ -51,7 +51,8 @@ class _Ring:
         self._sums_s = array("d", bytes(_KEPT * array("d").itemsize))
 
     def count(self, bucket: int, column: int) -> None:
-        self._turn_to(bucket)
+        if bucket > self.newest:
+            self._turn_to(bucket)
         self._counts[bucket % _KEPT * _COLUMNS + column] += 1
 
     def took(self, bucket: int, elapsed_s: float) -> None:
