@@ -346,22 +346,22 @@ class Small(NamedTuple):
 
 async def small_ones(large: int, until_s: float, calm_until_s: float, deadline_s: float) -> Small:
     """Chains of 3 at 80 % of what the agents can do, beside one chain of so many tasks side by side."""
-    draw, calm_s, ends = random.Random(SEED), list[float](), list[TaskStatus]()
+    draw, calm_s, ends, from_s = random.Random(SEED), list[float](), list[TaskStatus](), elapsed_s()
     async with fleet_of(*workers(4, draw, slots=8)) as fleet:
 
         async def come(_number: int) -> None:
             at_s = elapsed_s()
             ends.append(await fleet.ends(in_turn(3)))
-            if at_s > 2.0 and elapsed_s() < calm_until_s:
+            if at_s > from_s + 2.0 and elapsed_s() < from_s + calm_until_s:
                 calm_s.append(elapsed_s() - at_s)
 
         async def large_one() -> float:
             if large:
                 ends.append(await fleet.ends(side_by_side(large, deadline_s)))
-            return elapsed_s()
+            return elapsed_s() - from_s
 
         running = asyncio.create_task(large_one())
-        await arrivals(0.8 * 32 / (3 * MEAN_S), until_s, draw, come)
+        await arrivals(0.8 * 32 / (3 * MEAN_S), from_s + until_s, draw, come)
         large_s = await running
     return Small(calm_s, sum(status is not TaskStatus.COMPLETED for status in ends), large_s)
 
