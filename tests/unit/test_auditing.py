@@ -19,12 +19,14 @@ class Disk(MemoryAuditLog):
     def __init__(self) -> None:
         super().__init__()
         self.fails = False
+        self.takes_s = 0.0
         self.transactions = 0
 
     async def append(self, records: Sequence[AuditRecord], keep: int) -> None:
         self.transactions += 1
         if self.fails:
             raise StorageError
+        await asyncio.sleep(self.takes_s)
         await super().append(records, keep)
 
 
@@ -114,6 +116,23 @@ def test_disk_that_fails_is_tried_again_and_nothing_is_lost_or_doubled() -> None
         disk.fails = False
         await asyncio.sleep(2 * FLUSH_S)
         assert [object_id for _, object_id, _, _ in await told(disk)] == ["a", "b"]
+        care.cancel()
+
+    run(main())
+
+
+def test_reader_waits_for_what_is_being_written() -> None:
+    async def main() -> None:
+        disk = Disk()
+        disk.takes_s = 0.5
+        audit = Auditing(disk, KEPT, VirtualClock())
+        care = asyncio.create_task(audit.keep_on())
+        audit.changed("k1", "t", "create_key", "a", 201)
+        await asyncio.sleep(FLUSH_S * 1.1)
+        assert disk.transactions == 1
+        await audit.flush()
+        assert await told(disk) == [("create_key", "a", 201, 1)]
+        assert disk.transactions == 1
         care.cancel()
 
     run(main())

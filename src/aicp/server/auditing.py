@@ -45,6 +45,7 @@ class Auditing:
         self._refusals: dict[tuple[str, str, str, int], AuditRecord] = {}
         self._refusals_due = self._clock.monotonic() + REFUSALS_TOLD_S
         self._lost = 0
+        self._writing = asyncio.Lock()
 
     def changed(self, key_id: str, tenant: str, action: str, object_id: str, status: int) -> None:
         """Somebody changed something."""
@@ -70,7 +71,7 @@ class Auditing:
         await keep_doing(self._flush_soon, "the audit log cannot be written, and its records wait")
 
     async def flush(self) -> None:
-        """Write all that was gathered, refusals of the last minute included.
+        """Write all that was gathered, refusals of the last minute included; what is being written is waited for.
 
         Raises:
             StorageError: It could not be written; what is left is tried again later.
@@ -91,15 +92,18 @@ class Auditing:
         await self._flush()
 
     async def _flush(self) -> None:
-        self._gather_refusals()
-        self._gather_lost()
-        while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))]
-            try:
-                await self._log.append(batch, self._keep)
-            except BaseException:
-                self._waiting.extendleft(reversed(batch))
-                raise
+        async with self._writing:
+            self._gather_refusals()
+            self._gather_lost()
+            while self._waiting:
+                await self._write([self._waiting.popleft() for _ in range(min(BATCH_MAX, len(self._waiting)))])
+
+    async def _write(self, batch: list[AuditRecord]) -> None:
+        try:
+            await self._log.append(batch, self._keep)
+        except BaseException:
+            self._waiting.extendleft(reversed(batch))
+            raise
 
     def _gather_refusals(self) -> None:
         now = self._clock.monotonic()
