@@ -14,6 +14,7 @@ from aicp.agent import Agent
 from aicp.agent.server import AgentServer
 from aicp.model.pipelining import BEGINS_IN_A_TURN, HELD_BYTES_MAX
 from aicp.testing import LoopHoldMeter
+from tests.holds import held_at_most
 from tests.integration.agent_sdk_kit import Caller, Work, calling, echoing, run
 
 HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -200,17 +201,20 @@ def test_large_call_and_its_answer_hold_nothing(params: Any, is_async: bool) -> 
         body = msgspec.json.encode({"task_id": "a", "capability": name, "params": params, "attempt": 1})
         request = invoke("a", f"Content-Length: {len(body)}", "Connection: close", body=body)
         async with calling(agent) as caller:
-            reader, writer = await connect(caller)
-            async with LoopHoldMeter() as meter:
+
+            async def call() -> bytearray:
+                reader, writer = await connect(caller)
                 for at in range(0, len(request), 65_536):
                     writer.write(request[at : at + 65_536])
                     await writer.drain()
                 answered = bytearray()
                 while piece := await reader.read(65_536):
                     answered += piece
-            meter.check(HELD_MS_MAX)
+                writer.close()
+                return answered
+
+            answered = await held_at_most(HELD_MS_MAX, call)
             answer = msgspec.json.decode(answered.partition(b"\r\n\r\n")[2])
             assert answer.get("result") == params, answer.get("error")
-            writer.close()
 
     run(main)

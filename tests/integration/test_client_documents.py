@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,8 +19,8 @@ from aicp.model.outcome import Outcome
 from aicp.model.pieces import is_large
 from aicp.model.task import Attempt, Task, TaskStatus
 from aicp.model.views import AgentPage, ChainView, Failure, TaskView, Timings
-from aicp.testing import LoopHoldMeter
 from aicp.testing.faulty_servers import Exchange, FaultyServer
+from tests.holds import held_at_most
 from tests.integration.server_kit import Api, asking, run
 
 HOLD_MS_MAX = 25.0
@@ -101,10 +102,7 @@ def test_large_answer_is_read_off_the_loop(result: Any) -> None:
         assert is_large(body)
         async with FaultyServer(answering(body)) as server, Client(server.url) as client:
             await client.get_task("c.t")
-            async with LoopHoldMeter() as meter:
-                seen = await client.get_task("c.t")
-            meter.check(HOLD_MS_MAX)
-            assert seen == view
+            assert await held_at_most(HOLD_MS_MAX, partial(client.get_task, "c.t")) == view
 
     run(main)
 
@@ -113,10 +111,7 @@ def test_view_of_many_tasks_is_read_off_the_loop() -> None:
     async def main() -> None:
         view = chain_view(10_000)
         async with FaultyServer(answering(msgspec.json.encode(view))) as server, Client(server.url) as client:
-            async with LoopHoldMeter() as meter:
-                seen = await client.get_chain("c")
-            meter.check(HOLD_MS_MAX)
-            assert seen == view
+            assert await held_at_most(HOLD_MS_MAX, partial(client.get_chain, "c")) == view
 
     run(main)
 
@@ -135,9 +130,7 @@ def test_large_submit_is_written_off_the_loop(params: Any) -> None:
         accepted = b'{"chain_id":"c","status":"RUNNING"}'
         async with FaultyServer(answering(accepted)) as server, Client(server.url) as client:
             await client.submit_chain(ChainSpec((task,)))
-            async with LoopHoldMeter() as meter:
-                await client.submit_chain(ChainSpec((task,)))
-            meter.check(HOLD_MS_MAX)
+            await held_at_most(HOLD_MS_MAX, partial(client.submit_chain, ChainSpec((task,))))
             assert server.requests[-1].json["tasks"][0]["params"] == params
 
     run(main)

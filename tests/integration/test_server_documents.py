@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from aicp.agent import Agent
 from aicp.model import pieces
 from aicp.model.document_desk import DocumentDesk, TooManyDocuments
 from aicp.model.pieces import VALUES_MAX, decode_in_pieces, holds_more_values, is_large
-from aicp.testing import LoopHoldMeter
+from tests.holds import held_at_most
 from tests.integration.agent_sdk_kit import calling
 from tests.integration.server_kit import Api, asking, run
 
@@ -100,11 +101,9 @@ def test_last_of_a_doubled_key_wins_in_pieces_too(body: bytes) -> None:
 def test_document_of_more_values_is_refused_and_holds_nothing() -> None:
     async def test(api: Api) -> None:
         for body in (chain_of(rows(500_000)), chain_of(b'{"l":[' + b"0," * VALUES_MAX + b"0]}")):
-            async with LoopHoldMeter() as meter:
-                refused = await api.post_raw("/api/tasks/chain", body)
+            refused = await held_at_most(HOLD_MS_MAX, partial(api.post_raw, "/api/tasks/chain", body))
             assert (refused.status, refused.code) == (422, "invalid_input")
             assert "200,000 values" in refused.faults[""]
-            meter.check(HOLD_MS_MAX)
 
     with_server(test)
 
@@ -147,9 +146,7 @@ def test_doubled_key_of_a_large_document_is_found_wherever_it_is_cut() -> None:
 def test_place_of_a_doubled_key_is_found_off_the_loop(padding: bytes) -> None:
     async def test(api: Api) -> None:
         body = chain_of(b'{"x":1,"l":[' + padding + b'0],"x":2}')
-        async with LoopHoldMeter() as meter:
-            refused = await api.post_raw("/api/tasks/chain", body)
-        meter.check(HOLD_MS_MAX)
+        refused = await held_at_most(HOLD_MS_MAX, partial(api.post_raw, "/api/tasks/chain", body))
         assert (refused.status, set(refused.faults)) == (422, {"/tasks/0/params/x"})
 
     with_server(test)
@@ -213,10 +210,8 @@ def test_params_of_many_values_are_checked_against_schemas_off_the_loop() -> Non
         bodies = [msgspec.json.encode({"tasks": [{**task, "params": {"l": rows}}]}) for rows in (good, twice)]
         async with demanding(api, echo):
             await api.post_raw("/api/tasks/chain", bodies[0])  # starts the process that checks
-            async with LoopHoldMeter() as meter:
-                accepted = await api.post_raw("/api/tasks/chain", bodies[0])
-                refused = await api.post_raw("/api/tasks/chain", bodies[1])
-            meter.check(HOLD_MS_MAX)
+            accepted = await held_at_most(HOLD_MS_MAX, partial(api.post_raw, "/api/tasks/chain", bodies[0]))
+            refused = await held_at_most(HOLD_MS_MAX, partial(api.post_raw, "/api/tasks/chain", bodies[1]))
             assert accepted.status == 202
             view = await api.get(f"/api/tasks/chain/{accepted.body['chain_id']}?wait_s=30")
             assert view.body["tasks"]["a"]["result"] == {"l": good}

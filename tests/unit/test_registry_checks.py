@@ -16,7 +16,7 @@ from aicp.registry.checks import WAITING_MAX, CheckProcess, Checks, NoCheckProce
 from aicp.registry.costs import CHARS_SHIFT, COST_MAX, WEIGHT_MAX, cost_of, weighs_at_most, weight_max
 from aicp.registry.engine import REASON_CHARS_MAX
 from aicp.registry.schemas import Schemas
-from aicp.testing import LoopHoldMeter
+from tests.holds import held_at_most
 
 HOLD_MS_MAX = 25.0
 MANY = list(range(199_000))
@@ -168,10 +168,12 @@ def test_value_that_is_not_json_does_not_fit_elsewhere_either(process: CheckProc
 def test_check_of_a_large_value_holds_nothing(schemas: Schemas, schema: Any, value: Any, told: str) -> None:
     async def main() -> None:
         await schemas.misfit_elsewhere({}, {})  # starts the process
-        async with LoopHoldMeter() as meter:
+
+        async def check() -> str:
             assert schemas.misfit_at_once(schema, value) is None
-            found = await schemas.misfit_elsewhere(schema, value)
-        meter.check(HOLD_MS_MAX)
+            return await schemas.misfit_elsewhere(schema, value)
+
+        found = await held_at_most(HOLD_MS_MAX, check)
         assert told in found
         assert bool(told) == bool(found)
 
