@@ -16,7 +16,6 @@ from aicp.model.agent import AGENT_ID_PATTERN, Registration
 from aicp.model.chain import ChainSpec
 from aicp.model.live import KIND_PATTERN, KINDS, LiveEvent
 from aicp.model.run_id import CHAIN_ID_PATTERN, RUN_ID_PATTERN, TASK_ID_PATTERN
-from aicp.model.validation import NAME_CHARS_MAX
 from aicp.server.answers import Written
 from aicp.server.auth import Scope, declared_routes, scope_of
 from aicp.server.openapi.examples import BODIES, PARAMETERS, example_of
@@ -80,13 +79,13 @@ _PATH_SCHEMAS: dict[str, Schema] = {
     "task_id": {"pattern": f"^{RUN_ID_PATTERN.pattern}$"},
     "chain_id": {"pattern": f"^{CHAIN_ID_PATTERN.pattern}$"},
 }
+_TIME_OR_EMPTY: Schema = {"anyOf": [{"format": "date-time"}, {"maxLength": 0}]}
 _QUERY: dict[str, Schema] = {
     "capability": CAPABILITY_REF,
     "chain_id": {"pattern": f"^(?:{TASK_ID_PATTERN.pattern})?$"},
     "agent_id": {"pattern": f"^(?:{AGENT_ID_PATTERN.pattern})?$"},
-    "name": {"maxLength": NAME_CHARS_MAX},
-    "from": {"format": "date-time"},
-    "to": {"format": "date-time"},
+    "from": _TIME_OR_EMPTY,
+    "to": _TIME_OR_EMPTY,
     "kind": {
         "type": "array",
         "items": {"type": "string", "pattern": f"^{KIND_PATTERN.pattern}$", "examples": list(KINDS)},
@@ -175,7 +174,7 @@ def _parameters(handler: HTTPRouteHandler, headers: Iterable[str]) -> Iterable[d
 def _query_parameter(name: str, kind: Any, default: Any, told: QueryParameter) -> dict[str, Any]:
     bounds = {"minimum": told.ge, "maximum": told.le, "default": default}
     schema = parameter_schema(kind, {key: value for key, value in bounds.items() if isinstance(value, int | float)})
-    schema |= _QUERY.get(name, {})
+    schema |= _QUERY.get(name, {}) | (told.schema_extra or {})
     parameter = _parameter(name, "query", schema, told.description or _QUERY_TOLD.get(name, ""))
     # The one list that has commas in it; the others are repeated.
     return {**parameter, "style": "form", "explode": False} if name == "kind" else parameter

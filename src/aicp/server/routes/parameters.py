@@ -49,7 +49,12 @@ SubmitWaitS = Annotated[
 ]  # fmt: skip
 Status = Annotated[TaskStatus | None, QueryParameter(description="Only those that stand here.")]
 InPhase = Annotated[Phase | None, QueryParameter(description="Only those in this phase.")]
-NamePrefix = Annotated[str, QueryParameter(description="Only those whose name begins so; empty for all.")]
+NamePrefix = Annotated[
+    str,
+    QueryParameter(
+        schema_extra={"maxLength": NAME_CHARS_MAX}, description="Only those whose name begins so; empty for all."
+    ),
+]
 SubmittedFrom = Annotated[
     str, QueryParameter(name="from", description=f"Only those submitted at this time or later, {TIME_FORM}.")
 ]
