@@ -1,6 +1,7 @@
 """The dashboard in a real browser, on a real server: what it shows, what it does, and what it never does."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -181,6 +182,22 @@ def test_killed_agent_turns_its_circuit_red_and_a_probe_turns_it_back() -> None:
                 await go(page, "overview")
                 await expect(page.get_by_role("heading", level=1)).to_have_text("All 2 agents are ready.")
             await agent.die()
+
+    run(main())
+
+
+def test_page_that_opens_late_shows_what_happened_before() -> None:
+    async def main() -> None:
+        async with asking() as api:
+            for number in range(7):
+                await api.node.router.route_task(Task("text.echo", {"n": number}))
+            while not (await api.get("/api/history")).body["series"][0]["values"]["attempts_per_s"]:  # noqa: ASYNC110 - a bucket of 5 s ends
+                await asyncio.sleep(0.2)
+            async with signed_in(api) as (page, _):
+                figures = page.get_by_label("The last 15 minutes")
+                await expect(figures).to_contain_text(re.compile(r"Success of attempts\s*100"))
+                await go(page, "fleet")
+                await expect(page.get_by_role("row").filter(has_text="echo-1")).to_contain_text("100")
 
     run(main())
 

@@ -52,6 +52,7 @@ export class Feed {
   /** Begin; `close` ends it. */
   open() {
     for (const part of [...Object.keys(PARTS), "agents"]) this.read(part);
+    this.#readHistory();
     follow(
       this.api,
       { event: (event) => this.#take(event), alive: () => this.#answered(), refused: (error) => this.#refused(error) },
@@ -97,6 +98,16 @@ export class Feed {
       this.store.set({ trouble: { ...this.store.state.trouble, [part]: error.message } });
     } finally {
       this.#rest(part);
+    }
+  }
+
+  /** What was before the page was open; without it the charts begin now. */
+  async #readHistory() {
+    try {
+      this.rates.remember(await this.api.get("/api/history", this.stop.signal), Date.now());
+      this.store.set({});
+    } catch (error) {
+      if (!this.stop.signal.aborted) this.#refused(error);
     }
   }
 

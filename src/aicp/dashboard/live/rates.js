@@ -1,4 +1,4 @@
-// Counts of the last 15 minutes in buckets of 5 s, made of the events that this page has seen.
+// Counts of the last 15 minutes in buckets of 5 s: the server's history of before, then the events that this page sees.
 
 export const BUCKET_S = 5;
 export const BUCKETS = 180;
@@ -29,7 +29,7 @@ class Series {
 }
 
 export class Rates {
-  /** @param {number} now Milliseconds of the page's clock: nothing is known of before. */
+  /** @param {number} now Milliseconds of the page's clock: what was before, `remember` tells. */
   constructor(now) {
     this.since = bucketOf(now);
     this.all = new Series();
@@ -44,7 +44,26 @@ export class Rates {
     for (const series of touched) if (series) add(series, series.at(bucket), event);
   }
 
-  /** A value of each bucket, oldest first; null before the page was open. */
+  /**
+   * Take over what the server counted before this page was open. By age, since the two clocks may differ.
+   * @param {{bucket_s: number, series: {capability?: string, agent_id?: string, values: Record<string, number[]>}[]}} history
+   */
+  remember(history, now) {
+    const opened = this.since;
+    for (const { capability, agent_id, values } of history.series) {
+      const first = bucketOf(now) - values.attempts_per_s.length;
+      const touched = agent_id
+        ? [this.#of(this.byAgent, agent_id)]
+        : [this.#of(this.byCapability, capability), this.all];
+      for (let bucket = first; bucket < opened && bucket < bucketOf(now); bucket += 1) {
+        const was = countsOf(values, bucket - first, history.bucket_s);
+        if (Object.values(was).some(Boolean)) for (const series of touched) if (series) addAll(series.at(bucket), was);
+      }
+      this.since = Math.min(this.since, first);
+    }
+  }
+
+  /** A value of each bucket, oldest first; null before anything is known. */
   values(series, now, value) {
     const last = bucketOf(now);
     return Array.from({ length: BUCKETS }, (_, index) => {
@@ -62,7 +81,7 @@ export class Rates {
     return total;
   }
 
-  /** Things a second, over the last minute or as long as the page is open. */
+  /** Things a second, over the last minute or as long as anything is known. */
   rate(series, now, value) {
     const seconds = Math.min(60, Math.max(BUCKET_S, (bucketOf(now) - this.since + 1) * BUCKET_S));
     return this.sum(series, now, seconds, value) / seconds;
@@ -89,6 +108,22 @@ export function quantile(series, share) {
 }
 
 const bucketOf = (now) => Math.floor(now / 1000 / BUCKET_S);
+
+function countsOf(values, index, seconds) {
+  const count = (metric) => Math.round(values[metric][index] * seconds);
+  const failed = count("failed_per_s");
+  return {
+    ended: count("completed_per_s") + failed,
+    failed,
+    attempts: count("attempts_per_s"),
+    lost: count("failures_per_s"),
+    failovers: count("failovers_per_s"),
+  };
+}
+
+function addAll(counts, more) {
+  for (const name of Object.keys(more)) counts[name] += more[name];
+}
 
 function add(series, counts, event) {
   if (event.kind === "task_ended") {
