@@ -24,7 +24,8 @@ def test_server_keeps_to_its_own_document(tmp_path: Path) -> None:
         command = [
             sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", url,
             "--header", f"Authorization: Bearer {key}",
-            "--phases", "examples,coverage,fuzzing", "--checks", "all", "--workers", "2",
+            "--phases", "examples,coverage,fuzzing", "--checks", "all",
+            "--workers", "1",  # in two threads Hypothesis meets a fault of the parser of CPython 3.11
             "--max-examples", EXAMPLES_OF_EACH_ROUTE, "--seed", SEED, "--no-color",
             "--exclude-path", "/api/events",  # an answer without an end
         ]  # fmt: skip
