@@ -46,7 +46,7 @@ selector => {
   new MutationObserver(() => {
     const now = document.querySelector(selector)?.textContent ?? shown;
     if (now !== shown) { shown = now; note(); }
-  }).observe(document.querySelector("main"), { subtree: true, childList: true, characterData: true });
+  }).observe(document.body, { subtree: true, childList: true, characterData: true });
 }
 """
 COUNT_FRAMES = """
