@@ -245,6 +245,18 @@ class TestResilience:
             assert moves == [("far", "OPEN"), ("far", "HALF_OPEN"), ("far", "CLOSED")]
 
     @virtual
+    async def test_orders_for_circuits_that_were_never_used_are_told_once(self) -> None:
+        seen = Recorder()
+        async with node(ScriptedAgent("far"), ScriptedAgent("near")) as aicp:
+            for name in ("far", "near"):
+                await aicp.add_agent(endpoint=f"http://{name}")
+            aicp.observe(seen)
+            for order in (aicp.open_agent, aicp.open_agent, aicp.disable_agent, aicp.reset_agent, aicp.reset_agent):
+                order("far")
+            moves = [(each.agent_id, each.state) for each in seen.events if isinstance(each, CircuitChanged)]
+            assert moves == [("far", "FORCED_OPEN"), ("far", "DISABLED"), ("far", "CLOSED")]
+
+    @virtual
     async def test_an_agent_that_is_set_aside_and_forgiven_is_told(self) -> None:
         seen = Recorder()
         async with node(ScriptedAgent("far", [misconfigured()])) as aicp:

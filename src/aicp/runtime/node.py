@@ -402,6 +402,7 @@ class Node:
 
     def _obey(self, agent_id: str, order: Order) -> None:
         """Do what was ordered, here; what is about circuits holds also for an agent that is yet to come."""
+        unused = self._unused_circuits(agent_id)
         match order:
             case Order.OPEN:
                 self.board.force_open(agent_id)
@@ -413,6 +414,16 @@ class Node:
             case Order.DRAIN:
                 self.ains.drain(agent_id)
         self.scheduler.refresh(agent_id)
+        for name, before in unused.items():
+            state = self.board.get_state(agent_id, name)
+            if state is not before:
+                self._tell_circuit(agent_id, name, state, self.board.ready_in_s(agent_id, name))
+
+    def _unused_circuits(self, agent_id: str) -> dict[str, CircuitState]:
+        """States of circuits that no call has made yet: the board tells nothing of them."""
+        made = self.board.get_metrics(agent_id)
+        member = self.scheduler.find_member(agent_id) or ()
+        return {seat.key: self.board.get_state(agent_id, seat.key) for seat in member if seat.key not in made}
 
     async def _record_rest(self) -> None:
         try:
@@ -437,12 +448,11 @@ class Node:
         self.scheduler.refresh(agent_id)
         if transition.new is CircuitState.OPEN:
             self._prober.circuit_opened(agent_id, transition.name)
-        self._observers.notify(
-            CircuitChanged(
-                agent_id, transition.name, transition.new, transition.retry_after_s, self._clock.utcnow(),
-                self.ains.tenant_of(agent_id),
-            )
-        )  # fmt: skip
+        self._tell_circuit(agent_id, transition.name, transition.new, transition.retry_after_s)
+
+    def _tell_circuit(self, agent_id: str, name: str, state: CircuitState, retry_after_s: float) -> None:
+        tenant = self.ains.tenant_of(agent_id)
+        self._observers.notify(CircuitChanged(agent_id, name, state, retry_after_s, self._clock.utcnow(), tenant))
 
     def _found_damaged(self, damage: RecordDamaged) -> None:
         self._observers.notify(RowDamaged(damage.table, damage.row, damage.why))
