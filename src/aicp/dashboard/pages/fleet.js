@@ -36,7 +36,7 @@ export function Fleet({ state, rates, now, route, go }) {
           ? html`<${Empty} title=${`No agent fits "${line(wanted)}"`}><button class="btn" onClick=${() => go("#/fleet")}>Clear filters</button><//>`
           : html`<section class="panel"><table class="list">
           <thead><tr><th>Circuit</th><th>Agent</th><th class="only-narrow"></th><th>Slots</th><th class="num">Success</th><th class="wide-only">15 min</th><th class="num">Latency</th><th class="mid-hide">Why it is out</th><th>Next probe</th><th class="wide-only">Heard</th></tr></thead>
-          ${groups.map((group) => html`<${Group} key=${group.name} ...${{ group, state, rates, now }} />`)}
+          ${groups.map((group) => html`<${Group} key=${group.name} ...${{ group, known, state, rates, now }} />`)}
         </table>${count > SHOWN_MAX && html`<footer>The first ${SHOWN_MAX} of ${count} circuits, trouble first. Use the filter to find others.</footer>`}</section>`
     }`;
 }
@@ -66,7 +66,7 @@ function fits(capability, agentId, agent, wanted) {
   return !wanted || [capability, agentId, ...labels].some((text) => text.toLowerCase().includes(wanted));
 }
 
-function Group({ group, state, rates, now }) {
+function Group({ group, known, state, rates, now }) {
   const { status } = state;
   const waiting = status?.by_capability[group.name]?.queue_depth ?? 0;
   const rate = rates.rate(rates.byCapability.get(group.name), now, (counts) => counts.attempts);
@@ -75,7 +75,7 @@ function Group({ group, state, rates, now }) {
       ? html`<span class="st loud is-bad">No agent available · ${waiting} waiting</span>`
       : html`<span class="soft">${plural(group.total, "agent")} · ${rate.toFixed(1)} /s${waiting ? ` · ${waiting} waiting` : ""}</span>`
   }</th></tr>
-    ${group.rows.map(([agentId, circuit, agent]) => html`<${Row} key=${agentId} ...${{ agentId, circuit, agent, known: state.agents.find((one) => one.agent_id === agentId), rates, now, readAt: state.readAt.health ?? now }} />`)}</tbody>`;
+    ${group.rows.map(([agentId, circuit, agent]) => html`<${Row} key=${agentId} ...${{ agentId, circuit, agent, known: known.get(agentId), rates, now, readAt: state.readAt.health ?? now }} />`)}</tbody>`;
 }
 
 function Row({ agentId, circuit, agent, known, rates, now, readAt }) {
